@@ -1,0 +1,135 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""One question to one model, with the answer streamed and timed: the work behind `flashsloth ask`."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TextStreamer
+
+from flashsloth import register_auto_classes
+
+
+EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
+
+
+@dataclass
+class Answer:
+    """
+    An answer and what it cost.
+
+    Args:
+        answer (`str`): The model's words.
+        seconds_to_first_token (`float`): From the question and the unread images to the first token of the answer.
+        tokens_per_second (`float`): Tokens after the first, per second; of a one-token answer, that token's.
+        visual_tokens (`int`): Positions of the decoder's sequence that the images take.
+    """
+
+    answer: str
+    seconds_to_first_token: float
+    tokens_per_second: float
+    visual_tokens: int
+
+
+class TimedStreamer(TextStreamer):
+    """Notes when each token of the answer arrives, and writes the words to standard output if `echo` is set."""
+
+    def __init__(self, tokenizer, echo: bool):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.echo = echo
+        self.text = ""
+        self.token_times: list[float] = []
+
+    def put(self, value):
+        if not self.next_tokens_are_prompt:
+            self.token_times.append(time.perf_counter())
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False):
+        text = text if self.text else text.lstrip()
+        self.text += text
+        if self.echo:
+            sys.stdout.write(text + ("\n" if stream_end else ""))
+            sys.stdout.flush()
+
+
+def load(model_id: str, trust_remote_code: bool = False):
+    """
+    Loads a model and its processor onto the accelerator, or the CPU if there is none.
+
+    Args:
+        model_id (`str`): A folder, or `owner/name` on the Hub.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder holds, which is
+            needed where that code differs from this package's.
+
+    Returns:
+        `tuple`: The model, in evaluation mode, and the processor.
+
+    Raises:
+        ValueError: If there is no such model, if it is not a FlashSloth, or if it needs code that is not trusted.
+        FileNotFoundError: If `model_id` can only be a folder, and there is none.
+    """
+    register_auto_classes()
+    is_folder = Path(model_id).is_dir()
+    if not is_folder and (model_id.count("/") != 1 or model_id.startswith((".", "/", "~"))):
+        raise FileNotFoundError(f"No model folder at '{model_id}'; give a folder or a Hub id such as owner/name.")
+    try:
+        config = AutoConfig.from_pretrained(model_id, trust_remote_code=trust_remote_code)
+        if config.model_type != "flashsloth":
+            raise ValueError(
+                f"'{model_id}' is a model of type '{config.model_type}', not a FlashSloth; a checkpoint in the "
+                "published layout is made one by `flashsloth convert`."
+            )
+        processor = AutoProcessor.from_pretrained(model_id, trust_remote_code=trust_remote_code)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        model = AutoModelForImageTextToText.from_pretrained(
+            model_id, trust_remote_code=trust_remote_code, dtype="auto", device_map=device
+        )
+    except OSError as error:
+        # How transformers reports missing or unreadable files of a model, and a Hub that does not have or give it.
+        where = "The folder" if is_folder else "There is no such folder, and the Hub id"
+        raise ValueError(f"{where} '{model_id}' cannot be loaded: {error}") from error
+    return model.eval(), processor
+
+
+def ask(model, processor, question: str, images=(), hd: bool | None = None, max_new_tokens: int = 256, echo=False):
+    """
+    Asks a question about any number of images.
+
+    Args:
+        model: A FlashSloth model that generates.
+        processor: Its processor.
+        question (`str`): The question.
+        images (`Sequence[str]`, *optional*): Files or URLs.
+        hd (`bool`, *optional*): Whether to look at the images in high definition; the checkpoint's default if unset.
+        max_new_tokens (`int`, *optional*, defaults to 256): The longest answer.
+        echo (`bool`, *optional*, defaults to `False`): Write the answer to standard output while it is made.
+
+    Returns:
+        [`Answer`]: The answer and its timing.
+
+    Raises:
+        ValueError: If an image cannot be read, or if the prompt is too long.
+    """
+    content = [{"type": "image", "url": image} for image in images] + [{"type": "text", "text": question}]
+    start = time.perf_counter()
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={} if hd is None else {"hd": hd},
+    ).to(model.device, dtype=model.dtype)
+    streamer = TimedStreamer(processor.tokenizer, echo)
+    model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+    first, last = streamer.token_times[0], streamer.token_times[-1]
+    decoded = len(streamer.token_times) - 1
+    return Answer(
+        answer=streamer.text.strip(),
+        seconds_to_first_token=round(first - start, 4),
+        tokens_per_second=round(decoded / (last - first) if decoded else 1 / (last - start), 2),
+        visual_tokens=int((inputs["input_ids"] == model.config.image_token_id).sum()),
+    )

@@ -1,0 +1,198 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The `flashsloth` command. Results go to standard output, everything else to standard error.
+
+Exit status: 0 done, 2 bad input (one line says which and what to do), 130 interrupted, 1 any other failure.
+Each command imports what it needs when it runs, so that `flashsloth --help` does not wait for torch.
+"""
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from dataclasses import asdict
+
+
+# What a user's input causes. A FileExistsError is a destination that is already there.
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def run_ask(args: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    from flashsloth.ask import EMBEDDED_CHECKPOINT, ask, load
+
+    model_id = args.model or str(EMBEDDED_CHECKPOINT)
+    _log(f"Loading {model_id}")
+    model, processor = load(model_id, trust_remote_code=args.trust_remote_code)
+    _log(f"Loaded onto {model.device} in {time.perf_counter() - start:.1f} s")
+    start = time.perf_counter()
+    answer = ask(model, processor, args.question, args.image, args.hd, args.max_new_tokens, echo=not args.json)
+    if args.json:
+        print(json.dumps(asdict(answer), ensure_ascii=False))
+    _log(
+        f"Answered in {time.perf_counter() - start:.2f} seconds: first token after "
+        f"{answer.seconds_to_first_token:.2f} seconds, {answer.tokens_per_second:.1f} tokens per second, "
+        f"{answer.visual_tokens} visual tokens"
+    )
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    from flashsloth import convert
+
+    if not args.to_original:
+        convert.convert_checkpoint(args.src, args.dst, tokenizer=args.tokenizer, vision_config=args.vision_config)
+    elif args.tokenizer or args.vision_config:
+        raise ValueError("--to-original takes neither --tokenizer nor --vision-config: leave them out.")
+    else:
+        convert.to_original(args.src, args.dst)
+    print(args.dst)
+
+
+def run_compose(args: argparse.Namespace) -> None:
+    from flashsloth import convert
+
+    convert.compose(args.language_model, args.vision_model, args.dst)
+    print(args.dst)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    from flashsloth.train import sft
+
+    sft.main([args.config, *args.overrides])
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    from flashsloth import bench
+
+    bench.main(args.arguments)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Args:
+        argv (`list[str]`, *optional*): The arguments after the program's name; those of the process if unset.
+
+    Returns:
+        `int`: The exit status.
+    """
+    parser = _build_parser()
+    # `bench` has a parser of its own, which gets all that this one does not know.
+    args, unknown = parser.parse_known_args(argv)
+    if args.command == "bench":
+        args.arguments = unknown
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        _log("Interrupted.")
+        return 130
+    except USER_ERRORS as error:
+        if args.traceback:
+            traceback.print_exc()
+        _log(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}")
+        return 2
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="flashsloth", description="FlashSloth: small, fast vision-language models.")
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--traceback", action="store_true", help="show where in the code bad input was found")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_ask(commands)
+    _add_convert(commands)
+    _add_compose(commands)
+    _add_train(commands)
+    bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (bench --help says what)")
+    bench.set_defaults(run=run_bench)
+    return parser
+
+
+def _add_ask(commands) -> None:
+    ask = _add_command(commands, "ask", run_ask, "answer a question about any number of images")
+    ask.add_argument("question", metavar="QUESTION", type=_question)
+    ask.add_argument("--model", metavar="M", help="folder, or owner/name on the Hub; the embedded checkpoint if unset")
+    ask.add_argument(
+        "--image", metavar="FILE_OR_URL", action="append", default=[], help="a picture; may be given several times"
+    )
+    ask.add_argument(
+        "--hd",
+        action=argparse.BooleanOptionalAction,
+        help="look at each image in high definition, or not; the checkpoint's own way if unset",
+    )
+    ask.add_argument("--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer, in tokens")
+    ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
+    ask.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="let a model that this package does not know run the code in its folder or Hub repository; without "
+        "this option, no such code is ever run",
+    )
+
+
+def _add_convert(commands) -> None:
+    convert = _add_command(commands, "convert", run_convert, "published checkpoint layout to this library's, or back")
+    convert.add_argument("src", metavar="SRC", help="checkpoint folder to read")
+    convert.add_argument("dst", metavar="DST", help="folder to write")
+    convert.add_argument("--tokenizer", metavar="DIR", help="folder of Phi-2's tokenizer, if SRC holds none")
+    convert.add_argument("--vision-config", metavar="FILE", help="JSON with the vision tower's sizes, if not standard")
+    convert.add_argument("--to-original", action="store_true", help="from this library's layout to the published one")
+
+
+def _add_compose(commands) -> None:
+    summary = "a new, untrained FlashSloth from a causal language model and a SigLIP"
+    compose = _add_command(commands, "compose", run_compose, summary)
+    compose.add_argument("--language-model", metavar="DIR", required=True, help="folder of a causal language model")
+    compose.add_argument("--vision-model", metavar="DIR", required=True, help="folder of a SigLIP")
+    compose.add_argument("dst", metavar="DST", help="folder to write")
+
+
+def _add_train(commands) -> None:
+    train = _add_command(commands, "train", run_train, "one training stage")
+    train.add_argument("config", metavar="CONFIG.yaml", help="the stage; train/configs has examples")
+    train.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the file")
+
+
+def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    command.set_defaults(run=run)
+    return command
+
+
+def _question(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the question is empty")
+    return text
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return number
+
+
+def _version() -> str:
+    from flashsloth import __version__
+
+    return __version__
+
+
+def _log(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
