@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+# ci_wheel.sh [PYTHON]: builds the source distribution and the wheel with PYTHON (which needs `build`), installs the
+# wheel into an empty environment, and tries it there, outside the checkout; then without the library, the saved folder.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=$(command -v "${1:-$root/.venv/bin/python}")
+python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export HF_HOME=$work/hf HF_HUB_OFFLINE=1
+question="What colour is the square?"
+
+# A stale build folder would put deleted modules into the wheel.
+rm -rf "$root/build"
+"$python" -m build --outdir "$work/dist" "$root"
+rm -rf "$root/build"
+"$python" - "$work"/dist/*.whl "$root" <<'PYTHON'
+import sys, zipfile
+from pathlib import Path
+
+wheel, root = sys.argv[1:]
+names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+stray = {name for name in names if not name.startswith("flashsloth/") or name.startswith("flashsloth/tests/")}
+checkpoints = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("checkpoints/*/*")}
+configs = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("train/configs/*.yaml")}
+missing = (checkpoints | configs) - names
+print(f"{Path(wheel).name}: {len(names)} files, {len(checkpoints)} of them in embedded checkpoints")
+if stray or missing or not checkpoints or not configs:
+    sys.exit(f"error: the wheel has stray files {sorted(stray)} and lacks {sorted(missing)}")
+PYTHON
+
+"$python" -m venv "$work/venv"
+pip=("$work/venv/bin/python" -m pip --disable-pip-version-check install --quiet --constraint "$root/constraints.txt")
+"${pip[@]}" torch
+"${pip[@]}" "$work"/dist/*.whl
+cp "$root/examples/scene.png" "$work/picture.png"
+cp "$root/tests/wheel_check.py" "$work/"
+cd "$work"
+
+echo "== The wheel"
+venv/bin/python -c 'import flashsloth; print(flashsloth.__version__, flashsloth.__file__)'
+venv/bin/flashsloth ask --image picture.png "$question"
+venv/bin/flashsloth ask --json --image picture.png --image picture.png "$question"
+venv/bin/flashsloth ask --model no-such-folder "$question" && exit 1 || test $? = 2
+
+echo "== The saved folder, without the library"
+cp -r "$(venv/bin/python -c 'from flashsloth.ask import EMBEDDED_CHECKPOINT; print(EMBEDDED_CHECKPOINT)')" model
+venv/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flashsloth
+venv/bin/python wheel_check.py model picture.png "$question"
+echo "The wheel and the saved folder work."

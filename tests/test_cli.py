@@ -1,0 +1,176 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The command line: exit status, and what goes to which stream. Answers come from the embedded checkpoint."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flashsloth import cli
+from flashsloth.ask import EMBEDDED_CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("pictures") / "red square.png"
+    image = Image.new("RGB", (120, 80), "white")
+    image.paste((220, 20, 20), (40, 20, 80, 60))
+    image.save(path)
+    return str(path)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "flashsloth", *arguments], capture_output=True, text=True)
+
+
+def ask_json(capsys, *arguments: str) -> dict:
+    assert cli.main(["ask", "--json", "--max-new-tokens", "8", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_help_is_quick_and_complete():
+    code = (
+        "import sys\nfrom flashsloth import cli\ntry:\n    cli.main(['--help'])\n"
+        "except SystemExit as stop:\n    sys.exit(stop.code or 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for command in ("ask", "convert", "compose", "train", "bench"):
+        assert f"\n    {command} " in result.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["dance"], "'dance'"),
+        (["ask"], "QUESTION"),
+        (["ask", "  "], "the question is empty"),
+        (["ask", "--max-new-tokens", "0", "Hello?"], "'0' is not a whole number of 1 or more"),
+        (["ask", "--no-such-option", "Hello?"], "--no-such-option"),
+        (["convert", "only-one"], "DST"),
+        (["compose", "--language-model", "a", "b"], "--vision-model"),
+        (["train"], "CONFIG.yaml"),
+    ],
+)
+def test_wrong_arguments(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    output = capsys.readouterr()
+    assert stop.value.code == 2
+    assert output.out == ""
+    assert words in output.err and output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "last_line"),
+    [
+        (ValueError("pooling_size=4 is wrong.\n  Choose 3."), 2, "error: pooling_size=4 is wrong. Choose 3."),
+        (FileNotFoundError("no such file"), 2, "error: no such file"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (RuntimeError("out of memory"), 1, "RuntimeError: out of memory"),
+    ],
+)
+def test_exit_status(raised, status, last_line, monkeypatch, capsys):
+    def fail(args):
+        raise raised
+
+    monkeypatch.setattr(cli, "run_compose", fail)
+    assert cli.main(["compose", "--language-model", "a", "--vision-model", "b", "c"]) == status
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines()[-1].endswith(last_line)
+    assert (status == 1) == ("Traceback" in output.err)
+
+
+def test_traceback_of_bad_input_on_request(capsys):
+    arguments = ["convert", "--to-original", "--tokenizer", "t", "a", "b"]
+    assert cli.main(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert cli.main(["--traceback", *arguments]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_commands_delegate(monkeypatch, capsys):
+    from flashsloth import bench, convert
+    from flashsloth.train import sft
+
+    calls = []
+    monkeypatch.setattr(convert, "convert_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(convert, "to_original", lambda *args: calls.append(args))
+    monkeypatch.setattr(convert, "compose", lambda *args: calls.append(args))
+    monkeypatch.setattr(sft, "main", calls.append)
+    monkeypatch.setattr(bench, "main", calls.append)
+    for arguments in (
+        ["convert", "src", "dst", "--tokenizer", "t"],
+        ["convert", "--to-original", "src", "dst"],
+        ["compose", "--language-model", "l", "--vision-model", "v", "dst"],
+        ["train", "stage1.yaml", "learning_rate=1e-3", "seed=1"],
+        ["bench", "--help", "positional"],
+    ):
+        assert cli.main(arguments) == 0
+    assert calls == [
+        (("src", "dst"), {"tokenizer": "t", "vision_config": None}),
+        ("src", "dst"),
+        ("l", "v", "dst"),
+        ["stage1.yaml", "learning_rate=1e-3", "seed=1"],
+        ["--help", "positional"],
+    ]
+    assert capsys.readouterr().out == "dst\n" * 3
+
+
+def test_ask_streams_the_answer_to_stdout(picture):
+    result = run("ask", "--image", picture, "--max-new-tokens", "8", "What colour is the square?")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() and result.stdout.count("\n") == 1
+    assert "Answered in" in result.stderr and str(EMBEDDED_CHECKPOINT) in result.stderr
+
+
+def test_ask_json(picture, capsys):
+    one = ask_json(capsys, "--image", picture, "What colour is the square?")
+    assert list(one) == ["answer", "seconds_to_first_token", "tokens_per_second", "visual_tokens"]
+    assert one["answer"] and one["seconds_to_first_token"] > 0 and one["tokens_per_second"] > 0
+    assert one["visual_tokens"] > 0
+    two = ask_json(capsys, "--image", picture, "--image", picture, "Which square is larger?")
+    assert two["visual_tokens"] == 2 * one["visual_tokens"]
+    assert ask_json(capsys, "What is your name?")["visual_tokens"] == 0
+    assert ask_json(capsys, "--image", picture, "--hd", "And now?")["visual_tokens"] > one["visual_tokens"]
+
+
+def test_ask_the_same_in_one_token(picture, capsys):
+    assert cli.main(["ask", "--json", "--max-new-tokens", "1", "--image", picture, "What colour is the square?"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "/no/such/folder", "Hello?"], "/no/such/folder"),
+        (["--model", "no-such-folder", "Hello?"], "no-such-folder"),
+        (["--model", str(Path(__file__).parent), "Hello?"], "config.json"),
+        (["--image", "/no/such/picture.png", "Hello?"], "/no/such/picture.png"),
+        (["--image", __file__, "Hello?"], "test_cli.py"),
+    ],
+)
+def test_ask_with_bad_input(arguments, words, capsys):
+    assert cli.main(["ask", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err.splitlines()[-1]
+    assert "Traceback" not in output.err
+
+
+def test_ask_another_kind_of_model(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "phi"}')
+    assert cli.main(["ask", "--model", str(tmp_path), "Hello?"]) == 2
+    assert "'phi', not a FlashSloth" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""What `import flashsloth` does and does not do, and whether setup.cfg tells the truth about the repository."""
+
+import configparser
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import flashsloth
+
+
+ROOT = Path(flashsloth.__file__).parent
+# A Python file at the root travels in the wheel, so that each one is there on purpose.
+ROOT_MODULES = {
+    "__init__",
+    "__main__",
+    "ask",
+    "cli",
+    "configuration_flashsloth",
+    "image_processing_flashsloth",
+    "modeling_flashsloth",
+    "processing_flashsloth",
+}
+NOT_INSTALLED = {"tests", "examples"}
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_import_is_cheap():
+    code = "import sys, flashsloth; print([name for name in ('torch', 'transformers', 'PIL') if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_public_names():
+    for name in flashsloth.__all__:
+        assert getattr(flashsloth, name).__name__ == name
+        assert name in dir(flashsloth)
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="'flashsloth' has no attribute 'FlashSlug'"):
+        _ = flashsloth.FlashSlug
+    with pytest.raises(ImportError, match="FlashSlug"):
+        from flashsloth import FlashSlug  # noqa: F401
+
+
+def test_one_copy_of_each_module():
+    from flashsloth.configuration_flashsloth import FlashSlothConfig
+
+    assert flashsloth.FlashSlothConfig is FlashSlothConfig
+    assert not [name for name in sys.modules if name.endswith("configuration_flashsloth") and "." not in name]
+
+
+def test_register_twice():
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    flashsloth.register_auto_classes()
+    flashsloth.register_auto_classes()
+    config_class = flashsloth.FlashSlothConfig
+    assert isinstance(AutoConfig.for_model("flashsloth"), config_class)
+    for auto_class in (AutoModelForCausalLM, AutoModelForMultimodalLM):
+        assert auto_class._model_mapping[config_class] is flashsloth.FlashSlothForCausalLM
+    assert AutoProcessor is not None and PROCESSOR_MAPPING[config_class] is flashsloth.FlashSlothProcessor
+
+
+def test_version():
+    assert importlib.metadata.version("flashsloth") == flashsloth.__version__
+
+
+def test_every_package_is_listed(setup_cfg):
+    listed = set(setup_cfg["options"]["packages"].split())
+    folders = {
+        path.parent.relative_to(ROOT)
+        for path in ROOT.glob("**/__init__.py")
+        if not any(part.startswith(".") or part in NOT_INSTALLED | {"build"} for part in path.relative_to(ROOT).parts)
+    }
+    assert listed == {".".join(("flashsloth", *folder.parts)) for folder in folders}
+
+
+def test_no_stray_module_at_the_root():
+    assert {path.stem for path in ROOT.glob("*.py")} == ROOT_MODULES
+
+
+def test_lower_bounds_and_pins_agree(setup_cfg):
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[name] = version
+    extras = setup_cfg["options.extras_require"]
+    lines = [setup_cfg["options"]["install_requires"], extras["train"], extras["dev"]]
+    requirements = [Requirement(line) for line in "\n".join(lines).splitlines() if line]
+    for requirement in requirements:
+        if requirement.name != "flashsloth":
+            assert requirement.specifier.contains(pins[requirement.name]), requirement
+
+
+def test_embedded_checkpoints_are_small():
+    for name in ("flashsloth-tiny", "flashsloth-tiny-hd"):
+        folder = ROOT / "checkpoints" / name
+        files = [path for path in folder.iterdir() if path.is_file()]
+        assert {"config.json", "processor_config.json", "chat_template.jinja"} <= {path.name for path in files}
+        assert sum(path.stat().st_size for path in files) <= 16e6
