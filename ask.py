@@ -121,7 +121,7 @@ def ask(model, processor, question: str, images=(), hd: bool | None = None, max_
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={} if hd is None else {"hd": hd},
+        hd=hd,
     ).to(model.device, dtype=model.dtype)
     streamer = TimedStreamer(processor.tokenizer, echo)
     model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
