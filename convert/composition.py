@@ -1,0 +1,284 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""A new, untrained FlashSloth from a causal language model and a SigLIP."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+from flashsloth import FlashSlothConfig
+from flashsloth.convert.folders import (
+    check_tensors,
+    expected_shapes,
+    main_dtype,
+    new_folder,
+    quiet_transformers,
+    write_model_folder,
+)
+from flashsloth.convert.published_config import read_vision_fields
+from flashsloth.convert.tensors import Checkpoint, LazyTensor, read_json
+from flashsloth.convert.tokens import add_special_tokens, base_vocabulary_size, load_tokenizer, token_id_fields
+
+
+# Where the tensors of the two backbones go: beginnings of their names there and here.
+LANGUAGE_MODEL_RENAMES = (("model.", "model.language_model."), ("lm_head.", "lm_head."))
+VISION_MODEL_RENAMES = (("embeddings.", "model.vision_tower.embeddings."), ("encoder.", "model.vision_tower.encoder."))
+
+# What makes a backbone, of all the files that a Hub repository may hold.
+BACKBONE_FILES = ("*.json", "model*.safetensors", "*.txt", "*.model")
+
+VOCABULARY_MULTIPLE = 64  # a grown embedding table stays divisible for fast matrix products
+QUERY_BASE_TEXT = " ."  # the published code adds this token's embedding to every query vector
+
+
+def compose(
+    language_model,
+    vision_model,
+    dst,
+    *,
+    tokenizer=None,
+    pooling_mode: str = "attention",
+    pooling_size: int = 3,
+    num_query_tokens: int = 9,
+    query_layer: int = 7,
+    query_hidden_size: int | None = None,
+    query_num_heads: int | None = None,
+    query_base_token_id: int | None = None,
+    vision_feature_layer: int = -2,
+    hd: bool = False,
+    dtype: torch.dtype | str | None = None,
+    seed: int = 0,
+    max_shard_size: int | str = "5GB",
+) -> Path:
+    """
+    Writes a complete folder whose towers are trained and whose pooling, projector, query tokens and Embedded Query
+    module are new: query tokens Kaiming-uniform with a = sqrt 5, linear layers normal, biases zero, as published. The
+    backbones are copied one tensor at a time.
+
+    Args:
+        language_model (`str` or `os.PathLike`): folder or Hub id of a causal language model with its tokenizer.
+        vision_model (`str` or `os.PathLike`): folder or Hub id of a SigLIP model, whole or its vision half.
+        dst (`str` or `os.PathLike`): folder to write; must not exist, or be empty.
+        tokenizer (`str` or `os.PathLike`, *optional*): folder of the tokenizer, if it is not with the language model.
+        pooling_mode (`str`, *optional*, defaults to `"attention"`): see [`FlashSlothConfig`], as the next three.
+        pooling_size (`int`, *optional*, defaults to 3): side of a pooled region, in patches.
+        num_query_tokens (`int`, *optional*, defaults to 9): query tokens of a slot.
+        query_layer (`int`, *optional*, defaults to 7): decoder layer before which they look at the patches.
+        query_hidden_size (`int`, *optional*): width of their attention, in channels; half the vision width by default.
+        query_num_heads (`int`, *optional*): its heads; as many as the decoder's by default.
+        query_base_token_id (`int`, *optional*): token whose embedding each query vector builds on; by default the one
+            of " .", if that is one token, and otherwise none.
+        vision_feature_layer (`int`, *optional*, defaults to -2): hidden state of the tower that is used; -1 keeps all
+            its layers, -2 all but the last.
+        hd (`bool`, *optional*, defaults to `False`): whether images are seen in high definition by default.
+        dtype (`torch.dtype` or `str`, *optional*): dtype of all weights; the language model's by default.
+        seed (`int`, *optional*, defaults to 0): of the new weights.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): size limit of one weight file.
+
+    Returns:
+        `dst`.
+
+    Raises:
+        ValueError: If a backbone is missing, damaged or of the wrong kind, or the sizes do not fit; the message names
+            both. Nothing is left at `dst` then.
+
+    Example:
+
+    ```python
+    >>> from flashsloth.convert import compose
+
+    >>> compose("microsoft/phi-2", "google/siglip-so400m-patch14-384", "flashsloth-untrained", dtype="bfloat16")
+    ```
+    """
+    dst = Path(dst)
+    with new_folder(dst) as folder, quiet_transformers():
+        language_folder, vision_folder = find_backbone(language_model), find_backbone(vision_model)
+        language_tensors = Checkpoint(language_folder)
+        text_config = read_text_config(language_folder)
+        vision_config = read_vision_config(vision_folder, vision_feature_layer)
+
+        tokenizer = load_tokenizer(
+            language_folder if tokenizer is None else tokenizer, "Pass the tokenizer's folder with --tokenizer."
+        )
+        base_size = base_vocabulary_size(tokenizer, num_query_tokens)
+        if base_size > text_config.vocab_size:
+            raise ValueError(
+                f"The tokenizer has {base_size} tokens, but the language model in {language_folder} embeds "
+                f"{text_config.vocab_size}. Pass the tokenizer that belongs to it with --tokenizer."
+            )
+        tokenizer = add_special_tokens(tokenizer, num_query_tokens, text_config.max_position_embeddings)
+        old_vocab_size = text_config.vocab_size
+        if len(tokenizer) > old_vocab_size:
+            text_config.vocab_size = math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        token_ids = token_id_fields(tokenizer, num_query_tokens)
+        text_config.eos_token_id, text_config.pad_token_id = token_ids["eos_token_id"], token_ids["pad_token_id"]
+        if query_base_token_id is None:
+            query_base_token_id = single_token_id(tokenizer, QUERY_BASE_TEXT)
+        try:
+            config = FlashSlothConfig(
+                vision_config=vision_config,
+                text_config=text_config,
+                pooling_mode=pooling_mode,
+                pooling_size=pooling_size,
+                num_query_tokens=num_query_tokens,
+                query_layer=query_layer,
+                query_hidden_size=query_hidden_size or vision_config.hidden_size // 2,
+                query_num_heads=query_num_heads or text_config.num_attention_heads,
+                query_base_token_id=query_base_token_id,
+                image_suffix_length=num_tokens(tokenizer, "\n"),
+                turn_prefix_length=num_tokens(tokenizer, "USER:"),
+                lm_head_bias="lm_head.bias" in language_tensors,
+                tie_word_embeddings=text_config.tie_word_embeddings,
+                bos_token_id=tokenizer.bos_token_id,
+                **token_ids,
+            )
+        except StrictDataclassError as error:
+            raise ValueError(f"{language_folder} and {vision_folder} do not fit: {error}") from error
+
+        generator = torch.Generator().manual_seed(seed)
+        shapes = expected_shapes(config)
+        tensors = renamed(language_tensors, LANGUAGE_MODEL_RENAMES)
+        dtype = main_dtype(tensors) if dtype is None else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        if config.tie_word_embeddings:
+            tensors.pop("lm_head.weight", None)  # some checkpoints store it although it is the embedding
+        if text_config.vocab_size > old_vocab_size:
+            grow_vocabulary(tensors, old_vocab_size, text_config, generator)
+        backbones = ("model.language_model.", "lm_head.")
+        check_tensors(tensors, shapes_of(shapes, backbones), language_folder, "It must be a causal language model.")
+        vision_tensors = used_vision_tensors(Checkpoint(vision_folder), vision_config.num_hidden_layers)
+        vision_shapes = shapes_of(shapes, ("model.vision_tower.",))
+        check_tensors(vision_tensors, vision_shapes, vision_folder, "It must be a SigLIP model.")
+        tensors.update(vision_tensors)
+        tensors.update(new_tensors(shapes, tensors, config.initializer_range, generator))
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        write_model_folder(folder, config, tensors, tokenizer, hd=hd, max_shard_size=max_shard_size)
+    return dst
+
+
+def find_backbone(name) -> Path:
+    """A local folder, or the local copy of a Hub repository, downloaded if need be."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=BACKBONE_FILES))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ValueError(f"{name} is no folder, and not to be had from the Hub either: {error}") from error
+
+
+def read_text_config(folder: Path) -> PreTrainedConfig:
+    """The config of a causal language model, as a copy that may be changed."""
+    read_json(folder / "config.json")  # names the file if there is none
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError, StrictDataclassError) as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    if config.sub_configs:
+        raise ValueError(f"{folder} is a {config.model_type!r} model of several parts, not a language model alone.")
+    return config
+
+
+def read_vision_config(folder: Path, feature_layer: int) -> PreTrainedConfig:
+    """The config of the vision half of a SigLIP, cut at the layer whose output is used."""
+    fields = {**read_vision_fields(folder / "config.json"), "model_type": "siglip_vision_model"}
+    config = AutoConfig.for_model(**fields)
+    depth = config.num_hidden_layers + 1 + feature_layer
+    if feature_layer > -1 or depth < 1:
+        raise ValueError(
+            f"vision_feature_layer={feature_layer} must lie between -1 (the last of the tower's "
+            f"{config.num_hidden_layers} layers) and {-config.num_hidden_layers} (its first)."
+        )
+    config.num_hidden_layers = depth
+    config.vision_use_head = False
+    return config
+
+
+def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    """The token that is exactly `text`, or `None` if it takes several."""
+    token_ids = tokenizer.encode(text, add_special_tokens=False)
+    return token_ids[0] if len(token_ids) == 1 else None
+
+
+def num_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """How many tokens `text` takes."""
+    return len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def renamed(tensors: Mapping[str, LazyTensor], table: tuple[tuple[str, str], ...]) -> dict[str, LazyTensor]:
+    """Tensors under the names of this project; those that the table does not know keep theirs."""
+    result = {}
+    for name, tensor in tensors.items():
+        new_name = next((new + name.removeprefix(old) for old, new in table if name.startswith(old)), name)
+        result[new_name] = tensor
+    return result
+
+
+def used_vision_tensors(checkpoint: Mapping[str, LazyTensor], num_layers: int) -> dict[str, LazyTensor]:
+    """What of a SigLIP model, whole or its vision half, goes into the tower."""
+    # The vision half alone was saved with this prefix by transformers 4, and is without it by transformers 5.
+    prefix = "vision_model." if any(name.startswith("vision_model.") for name in checkpoint) else ""
+    layer = re.compile(r"encoder\.layers\.(\d+)\.")
+    used = {}
+    for name, tensor in checkpoint.items():
+        if not name.startswith(prefix):
+            continue  # the text half
+        name = name.removeprefix(prefix)
+        match = layer.match(name)
+        if name.startswith(("post_layernorm.", "head.")) or (match and int(match[1]) >= num_layers):
+            continue
+        used[name] = tensor
+    return renamed(used, VISION_MODEL_RENAMES)
+
+
+def shapes_of(shapes: Mapping[str, tuple[int, ...]], prefixes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of some modules."""
+    return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
+
+
+def grow_vocabulary(
+    tensors: dict[str, LazyTensor], old_size: int, text_config: PreTrainedConfig, generator: torch.Generator
+) -> None:
+    """Appends rows for the special tokens, in place: normal in embeddings and head, zero in the head's bias."""
+    num_rows = text_config.vocab_size - old_size
+    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
+        if name not in tensors:
+            continue
+        old = tensors[name]
+        rows = torch.zeros(num_rows, *old.shape[1:])
+        if name.endswith("weight"):
+            rows.normal_(std=text_config.initializer_range, generator=generator)
+
+        def read(old=old, rows=rows):
+            return torch.cat([old.read(), rows.to(old.dtype)])
+
+        tensors[name] = LazyTensor((old.shape[0] + num_rows, *old.shape[1:]), old.dtype, read)
+
+
+def new_tensors(
+    shapes: Mapping[str, tuple[int, ...]],
+    present: Mapping[str, LazyTensor],
+    std: float,
+    generator: torch.Generator,
+) -> dict[str, LazyTensor]:
+    """The parameters that no backbone has, made in the order of their names' appearance, so that a seed fixes them."""
+    made = {}
+    for name, shape in shapes.items():
+        if name in present:
+            continue
+        tensor = torch.empty(shape)
+        if name == "model.query_tokens.weight":
+            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+        elif name.endswith("_norm.weight"):
+            tensor.fill_(1.0)
+        elif name.endswith(".bias"):
+            tensor.zero_()
+        else:
+            tensor.normal_(std=std, generator=generator)
+        made[name] = LazyTensor(shape, tensor.dtype, lambda tensor=tensor: tensor)
+    return made

@@ -1,0 +1,152 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Complete model folders: written whole or not at all."""
+
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import logging
+
+from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
+from flashsloth.convert.tensors import LazyTensor, write_tensors
+
+
+MAX_LISTED = 20  # tensors named per kind of mistake; the rest is counted
+
+
+@contextmanager
+def new_folder(dst) -> Iterator[Path]:
+    """
+    Yields a temporary sibling of `dst` to write into, which becomes `dst` when the block ends well. After an exception
+    it is removed; after a kill it stays behind as `DST.incomplete-XXXX`. `dst` itself is complete or not there.
+
+    Args:
+        dst (`str` or `os.PathLike`): a folder that does not exist yet, or is empty.
+
+    Raises:
+        ValueError: If `dst` holds something already, or is no folder.
+    """
+    dst = Path(dst).absolute()
+    if dst.exists() and not dst.is_dir():
+        raise ValueError(f"{dst} is a file. Name a folder that does not exist yet.")
+    if dst.is_dir() and any(dst.iterdir()):
+        raise ValueError(f"{dst} is not empty. Remove it, or name a folder that does not exist yet.")
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = dst.with_name(f"{dst.name}.incomplete-{secrets.token_hex(4)}")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if dst.exists():
+            dst.rmdir()  # empty; Windows does not rename onto it
+        unfinished.rename(dst)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+
+
+def model_on_meta(config: FlashSlothConfig) -> FlashSlothForCausalLM:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return FlashSlothForCausalLM(config)
+
+
+def expected_shapes(config: FlashSlothConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint with this `config` holds."""
+    model = model_on_meta(config)
+    tied = model.all_tied_weights_keys
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def check_tensors(
+    found: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]], where, remedy: str
+) -> None:
+    """
+    Compares a checkpoint with what its config asks for, both ways.
+
+    Raises:
+        ValueError: If tensors are missing, unexpected, or have another shape; each is listed.
+    """
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "wrongly shaped": [
+            f"{name}: {list(found[name].shape)} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name].shape != tuple(shape)
+        ],
+    }
+    lines = []
+    for kind, names in problems.items():
+        if names:
+            more = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+            lines.append(f"{len(names)} {kind}: {', '.join(names[:MAX_LISTED])}{more}")
+    if lines:
+        raise ValueError(f"The tensors of {where} do not fit its config ({'; '.join(lines)}). {remedy}")
+
+
+def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
+    """The floating-point dtype of most of a checkpoint's bytes."""
+    num_bytes = Counter()
+    for tensor in tensors.values():
+        if tensor.dtype.is_floating_point:
+            num_bytes[tensor.dtype] += tensor.num_bytes
+    return num_bytes.most_common(1)[0][0]
+
+
+def write_model_folder(
+    folder: Path,
+    config: FlashSlothConfig,
+    tensors: Mapping[str, LazyTensor],
+    tokenizer,
+    *,
+    hd: bool = False,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """
+    Writes what `save_pretrained` of model and processor would, without building the model: config, weights, generation
+    config, processor, tokenizer, chat template and code.
+
+    Args:
+        folder (`Path`): an existing, empty folder.
+        config (`FlashSlothConfig`): the architecture.
+        tensors (`Mapping[str, LazyTensor]`): all weights, by our names.
+        tokenizer (`PreTrainedTokenizerBase`): with the special tokens that `config` names.
+        hd (`bool`, *optional*, defaults to `False`): whether images are seen in high definition by default.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): see [`write_tensors`].
+    """
+    config.architectures = [FlashSlothForCausalLM.__name__]
+    config.dtype = str(main_dtype(tensors)).removeprefix("torch.")
+    custom_object_save(model_on_meta(config), folder, config=config)
+    config.save_pretrained(folder)
+    GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        suppress_tokens=config.placeholder_token_ids,
+        do_sample=False,
+    ).save_pretrained(folder)
+    image_size = config.vision_config.image_size
+    FlashSlothProcessor(
+        image_processor=FlashSlothImageProcessor(size={"height": image_size, "width": image_size}, hd=hd),
+        tokenizer=tokenizer,
+        num_visual_tokens=config.num_visual_tokens,
+        num_query_tokens=config.num_query_tokens,
+    ).save_pretrained(folder)
+    write_tensors(tensors, folder, max_shard_size)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps the library's notes on each saved file off the terminal."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,158 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Published FlashSloth checkpoints (https://huggingface.co/Tongbo) to this project's layout, and back."""
+
+from pathlib import Path
+
+from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
+from flashsloth.convert.folders import (
+    check_tensors,
+    expected_shapes,
+    main_dtype,
+    new_folder,
+    quiet_transformers,
+    write_model_folder,
+)
+from flashsloth.convert.published_config import (
+    VISION,
+    check_has_published_form,
+    config_from_published,
+    infer_vision_config,
+    published_config,
+    read_published_config,
+    without_unused_layers,
+)
+from flashsloth.convert.tensors import Checkpoint, read_json, write_json, write_tensors
+from flashsloth.convert.tokens import (
+    add_special_tokens,
+    check_token_ids,
+    load_own_tokenizer,
+    load_tokenizer,
+    published_tokenizer,
+)
+
+
+# How the names of tensors begin: published, ours. No beginning is that of another, so the table reads both ways.
+RENAMES = (
+    (f"{VISION}embeddings.", "model.vision_tower.embeddings."),
+    (f"{VISION}encoder.", "model.vision_tower.encoder."),
+    ("model.pooling.mlp.0.", "model.pooling.fc1."),
+    ("model.pooling.mlp.3.", "model.pooling.fc2."),
+    ("model.mm_projector.0.", "model.multi_modal_projector.linear_1."),
+    ("model.mm_projector.2.", "model.multi_modal_projector.linear_2."),
+    ("model.learnable_tokens.token", "model.query_tokens.weight"),
+    ("model.lqformer.down_projector_learnable_text.", "model.embedded_query.down_proj."),
+    ("model.lqformer.down_projector_image.", "model.embedded_query.patch_proj."),
+    ("model.lqformer.up_projector.", "model.embedded_query.up_proj."),
+    ("model.lqformer.layers.0.t2q_attn.", "model.embedded_query.text_attention."),
+    ("model.lqformer.layers.0.i2q_attn.", "model.embedded_query.patch_attention."),
+    ("model.lqformer.layers.0.ln_q.", "model.embedded_query.query_norm."),
+    ("model.lqformer.layers.0.ln_text.", "model.embedded_query.text_norm."),
+    ("model.lqformer.layers.0.ln_kv.", "model.embedded_query.patch_norm."),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.layers.", "model.language_model.layers."),
+    ("model.final_layernorm.", "model.language_model.final_layernorm."),
+    ("lm_head.", "lm_head."),
+)
+
+
+def rename(name: str, *, to_original: bool = False) -> str | None:
+    """A tensor's name in the other layout, or `None` if the table does not know it."""
+    for published, ours in RENAMES:
+        old, new = (ours, published) if to_original else (published, ours)
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return None
+
+
+def published_shapes(config: FlashSlothConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in the published layout."""
+    return {rename(name, to_original=True): shape for name, shape in expected_shapes(config).items()}
+
+
+def convert_checkpoint(src, dst, *, tokenizer=None, vision_config=None, max_shard_size: int | str = "5GB") -> Path:
+    """
+    Converts a checkpoint in the published layout into a complete folder of this project. Weights keep their dtype and
+    are copied one at a time.
+
+    Args:
+        src (`str` or `os.PathLike`): folder with config.json (`model_type` "phi") and weights.
+        dst (`str` or `os.PathLike`): folder to write; must not exist, or be empty.
+        tokenizer (`str` or `os.PathLike`, *optional*): folder with Phi-2's tokenizer; `src` itself by default.
+        vision_config (`str` or `os.PathLike`, *optional*): SigLIP's config.json, with or without the text half. Needed
+            for a tower other than so400m, whose number of heads no tensor shows.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): size limit of one weight file.
+
+    Returns:
+        `dst`.
+
+    Raises:
+        ValueError: If a file is missing, damaged or does not fit the others; the message names it and the remedy.
+            Nothing is left at `dst` then.
+
+    Example:
+
+    ```python
+    >>> from flashsloth.convert import convert_checkpoint
+
+    >>> convert_checkpoint("FlashSloth-3.2B", "flashsloth-3.2b", tokenizer="phi-2")
+    ```
+    """
+    src, dst = Path(src), Path(dst)
+    with new_folder(dst) as folder, quiet_transformers():
+        published = read_published_config(src)
+        checkpoint = Checkpoint(src)
+        vision = infer_vision_config(published, checkpoint, vision_config)
+        tensors = without_unused_layers(published, checkpoint, vision)
+        config = config_from_published(published, tensors, vision)
+        check_tensors(
+            tensors,
+            published_shapes(config),
+            src,
+            "Download the checkpoint again; if its tower is not so400m, pass the SigLIP config with --vision-config.",
+        )
+        tokenizer_folder = src if tokenizer is None else tokenizer
+        loaded = load_tokenizer(tokenizer_folder, "Pass the folder of microsoft/phi-2's tokenizer with --tokenizer.")
+        loaded = add_special_tokens(loaded, config.num_query_tokens, config.text_config.max_position_embeddings)
+        check_token_ids(loaded, config, tokenizer_folder)
+        renamed = {rename(name): tensor for name, tensor in tensors.items()}
+        hd = bool(published.get("image_hd", False))
+        write_model_folder(folder, config, renamed, loaded, hd=hd, max_shard_size=max_shard_size)
+    return dst
+
+
+def to_original(src, dst, *, max_shard_size: int | str = "5GB") -> Path:
+    """
+    Converts a folder of this project back into the published layout: every tensor bit for bit, the published config,
+    and the tokenizer with the published special tokens.
+
+    Args:
+        src (`str` or `os.PathLike`): folder that `convert_checkpoint` wrote, or one fine-tuned from it.
+        dst (`str` or `os.PathLike`): folder to write; must not exist, or be empty.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): size limit of one weight file.
+
+    Returns:
+        `dst`.
+
+    Raises:
+        ValueError: If `src` is no such folder, or its architecture is one that the published code does not have.
+    """
+    src, dst = Path(src), Path(dst)
+    with new_folder(dst) as folder, quiet_transformers():
+        model_type = read_json(src / "config.json").get("model_type")
+        if model_type != FlashSlothConfig.model_type:
+            raise ValueError(
+                f"{src / 'config.json'} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. Pass a "
+                "folder that `flashsloth convert` wrote."
+            )
+        config = FlashSlothConfig.from_pretrained(src)
+        check_has_published_form(config)
+        checkpoint = Checkpoint(src)
+        check_tensors(checkpoint, expected_shapes(config), src, "Save the model again.")
+        hd = FlashSlothImageProcessor.from_pretrained(src).hd
+        tokenizer = load_own_tokenizer(src)
+        published = published_config(config, str(main_dtype(checkpoint)).removeprefix("torch."), hd)
+        write_json(published, folder / "config.json")
+        published_tokenizer(tokenizer, published["tokenizer_model_max_length"]).save_pretrained(folder)
+        renamed = {rename(name, to_original=True): tensor for name, tensor in checkpoint.items()}
+        write_tensors(renamed, folder, max_shard_size)
+    return dst
