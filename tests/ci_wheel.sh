@@ -14,8 +14,7 @@ question="What colour is the square?"
 
 # A stale build folder would put deleted modules into the wheel.
 rm -rf "$root/build"
-"$python" -m build --outdir "$work/dist" "$root"
-rm -rf "$root/build"
+"$python" -m build --outdir "$work/dist" "$root" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 "$python" - "$work"/dist/*.whl "$root" <<'PYTHON'
 import sys, zipfile
 from pathlib import Path

@@ -106,9 +106,11 @@ def test_lower_bounds_and_pins_agree(setup_cfg):
             assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 
-def test_embedded_checkpoints_are_small():
-    for name in ("flashsloth-tiny", "flashsloth-tiny-hd"):
-        folder = ROOT / "checkpoints" / name
-        files = [path for path in folder.iterdir() if path.is_file()]
-        assert {"config.json", "processor_config.json", "chat_template.jinja"} <= {path.name for path in files}
-        assert sum(path.stat().st_size for path in files) <= 16e6
+@pytest.mark.parametrize("name", ["flashsloth-tiny", "flashsloth-tiny-hd"])
+def test_embedded_checkpoints_are_small_and_hold_this_code(name):
+    files = {path.name: path for path in (ROOT / "checkpoints" / name).iterdir()}
+    assert {"config.json", "processor_config.json", "chat_template.jinja"} <= set(files)
+    assert sum(path.stat().st_size for path in files.values()) <= 16e6
+    for module in ("configuration", "image_processing", "modeling", "processing"):
+        code = f"{module}_flashsloth.py"
+        assert files[code].read_bytes() == (ROOT / code).read_bytes(), f"{name} holds an old {code}: save it again"

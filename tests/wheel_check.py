@@ -49,7 +49,7 @@ def check(folder: str, picture: str, question: str) -> str:
         answers.append(answer(model, processor, picture, question))
     pipe = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
     chat = [{"role": "user", "content": [{"type": "image", "url": picture}, {"type": "text", "text": question}]}]
-    output = pipe(text=chat, max_new_tokens=32, do_sample=False, return_full_text=False)
+    output = pipe(text=chat, generate_kwargs={"max_new_tokens": 32, "do_sample": False}, return_full_text=False)
     answers.append(output[0]["generated_text"].strip())
     print(f"  {question} -> {answers}")
     if not answers[0] or len(set(answers)) != 1:
