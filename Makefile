@@ -26,7 +26,7 @@ help:
 	@echo "tiny         train the shipped checkpoints again, from nothing (about 2 hours on 2 cores)"
 	@echo "tiny-eval    print the accuracy of the shipped checkpoints on held-out questions"
 	@echo "wheel-test   build the wheel and try it in an empty environment"
-	@echo "clean        remove everything that these targets made"
+	@echo "clean        remove everything that these targets made, except trained models (build/tiny)"
 
 # The stamp files say when each set of requirements was last installed; a change of the lists installs them again.
 $(VENV)/.installed: $(REQUIREMENTS)
@@ -66,5 +66,5 @@ wheel-test: $(VENV)/.installed-dev
 	tests/ci_wheel.sh "$(BIN)/python"
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,11 +6,14 @@ Each command imports what it needs when it runs, so that `flashsloth --help` doe
 """
 
 import argparse
+import contextlib
 import json
+import logging
 import sys
 import time
 import traceback
 from dataclasses import asdict
+from pathlib import Path
 
 
 # What a user's input causes. A FileExistsError is a destination that is already there.
@@ -63,9 +66,22 @@ def run_compose(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    from flashsloth.train import sft
+    try:
+        import yaml
 
-    sft.main([args.config, *args.overrides])
+        from flashsloth.train import sft
+    except ModuleNotFoundError as error:
+        raise ValueError(f"train needs {error.name}; install it with: pip install 'flashsloth[train]'") from error
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        stage, config = sft.read_config(Path(args.config), args.overrides)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{args.config} or an override is not YAML: {error}") from error
+    # The trainer prints its losses to standard output.
+    with contextlib.redirect_stdout(sys.stderr):
+        folder = sft.train_stage(stage, config)
+    print(folder)
 
 
 def run_bench(args: argparse.Namespace) -> None:

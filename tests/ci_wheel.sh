@@ -12,8 +12,7 @@ trap 'rm -rf "$work"' EXIT
 export HF_HOME=$work/hf HF_HUB_OFFLINE=1
 question="What colour is the square?"
 
-# A stale build folder would put deleted modules into the wheel.
-rm -rf "$root/build"
+# The wheel is made from the source distribution, so that no stale build folder gets into it.
 "$python" -m build --outdir "$work/dist" "$root" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 "$python" - "$work"/dist/*.whl "$root" <<'PYTHON'
 import sys, zipfile

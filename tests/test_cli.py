@@ -106,10 +106,19 @@ def test_commands_delegate(monkeypatch, capsys):
     from flashsloth.train import sft
 
     calls = []
+
+    def train_stage(*args):
+        sys.stdout.write("loss\n")  # as the trainer does
+        calls.append(args)
+        return "out/model"
+
     monkeypatch.setattr(convert, "convert_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setattr(convert, "to_original", lambda *args: calls.append(args))
     monkeypatch.setattr(convert, "compose", lambda *args: calls.append(args))
-    monkeypatch.setattr(sft, "main", calls.append)
+    monkeypatch.setattr(sft, "read_config", lambda *args: args)
+    monkeypatch.setattr(
+        sft, "train_stage", lambda *args: sys.stdout.write("loss\n") and calls.append(args) or "out/model"
+    )
     monkeypatch.setattr(bench, "main", calls.append)
     for arguments in (
         ["convert", "src", "dst", "--tokenizer", "t"],
@@ -123,10 +132,12 @@ def test_commands_delegate(monkeypatch, capsys):
         (("src", "dst"), {"tokenizer": "t", "vision_config": None}),
         ("src", "dst"),
         ("l", "v", "dst"),
-        ["stage1.yaml", "learning_rate=1e-3", "seed=1"],
+        (Path("stage1.yaml"), ["learning_rate=1e-3", "seed=1"]),
         ["--help", "positional"],
     ]
-    assert capsys.readouterr().out == "dst\n" * 3
+    output = capsys.readouterr()
+    assert output.out == "dst\ndst\ndst\nout/model\n"
+    assert output.err == "loss\n"
 
 
 def test_ask_streams_the_answer_to_stdout(picture):
@@ -150,6 +161,23 @@ def test_ask_json(picture, capsys):
 def test_ask_the_same_in_one_token(picture, capsys):
     assert cli.main(["ask", "--json", "--max-new-tokens", "1", "--image", picture, "What colour is the square?"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens_per_second"] > 0
+
+
+def test_bad_training_configs(tmp_path, capsys):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: [")
+    unknown = tmp_path / "unknown.yaml"
+    unknown.write_text("model: a\ndataset: b\ntrainable: [lm_head]\noutput_dir: c\nlearning_rat: 1\n")
+    for arguments, words in (
+        ([str(tmp_path / "absent.yaml")], "absent.yaml"),
+        ([str(broken)], "broken.yaml"),
+        ([str(unknown)], "learning_rat"),
+        ([str(unknown), "nonsense"], "nonsense"),
+    ):
+        assert cli.main(["train", *arguments]) == 2
+        output = capsys.readouterr()
+        assert output.out == "" and output.err.count("\n") == 1
+        assert words in output.err
 
 
 @pytest.mark.parametrize(

@@ -113,4 +113,4 @@ def test_embedded_checkpoints_are_small_and_hold_this_code(name):
     assert sum(path.stat().st_size for path in files.values()) <= 16e6
     for module in ("configuration", "image_processing", "modeling", "processing"):
         code = f"{module}_flashsloth.py"
-        assert files[code].read_bytes() == (ROOT / code).read_bytes(), f"{name} holds an old {code}: save it again"
+        assert files[code].read_bytes() == (ROOT / code).read_bytes(), f"stale: cp {code} checkpoints/{name}"
