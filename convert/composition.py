@@ -21,7 +21,7 @@ from flashsloth.convert.folders import (
     quiet_transformers,
     write_model_folder,
 )
-from flashsloth.convert.published_config import read_vision_fields
+from flashsloth.convert.published_config import ORIGIN_FIELDS, read_vision_fields
 from flashsloth.convert.tensors import Checkpoint, LazyTensor, read_json
 from flashsloth.convert.tokens import add_special_tokens, base_vocabulary_size, load_tokenizer, token_id_fields
 
@@ -117,6 +117,7 @@ def compose(
         if len(tokenizer) > old_vocab_size:
             text_config.vocab_size = math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         token_ids = token_id_fields(tokenizer, num_query_tokens)
+        text_config.bos_token_id = tokenizer.bos_token_id
         text_config.eos_token_id, text_config.pad_token_id = token_ids["eos_token_id"], token_ids["pad_token_id"]
         if query_base_token_id is None:
             query_base_token_id = single_token_id(tokenizer, QUERY_BASE_TEXT)
@@ -144,7 +145,7 @@ def compose(
         generator = torch.Generator().manual_seed(seed)
         shapes = expected_shapes(config)
         tensors = renamed(language_tensors, LANGUAGE_MODEL_RENAMES)
-        dtype = main_dtype(tensors) if dtype is None else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        dtype = main_dtype(tensors) if dtype is None else as_dtype(dtype)
         if config.tie_word_embeddings:
             tensors.pop("lm_head.weight", None)  # some checkpoints store it although it is the embedding
         if text_config.vocab_size > old_vocab_size:
@@ -161,6 +162,15 @@ def compose(
     return dst
 
 
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating-point dtype by its name or itself."""
+    known = {str(known).removeprefix("torch."): known for known in (torch.float32, torch.bfloat16, torch.float16)}
+    name = str(dtype).removeprefix("torch.")
+    if name not in known:
+        raise ValueError(f"dtype {name!r} must be one of {', '.join(known)}.")
+    return known[name]
+
+
 def find_backbone(name) -> Path:
     """A local folder, or the local copy of a Hub repository, downloaded if need be."""
     folder = Path(name)
@@ -173,7 +183,7 @@ def find_backbone(name) -> Path:
 
 
 def read_text_config(folder: Path) -> PreTrainedConfig:
-    """The config of a causal language model, as a copy that may be changed."""
+    """The config of a causal language model, without traces of where it came from."""
     read_json(folder / "config.json")  # names the file if there is none
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -181,7 +191,8 @@ def read_text_config(folder: Path) -> PreTrainedConfig:
         raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error
     if config.sub_configs:
         raise ValueError(f"{folder} is a {config.model_type!r} model of several parts, not a language model alone.")
-    return config
+    fields = {name: value for name, value in config.to_dict().items() if name not in ORIGIN_FIELDS}
+    return AutoConfig.for_model(**fields)
 
 
 def read_vision_config(folder: Path, feature_layer: int) -> PreTrainedConfig:

@@ -51,6 +51,9 @@ FIXED_FIELDS = {
     "lm_head_bias": True,
 }
 
+# Fields of a backbone's config that tell where it came from, and nothing about its architecture.
+ORIGIN_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
+
 SO400M_WIDTH, SO400M_HEADS = 1152, 16  # the tower of all published checkpoints, google/siglip-so400m-patch14-384
 
 
@@ -146,7 +149,7 @@ def read_vision_fields(file: Path) -> dict:
     missing = [name for name in ("num_attention_heads", "image_size") if name not in fields]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}. Pass the config.json of the SigLIP model.")
-    return fields
+    return {name: value for name, value in fields.items() if name not in ORIGIN_FIELDS}
 
 
 def num_vision_layers(published: dict, checkpoint: Mapping[str, LazyTensor]) -> int:
