@@ -1,0 +1,108 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+Makes the tiny checkpoints from nothing: data, tokenizer, vision tower, language model, composition, stage 1, stage 2,
+HD, evaluation. A stage whose output is there is skipped, and one that was stopped goes on from its last checkpoint.
+
+    python -m flashsloth.train.tiny [--work build/tiny] [--export checkpoints]
+"""
+
+import argparse
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import PreTrainedTokenizerFast
+
+from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth.convert import compose
+from flashsloth.convert.folders import new_folder
+from flashsloth.train.sft import read_config, train_stage
+from flashsloth.train.tiny.curves import draw_curves
+from flashsloth.train.tiny.data import make_dataset
+from flashsloth.train.tiny.evaluate import evaluate
+from flashsloth.train.tiny.language import train_language_model
+from flashsloth.train.tiny.tokenizer import train_tokenizer
+from flashsloth.train.tiny.tower import train_tower
+
+
+logger = logging.getLogger("flashsloth.train.tiny")
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+STAGES = ("captions", "questions", "hd")  # by the data set they learn from
+
+
+def make_backbones(settings: dict, work: Path) -> None:
+    """Tokenizer, tower and language model, each into its own folder."""
+    if not (work / "tokenizer").exists():
+        with new_folder(work / "tokenizer") as folder:
+            train_tokenizer(**settings["tokenizer"]).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
+    for name, make in (("tower", train_tower), ("language_model", train_language_model)):
+        if not (work / name).exists():
+            logger.info("%s", name)
+            torch.manual_seed(settings["seed"])
+            with new_folder(work / name) as folder:
+                make(tokenizer, settings[name], work / f"{name}_training", folder)
+
+
+def make_data(settings: dict, work: Path) -> None:
+    """The sets that the stages read."""
+    for name in STAGES:
+        if not (work / "data" / name).exists():
+            logger.info("data: %s", name)
+            with new_folder(work / "data" / name) as folder:
+                make_dataset(name, "train", settings["rows"][name]).save_to_disk(folder)
+
+
+def export(source: Path, destination: Path) -> None:
+    """Saves a stage's model in bfloat16 as a complete folder, in place of an earlier one."""
+    model = FlashSlothForCausalLM.from_pretrained(source, dtype="bfloat16")
+    processor = FlashSlothProcessor.from_pretrained(source)
+    unfinished = destination.with_name(destination.name + ".new")
+    with new_folder(unfinished) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    if destination.exists():
+        shutil.rmtree(destination)
+    unfinished.rename(destination)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="folder for everything in between")
+    parser.add_argument("--export", type=Path, default=Path("checkpoints"), help="folder for the two checkpoints")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "tiny.yaml", help="sizes and steps of the backbones")
+    parsed = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    torch.set_flush_denormal(True)  # denormal numbers slow a CPU down
+    register_auto_classes()
+    settings = yaml.safe_load(parsed.config.read_text())
+    work = parsed.work
+
+    make_data(settings, work)
+    make_backbones(settings, work)
+    if not (work / "composed").exists():
+        compose(
+            work / "language_model", work / "tower", work / "composed", vision_feature_layer=-1, **settings["compose"]
+        )
+    start = work / "composed"
+    for name in ("stage1", "stage2", "hd"):
+        logger.info("%s", name)
+        stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", [])
+        data = work / "data" / Path(stage.dataset).name
+        stage.model, stage.dataset, config.output_dir = str(start), str(data), str(work / name)
+        start = train_stage(stage, config)
+    draw_curves(work, work / "curves.png")
+    checkpoints = {"standard": parsed.export / "flashsloth-tiny", "HD": parsed.export / "flashsloth-tiny-hd"}
+    export(work / "stage2" / "model", checkpoints["standard"])
+    export(work / "hd" / "model", checkpoints["HD"])
+    result = evaluate(checkpoints, "heldout", questions=1000, small=300)
+    (work / "result.md").write_text(result + "\n")
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
