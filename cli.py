@@ -35,6 +35,8 @@ def run_ask(args: argparse.Namespace) -> None:
     _log(f"Loading {model_id}")
     model, processor = load(model_id, trust_remote_code=args.trust_remote_code)
     _log(f"Loaded onto {model.device} in {time.perf_counter() - start:.1f} s")
+    if not args.json:
+        _log("Answer:")
     start = time.perf_counter()
     answer = ask(model, processor, args.question, args.image, args.hd, args.max_new_tokens, echo=not args.json)
     if args.json:
