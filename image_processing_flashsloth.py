@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import get_session
 from huggingface_hub.utils import httpx
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
@@ -219,7 +218,7 @@ def _open_string(source: str, name: str):
     """A path, or a file object with the bytes of a URL, data URL or base64 text."""
     if source.startswith(("http://", "https://")):
         try:
-            response = get_session().get(source, timeout=URL_TIMEOUT, follow_redirects=True)
+            response = httpx.get(source, timeout=URL_TIMEOUT, follow_redirects=True)
         except httpx.HTTPError as error:
             raise ValueError(f"{name} cannot be fetched ({error}): check the address and the connection.") from error
         if response.status_code != 200:
@@ -267,6 +266,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "F":
         values = np.asarray(image)
         image = Image.fromarray((values * 255 if values.max() <= 1 else values).clip(0, 255).astype(np.uint8))
+    elif image.mode == "La":  # Pillow knows the way from here to LA only
+        image = image.convert("LA")
     return image.convert("RGB")
 
 

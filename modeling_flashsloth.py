@@ -301,8 +301,10 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             view_mask = torch.ones(1, num_views, dtype=torch.long, device=pixel_values.device)
         torch_compilable_check(
             view_mask.sum() == num_views,
-            lambda: f"view_mask counts {int(view_mask.sum())} views, but pixel_values holds {num_views}. Pass both as "
-            "the processor returned them.",
+            lambda: (
+                f"view_mask counts {int(view_mask.sum())} views, but pixel_values holds {num_views}. Pass both as "
+                "the processor returned them."
+            ),
         )
         if num_views == 0:
             return FlashSlothImageFeatures()
@@ -351,9 +353,11 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         num_tokens, num_features = image_count[:, -1], features.view_mask.sum(dim=-1) * tokens_per_view
         torch_compilable_check(
             ((num_tokens == num_features) | ((num_tokens < num_features) & (past_length > 0))).all(),
-            lambda: f"Image features and image tokens do not match: the rows' prompts hold {num_tokens.tolist()} "
-            f"image tokens, their images make {num_features.tolist()}. Pass input_ids, pixel_values and view_mask as "
-            "the processor returned them, untruncated.",
+            lambda: (
+                f"Image features and image tokens do not match: the rows' prompts hold {num_tokens.tolist()} "
+                f"image tokens, their images make {num_features.tolist()}. Pass input_ids, pixel_values and view_mask as "
+                "the processor returned them, untruncated."
+            ),
         )
         image_count = image_count + (num_features - num_tokens).unsqueeze(-1)
         visual_tokens = features.pooler_output.flatten(1, 2).to(inputs_embeds.device, inputs_embeds.dtype)
@@ -510,14 +514,21 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 view_mask = input_ids.new_ones(batch_size, num_views // batch_size)
             features = self.get_image_features(pixel_values, view_mask)
         if features is not None and features.pooler_output is not None:
+            if features.last_hidden_state is None or features.view_mask is None:
+                raise ValueError(
+                    "mm_encoder_outputs lack last_hidden_state or view_mask: pass what get_image_features returned, and "
+                    "no prefill_chunk_size (an instruction and its query tokens must come in one piece)."
+                )
             return features
         # one token is a decoding step; looking at it would make the device wait for the host
         if input_ids is not None and input_ids.shape[1] > 1:
             num_tokens = (input_ids == self.config.image_token_id).sum()
             torch_compilable_check(
                 num_tokens == 0,
-                lambda: f"Image features and image tokens do not match: the prompts hold {int(num_tokens)} image "
-                "tokens, but no pixel_values came with them.",
+                lambda: (
+                    f"Image features and image tokens do not match: the prompts hold {int(num_tokens)} image "
+                    "tokens, but no pixel_values came with them."
+                ),
             )
         return None
 
@@ -609,6 +620,20 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
             pooling_weights=outputs.pooling_weights,
             query_attentions=outputs.query_attentions,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, next_sequence_length=None, past_key_values=None, is_first_iteration=False, **kwargs
+    ):
+        # The prefill of an assistant model is not marked as a first iteration; it would lose its images.
+        if not is_first_iteration and next_sequence_length != 1 and past_key_values is not None:
+            is_first_iteration = past_key_values.get_seq_length() == 0
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
         )
 
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):

@@ -1,0 +1,222 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Any picture becomes the right views, and a bad one an error that names it."""
+
+import base64
+import http.server
+import threading
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_image
+from PIL import Image
+
+from flashsloth import FlashSlothImageProcessor, image_processing_flashsloth
+
+
+RAW = {"do_rescale": False, "do_normalize": False}
+
+
+@pytest.fixture(scope="module")
+def image_processor():
+    return FlashSlothImageProcessor(size={"height": 24, "width": 24})
+
+
+def encode(image, format="PNG", **kwargs) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format, **kwargs)
+    return buffer.getvalue()
+
+
+def direct_views(image, hd, size=24, grid=2):
+    """The views as the published preprocessing words them, with the whole canvas in memory."""
+    views = [image.resize((size, size), Image.BICUBIC)]
+    if hd:
+        side = max(image.size)
+        canvas = Image.new("RGB", (side, side), (127, 127, 127))
+        canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        canvas = canvas.resize((grid * size, grid * size), Image.BICUBIC)
+        views += [
+            canvas.crop((x * size, y * size, (x + 1) * size, (y + 1) * size)) for y in range(grid) for x in range(grid)
+        ]
+    return np.stack([np.asarray(view).transpose(2, 0, 1) for view in views])
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (24, 24), (1, 1), (300, 10), (10, 300), (7, 501), (400, 400)])
+@pytest.mark.parametrize("band_pixels", [1 << 24, 4000])
+def test_views_equal_the_published_preprocessing(image_processor, monkeypatch, size, band_pixels):
+    monkeypatch.setattr(image_processing_flashsloth, "MAX_BAND_PIXELS", band_pixels)
+    image = make_image(0, *size)
+    for hd in (False, True):
+        views = image_processor(image, hd=hd, **RAW)["pixel_values"]
+        np.testing.assert_array_equal(views, direct_views(image, hd))
+
+
+def test_normalization(image_processor):
+    image = make_image(0)
+    raw = image_processor(image, **RAW)["pixel_values"].astype(np.float64)
+    pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
+    assert pixel_values.dtype == torch.float32
+    np.testing.assert_allclose(pixel_values.numpy(), (raw / 255 - 0.5) / 0.5, atol=1e-6)
+
+
+def test_all_kinds_of_sources(image_processor, tmp_path):
+    image = make_image(0)
+    path = tmp_path / "picture.png"
+    path.write_bytes(encode(image))
+    text = base64.b64encode(encode(image)).decode()
+    array = np.asarray(image)
+    sources = {
+        "PIL": image,
+        "path": path,
+        "path string": str(path),
+        "bytes": encode(image),
+        "data URL": f"data:image/png;base64,{text}",
+        "base64": text,
+        "array, channels last": array,
+        "array, channels first": array.transpose(2, 0, 1),
+        "float array": array / 255,
+        "tensor": torch.from_numpy(array.copy()).permute(2, 0, 1),
+    }
+    expected = image_processor(image, **RAW)["pixel_values"]
+    for name, source in sources.items():
+        np.testing.assert_array_equal(image_processor(source, **RAW)["pixel_values"], expected, err_msg=name)
+    several = image_processor(list(sources.values()), hd=True, **RAW)["pixel_values"]
+    assert several.shape == (5 * len(sources), 3, 24, 24)
+
+
+@pytest.fixture
+def server():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = encode(make_image(0)) if self.path == "/picture.png" else b"no such picture"
+            self.send_response(200 if self.path == "/picture.png" else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_url(image_processor, server):
+    views = image_processor(f"{server}/picture.png", **RAW)["pixel_values"]
+    np.testing.assert_array_equal(views, direct_views(make_image(0), hd=False))
+    with pytest.raises(ValueError, match="missing.png.* cannot be fetched: the server answered 404"):
+        image_processor(f"{server}/missing.png")
+
+
+def test_unreachable_url(image_processor):
+    with pytest.raises(ValueError, match="http://127.0.0.1:9/x.png.* cannot be fetched"):
+        image_processor("http://127.0.0.1:9/x.png")
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
+)
+@pytest.mark.parametrize("hd", [False, True])
+def test_every_mode(image_processor, mode, hd):
+    # Pillow converts to some modes by way of others only
+    route = {"La": ["LA"], "RGBa": ["RGBA"], "PA": ["P"], "LAB": []}.get(mode, [])
+    image = make_image(0)
+    if mode == "LAB":
+        image = Image.merge("LAB", image.split())
+    for step in [*route, mode] if mode != "LAB" else []:
+        image = image.convert(step)
+    assert image.mode == mode
+    views = image_processor(image, hd=hd, **RAW)["pixel_values"]
+    assert views.shape == (5 if hd else 1, 3, 24, 24)
+    if mode in ("RGB", "RGBX", "RGBA"):
+        np.testing.assert_array_equal(views, direct_views(make_image(0), hd))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_grey_modes_keep_their_brightness(image_processor, mode):
+    values = np.tile(np.linspace(0, 1, 24), (24, 1))
+    dtype, scale = {"I;16": (np.uint16, 65535), "I": (np.int32, 65535), "F": (np.float32, 1)}[mode]
+    image = Image.fromarray((values * scale).astype(dtype))
+    assert image.mode == mode
+    views = image_processor(image, **RAW)["pixel_values"]
+    np.testing.assert_allclose(views[0], np.broadcast_to(values * 255, (3, 24, 24)), atol=1.01)
+
+
+def test_exif_rotation(image_processor):
+    upright = make_image(0, 40, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 270 degrees
+    data = encode(upright.rotate(90, expand=True), exif=exif)
+    np.testing.assert_array_equal(
+        image_processor(data, **RAW)["pixel_values"], image_processor(upright, **RAW)["pixel_values"]
+    )
+
+
+def test_first_frame_of_an_animation(image_processor):
+    frames = [Image.new("RGB", (30, 30), color) for color in ("red", "lime", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    opened = Image.open(BytesIO(data))
+    opened.seek(2)
+    for source in (data, opened):
+        assert image_processor(source, **RAW)["pixel_values"][0, :, 12, 12].tolist() == [255, 0, 0]
+
+
+def test_extreme_picture_does_not_fill_the_memory(image_processor):
+    # its square canvas would have 3.6 billion pixels
+    views = image_processor(Image.new("RGB", (60000, 4), "red"), hd=True, **RAW)["pixel_values"]
+    assert views.shape == (5, 3, 24, 24)
+
+
+def damaged_sources(tmp_path):
+    good = encode(make_image(0, 200, 200))
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
+    return {
+        "missing": (tmp_path / "gone.png", "gone.png.* does not exist"),
+        "missing string": (
+            str(tmp_path / "gone.png"),
+            "gone.png.* is neither an existing file, nor a URL, nor base64",
+        ),
+        "empty": (tmp_path / "empty.png", "empty.png.* is not in a format"),
+        "text": (str(tmp_path / "notes.txt"), "notes.txt.* is not in a format"),
+        "truncated": (tmp_path / "cut.png", "cut.png.* cannot be decoded"),
+        "truncated bytes": (good[: len(good) // 2], "bytes.* cannot be decoded"),
+        "number": (7, "int.* is no picture"),
+        "flat array": (np.zeros(5), "shape"),
+        "folder": (tmp_path, "cannot be decoded|is not in a format"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["missing", "missing string", "empty", "text", "truncated", "truncated bytes", "number", "flat array", "folder"],
+)
+def test_bad_picture_is_named(image_processor, tmp_path, name):
+    source, message = damaged_sources(tmp_path)[name]
+    with pytest.raises(ValueError, match=f"image 1 .*{message}"):
+        image_processor([make_image(0), source])
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bomb(image_processor, monkeypatch, tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(encode(Image.new("1", (3000, 3000))))
+    for limit in (8_000_000, 2_000_000):  # Pillow itself warns at the limit and raises at twice the limit
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ValueError, match="bomb.png.*MAX_IMAGE_PIXELS.*bomb"):
+            image_processor(path)
+
+
+def test_save_and_load(image_processor, tmp_path):
+    other = FlashSlothImageProcessor(size={"height": 24, "width": 24}, hd=True, tile_grid=3, fill_color=0)
+    other.save_pretrained(tmp_path)
+    loaded = FlashSlothImageProcessor.from_pretrained(tmp_path)
+    image = make_image(0)
+    views = loaded(image, **RAW)["pixel_values"]
+    assert views.shape == (10, 3, 24, 24) and loaded.num_views() == 10 and loaded.num_views(hd=False) == 1
+    np.testing.assert_array_equal(views, other(image, **RAW)["pixel_values"])

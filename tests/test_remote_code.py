@@ -1,0 +1,195 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+A saved folder works by itself: in a process that cannot import the package, through every Auto class, from a local
+folder and from a Hub cache, and again after a second save.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_image, make_model
+from test_modeling import prepare
+
+
+# What a stranger's process does with a folder (or a Hub name). The finder stands for a machine without the package.
+SCRIPT = """
+import json, os, sys
+
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "flashsloth":
+            raise ModuleNotFoundError("the package is not installed here")
+
+sys.meta_path.insert(0, NoPackage())
+
+import torch
+from PIL import Image
+from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM,
+    AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline)
+
+source, work = sys.argv[1:3]
+out = {}
+
+def load(source):
+    remote = {"trust_remote_code": True}
+    config = AutoConfig.from_pretrained(source, **remote)
+    processor = AutoProcessor.from_pretrained(source, **remote)
+    tokenizer = AutoTokenizer.from_pretrained(source, **remote)
+    image_processor = AutoImageProcessor.from_pretrained(source, **remote)
+    backbone = AutoModel.from_pretrained(source, **remote)
+    causal = AutoModelForCausalLM.from_pretrained(source, **remote)
+    model = AutoModelForImageTextToText.from_pretrained(source, **remote)
+    image = Image.open(os.path.join(work, "picture.png"))
+    chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]}]
+    inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        assert torch.equal(causal(**inputs).logits, logits)
+        hidden = backbone(**inputs).last_hidden_state
+        torch.testing.assert_close(model.lm_head(hidden), logits)
+    assert config.model_type == "flashsloth" and len(tokenizer) == len(processor.tokenizer)
+    assert torch.equal(image_processor(image, return_tensors="pt")["pixel_values"], inputs["pixel_values"])
+    ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1]:]
+    return model, processor, logits, ids
+
+model, processor, logits, ids = load(source)
+again = os.path.join(work, "again")
+model.save_pretrained(again)
+processor.save_pretrained(again)
+_, _, logits_again, ids_again = load(again)
+torch.testing.assert_close(logits, logits_again)
+assert torch.equal(ids, ids_again)
+print(json.dumps({"logits": logits[0, -1].tolist(), "ids": ids.tolist(), "files": sorted(os.listdir(again))}))
+"""
+
+PIPELINE_SCRIPT = """
+import json, os, sys
+
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "flashsloth":
+            raise ModuleNotFoundError("the package is not installed here")
+
+sys.meta_path.insert(0, NoPackage())
+
+from PIL import Image
+from transformers import pipeline
+
+source, work = sys.argv[1:3]
+pipe = pipeline("image-text-to-text", model=source, trust_remote_code=True)
+image = Image.open(os.path.join(work, "picture.png"))
+other = image.rotate(90)
+part = {"type": "text", "text": "What is this?"}
+chats = [
+    [{"role": "user", "content": [{"type": "image", "image": image}, part]}],
+    [{"role": "user", "content": [part]}],
+    [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "image", "image": other}, part]}],
+    [{"role": "user", "content": [{"type": "image", "image": other}, part]}],
+]
+kwargs = {"generate_kwargs": {"max_new_tokens": 8, "do_sample": False}, "return_full_text": False}
+single = [pipe(text=chat, **kwargs)[0]["generated_text"] for chat in chats]
+batched = [row[0]["generated_text"] for row in pipe(text=chats, batch_size=4, **kwargs)]
+hd = [row[0]["generated_text"] for row in pipe(text=chats, batch_size=4, processor_kwargs={"hd": True}, **kwargs)]
+hd_single = [pipe(text=chat, processor_kwargs={"hd": True}, **kwargs)[0]["generated_text"] for chat in chats]
+raw = pipe(images=[image], text="USER: <image>\\nWhat is this?<learnable> ASSISTANT:", **kwargs)[0]["generated_text"]
+print(json.dumps({"single": single, "batched": batched, "hd": hd, "hd_single": hd_single, "raw": raw}))
+"""
+
+
+def run(script, *args, **env):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **env}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=args[-1],
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def folder(processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    make_model().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    make_image(0).save(tmp_path / "picture.png")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def expected(processor):
+    model = make_model()
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": make_image(0)}, {"type": "text", "text": "What is this?"}],
+        }
+    ]
+    inputs = prepare(processor, chat)
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, -1]
+    return logits, model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+
+
+def put_into_hub_cache(folder: Path, cache: Path, repo_id: str):
+    """The layout that huggingface_hub leaves after a download: blobs, a snapshot of links, a ref."""
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repo = cache / ("models--" + repo_id.replace("/", "--"))
+    for part in ("blobs", f"snapshots/{revision}", "refs"):
+        (repo / part).mkdir(parents=True)
+    (repo / "refs" / "main").write_text(revision)
+    for path in folder.iterdir():
+        blob = repo / "blobs" / path.name
+        blob.write_bytes(path.read_bytes())
+        (repo / "snapshots" / revision / path.name).symlink_to(blob)
+
+
+@pytest.mark.parametrize("source", ["folder", "hub cache"])
+def test_loads_without_the_package(folder, work, expected, source):
+    name, env = folder, {"HF_HOME": str(work / "home"), "HF_MODULES_CACHE": str(work / "modules")}
+    if source == "hub cache":
+        name = "someone/flashsloth"
+        env["HF_HUB_CACHE"] = str(work / "hub")
+        put_into_hub_cache(folder, work / "hub", name)
+    result = run(SCRIPT, name, work, **env)
+    logits, ids = expected
+    torch.testing.assert_close(torch.tensor(result["logits"]), logits, atol=1e-4, rtol=1e-4)
+    assert result["ids"] == ids.tolist()
+    code = {f"{part}_flashsloth.py" for part in ("configuration", "modeling", "processing", "image_processing")}
+    assert code | {"chat_template.jinja", "generation_config.json", "model.safetensors"} <= set(result["files"])
+
+
+def test_auto_map_names_every_auto_class(folder):
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert set(auto_map) == {
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForCausalLM",
+        "AutoModelForImageTextToText",
+        "AutoModelForMultimodalLM",
+    }
+    assert "AutoProcessor" in json.loads((folder / "processor_config.json").read_text())["auto_map"]
+
+
+def test_pipeline_batches_equal_singles(folder, work):
+    result = run(PIPELINE_SCRIPT, folder, work, HF_HOME=str(work / "home"), HF_MODULES_CACHE=str(work / "modules"))
+    assert result["batched"] == result["single"]
+    assert result["hd"] == result["hd_single"]
+    assert len(set(result["single"])) == 4 and result["hd"][0] != result["single"][0]
+    assert result["hd"][1] == result["single"][1]
+    assert result["raw"]
