@@ -22,7 +22,7 @@ from flashsloth.convert.folders import (
     write_model_folder,
 )
 from flashsloth.convert.published_config import ORIGIN_FIELDS, read_vision_fields
-from flashsloth.convert.tensors import Checkpoint, LazyTensor, read_json
+from flashsloth.convert.tensors import Checkpoint, LazyTensor, one_line, read_json
 from flashsloth.convert.tokens import add_special_tokens, base_vocabulary_size, load_tokenizer, token_id_fields
 
 
@@ -140,7 +140,9 @@ def compose(
                 **token_ids,
             )
         except StrictDataclassError as error:
-            raise ValueError(f"{language_folder} and {vision_folder} do not fit: {error}") from error
+            raise ValueError(
+                f"{language_folder} and {vision_folder} do not fit: {one_line(error.__cause__)}"
+            ) from error
 
         generator = torch.Generator().manual_seed(seed)
         shapes = expected_shapes(config)
@@ -179,7 +181,7 @@ def find_backbone(name) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=BACKBONE_FILES))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(f"{name} is no folder, and not to be had from the Hub either: {error}") from error
+        raise ValueError(f"{name} is no folder, and not to be had from the Hub either: {one_line(error)}") from error
 
 
 def read_text_config(folder: Path) -> PreTrainedConfig:
@@ -188,7 +190,7 @@ def read_text_config(folder: Path) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, KeyError, StrictDataclassError) as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error
+        raise ValueError(f"{folder / 'config.json'} cannot be read: {one_line(error)}") from error
     if config.sub_configs:
         raise ValueError(f"{folder} is a {config.model_type!r} model of several parts, not a language model alone.")
     fields = {name: value for name, value in config.to_dict().items() if name not in ORIGIN_FIELDS}

@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PhiConfig, SiglipVisionConfig
 
 from flashsloth import FlashSlothConfig
-from flashsloth.convert.tensors import LazyTensor, read_json
+from flashsloth.convert.tensors import LazyTensor, one_line, read_json
 
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ def config_from_published(
             **FIXED_FIELDS,
         )
     except StrictDataclassError as error:
-        raise ValueError(f"The published config.json does not describe a FlashSloth: {error}") from error
+        raise ValueError(
+            f"The published config.json does not describe a FlashSloth: {one_line(error.__cause__)}"
+        ) from error
 
 
 def infer_vision_config(published: dict, checkpoint: Mapping[str, LazyTensor], vision_config) -> SiglipVisionConfig:
@@ -158,7 +160,7 @@ def num_vision_layers(published: dict, checkpoint: Mapping[str, LazyTensor]) -> 
     depth = max(layers) + 1
     if f"{VISION}post_layernorm.weight" in checkpoint:
         # a tower as SigLIP has it; the index counts hidden states, of which there is one more than layers
-        return depth + 1 + published["mm_vision_select_layer"]
+        return depth + 1 + published.get("mm_vision_select_layer", -2)
     return depth
 
 

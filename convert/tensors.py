@@ -139,6 +139,11 @@ def read_json(file: Path) -> dict:
     return content
 
 
+def one_line(error: Exception) -> str:
+    """A library's error message without line breaks, to be quoted in one of ours."""
+    return " ".join(str(error).split())
+
+
 def write_json(content: dict, file: Path) -> None:
     """Writes JSON as `save_pretrained` does."""
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -148,7 +153,9 @@ def _open_safetensors(file: Path) -> Iterator[tuple[str, LazyTensor]]:
     try:
         opened = safe_open(file, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or no safetensors file ({error}). Download it again.") from error
+        raise ValueError(
+            f"{file} is damaged or no safetensors file ({one_line(error)}). Download it again."
+        ) from error
     # `keys()` is sorted by name; the order in the file is faster to read.
     for name in opened.offset_keys():
         header = opened.get_slice(name)
@@ -162,7 +169,7 @@ def _open_pytorch(file: Path) -> Iterator[tuple[str, LazyTensor]]:
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error).partition(". ")[0]  # what follows advises to load it unsafely
         raise ValueError(f"{file} cannot be read as plain tensors ({reason}). Use a safetensors version.") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{file} must hold a dictionary of tensors.")

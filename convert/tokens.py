@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flashsloth import FlashSlothConfig
+from flashsloth.convert.tensors import one_line
 from flashsloth.processing_flashsloth import (
     END_TOKEN,
     ESCAPE,
@@ -48,7 +49,7 @@ def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"The tokenizer in {folder} cannot be read: {error}") from error
+        raise ValueError(f"The tokenizer in {folder} cannot be read: {one_line(error)}") from error
 
 
 def load_own_tokenizer(folder) -> PreTrainedTokenizerBase:

@@ -3,6 +3,7 @@
 
 import json
 import math
+import shutil
 
 import golden_checkpoint
 import pytest
@@ -205,8 +206,9 @@ def test_options(backbones, tmp_path):
 def test_sizes_that_do_not_fit(options, message, backbones, tmp_path):
     make, _, vision_folder = backbones
     _, language_folder = make()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         compose(language_folder, vision_folder, tmp_path / "new", **{**OPTIONS, **options})
+    assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,6 +225,23 @@ def test_wrong_backbones(backbones, tmp_path):
     with pytest.raises(ValueError, match="no/such folder is no folder, and not to be had from the Hub"):
         compose("no/such folder", vision_folder, tmp_path / "new", **OPTIONS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hub_ids_come_from_the_cache(backbones, tmp_path, monkeypatch):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    for name, folder in (("language", language_folder), ("vision", vision_folder)):
+        cached = tmp_path / "cache" / f"models--someone--{name}"
+        shutil.copytree(folder, cached / "snapshots" / "0123")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    cached = compose("someone/language", "someone/vision", tmp_path / "cached", **OPTIONS)
+    local = compose(language_folder, vision_folder, tmp_path / "local", **OPTIONS)
+    assert (cached / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="someone/else is no folder, and not to be had from the Hub") as error:
+        compose("someone/else", "someone/vision", tmp_path / "new", **OPTIONS)
+    assert "\n" not in str(error.value)
 
 
 def test_composed_model_has_a_published_form(backbones, tmp_path):
