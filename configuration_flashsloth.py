@@ -32,7 +32,8 @@ class FlashSlothConfig(PreTrainedConfig):
             How a region of patches becomes one visual token: `"attention"` (Spatial Attention Pooling, paper section
             3.2), `"average"`, or `"none"` (every patch is a visual token).
         pooling_size (`int`, *optional*, defaults to 3):
-            Side of the square region, in patches; 3 turns 27 x 27 patches into 9 x 9 visual tokens (paper section 3.2).
+            Side of the square region, in patches; 3 turns 27 x 27 patches into 9 x 9 visual tokens (paper section
+            3.2).
         pooling_dropout (`float`, *optional*, defaults to 0.1):
             Dropout probability inside the pooling's score network, active in training only (published code). A
             checkpoint converted for exact comparison sets it to 0.
@@ -74,7 +75,8 @@ class FlashSlothConfig(PreTrainedConfig):
             Phi-2's `<|endoftext|>`; prompts do not start with it.
 
     Raises:
-        ValueError: If two fields contradict each other; the message holds both values.
+        huggingface_hub.errors.StrictDataclassError: If two fields contradict each other. The message is that of the
+            `ValueError` behind it, and holds both values.
 
     Example:
 

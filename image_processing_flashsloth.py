@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub.utils import httpx
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import to_pil_image
@@ -167,7 +167,9 @@ def _tiles(image: Image.Image, view_size: tuple[int, int], grid: int, fill_color
 
 def _fetch_nested(images, label: str):
     if isinstance(images, (list, tuple)):
-        return [_fetch_nested(image, f"{label} {index}") for index, image in enumerate(images)]
+        by_prompt = any(isinstance(image, (list, tuple)) for image in images)
+        labels = (f"prompt {index}'s image" if by_prompt else f"{label} {index}" for index in range(len(images)))
+        return [_fetch_nested(image, name) for image, name in zip(images, labels, strict=True)]
     if getattr(images, "ndim", 0) == 4:  # a batch as one array
         return _fetch_nested(list(images), label)
     return _fetch_one(images, label)
@@ -193,7 +195,9 @@ def _fetch_one(source, label: str) -> Image.Image:
         _check_size(image, name)
         if isinstance(image, ImageFile.ImageFile):
             image.seek(0)  # the first frame of an animation
-        image = ImageOps.exif_transpose(image)
+        image.load()  # decodes: what is damaged fails here
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
     except FileNotFoundError as error:
         raise ValueError(f"{name} does not exist: check the path.") from error
@@ -253,8 +257,8 @@ def _check_size(image: Image.Image, name: str):
 
 def _bomb_message(name: str) -> str:
     return (
-        f"{name} has more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS} pixels and may be a decompression "
-        "bomb: make it smaller, or raise that limit if you trust it."
+        f"{name} has more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS} pixels and may be a "
+        "decompression bomb: make it smaller, or raise that limit if you trust it."
     )
 
 
@@ -268,7 +272,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((values * 255 if values.max() <= 1 else values).clip(0, 255).astype(np.uint8))
     elif image.mode == "La":  # Pillow knows the way from here to LA only
         image = image.convert("LA")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 FlashSlothImageProcessor.register_for_auto_class("AutoImageProcessor")

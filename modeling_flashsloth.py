@@ -262,6 +262,8 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
 class FlashSlothModel(FlashSlothPreTrainedModel):
     """The multimodal backbone: everything but the language-model head."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # a generating model's folder loads as a backbone
+
     def __init__(self, config: FlashSlothConfig):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
@@ -273,7 +275,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if config.num_query_tokens:
             self.query_tokens = QueryTokens(config.num_query_tokens, config.text_config.hidden_size)
             self.embedded_query = EmbeddedQuery(config)
-            # A hook leaves the decoder's own code, its caches and its checkpointing as they are (see _look_at_patches).
+            # A hook leaves the decoder's own code, its caches and its checkpointing as they are.
             query_layer = self.language_model.layers[config.query_layer]
             query_layer.register_forward_pre_hook(self._look_at_patches, with_kwargs=True)
         self.post_init()
@@ -355,8 +357,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             ((num_tokens == num_features) | ((num_tokens < num_features) & (past_length > 0))).all(),
             lambda: (
                 f"Image features and image tokens do not match: the rows' prompts hold {num_tokens.tolist()} "
-                f"image tokens, their images make {num_features.tolist()}. Pass input_ids, pixel_values and view_mask as "
-                "the processor returned them, untruncated."
+                f"image tokens, their images make {num_features.tolist()}. Pass input_ids, pixel_values and "
+                "view_mask as the processor returned them, untruncated."
             ),
         )
         image_count = image_count + (num_features - num_tokens).unsqueeze(-1)
@@ -516,8 +518,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if features is not None and features.pooler_output is not None:
             if features.last_hidden_state is None or features.view_mask is None:
                 raise ValueError(
-                    "mm_encoder_outputs lack last_hidden_state or view_mask: pass what get_image_features returned, and "
-                    "no prefill_chunk_size (an instruction and its query tokens must come in one piece)."
+                    "mm_encoder_outputs lack last_hidden_state or view_mask: pass what get_image_features returned, "
+                    "and no prefill_chunk_size (an instruction and its query tokens must come in one piece)."
                 )
             return features
         # one token is a decoding step; looking at it would make the device wait for the host

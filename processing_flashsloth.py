@@ -234,7 +234,7 @@ class FlashSlothProcessor(ProcessorMixin):
         return self._special_token.sub(lambda match: match.group()[0] + ESCAPE + match.group()[1:], text)
 
     def _check_images(self, images, text: list[str]) -> list[int]:
-        """Returns how many pictures each prompt takes; raises if their numbers differ from the prompts' placeholders."""
+        """Returns how many pictures each prompt takes; raises if they differ from the prompts' placeholders."""
         wanted = [prompt.count(IMAGE_TOKEN) for prompt in text]
         remedy = f"Put one {IMAGE_TOKEN} into the prompt for each of its images."
         if isinstance(images, list) and images and all(isinstance(row, (list, tuple)) for row in images):
@@ -280,8 +280,8 @@ class FlashSlothProcessor(ProcessorMixin):
             num_tokens = int((ids != self.tokenizer.pad_token_id).sum())
             if num_tokens > limit:
                 raise ValueError(
-                    f"Prompt {index} has {num_tokens} tokens, but the decoder has {limit} positions: shorten the text, "
-                    "or use fewer images or hd=False."
+                    f"Prompt {index} has {num_tokens} tokens, but the decoder has {limit} positions: shorten the "
+                    "text, or use fewer images or hd=False."
                 )
             if int((ids == self.image_token_id).sum()) != prompt.count(IMAGE_TOKEN):
                 raise ValueError(

@@ -121,9 +121,7 @@ def model() -> FlashSlothForCausalLM:
 @pytest.fixture(scope="session")
 def processor() -> FlashSlothProcessor:
     image_processor = FlashSlothImageProcessor(size={"height": 24, "width": 24})
-    return FlashSlothProcessor(
-        image_processor, make_tokenizer(), num_visual_tokens=4, num_query_tokens=NUM_QUERY_TOKENS
-    )
+    return FlashSlothProcessor(image_processor, make_tokenizer(), 4, NUM_QUERY_TOKENS)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ def test_decode_compiles_without_a_graph_break(model, processor, chats):
     expected = model.generate(**inputs, max_new_tokens=6, do_sample=False)
     cache = StaticCache(config=model.config.text_config, max_cache_len=inputs["input_ids"].shape[1] + 6)
     with torch.no_grad():
-        out = model(**inputs, past_key_values=cache, use_cache=True)
+        position_ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        out = model(**inputs, position_ids=position_ids, past_key_values=cache, use_cache=True)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         mask = inputs["attention_mask"]
         ids = []

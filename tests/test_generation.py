@@ -4,6 +4,7 @@
 import pytest
 import torch
 from conftest import assistant, make_image, make_model, user
+from torch.nn import functional as F
 from transformers import DynamicCache, TextIteratorStreamer
 
 
@@ -61,15 +62,11 @@ def test_standard_and_hd_views_in_one_batch(model, processor, chats):
     missing = length - standard["input_ids"].shape[1]
     pad = model.config.pad_token_id
     mixed = {
-        "input_ids": torch.cat(
-            [torch.nn.functional.pad(standard["input_ids"], (missing, 0), value=pad), hd["input_ids"]]
-        ),
-        "attention_mask": torch.cat(
-            [torch.nn.functional.pad(standard["attention_mask"], (missing, 0)), hd["attention_mask"]]
-        ),
+        "input_ids": torch.cat([F.pad(standard["input_ids"], (missing, 0), value=pad), hd["input_ids"]]),
+        "attention_mask": torch.cat([F.pad(standard["attention_mask"], (missing, 0)), hd["attention_mask"]]),
         "pixel_values": torch.cat([standard["pixel_values"], hd["pixel_values"]]),
         # a pipeline pads on the tokenizer's side, which is the left
-        "view_mask": torch.cat([torch.nn.functional.pad(standard["view_mask"], (9, 0)), hd["view_mask"]]),
+        "view_mask": torch.cat([F.pad(standard["view_mask"], (9, 0)), hd["view_mask"]]),
     }
     rows = answer(model, mixed)
     assert until_end(rows[0], model.config) == until_end(answer(model, standard)[0], model.config)

@@ -15,6 +15,7 @@ from PIL import Image
 from flashsloth import FlashSlothImageProcessor, image_processing_flashsloth
 
 
+MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
 RAW = {"do_rescale": False, "do_normalize": False}
 
 
@@ -117,9 +118,7 @@ def test_unreachable_url(image_processor):
         image_processor("http://127.0.0.1:9/x.png")
 
 
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
-)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("hd", [False, True])
 def test_every_mode(image_processor, mode, hd):
     # Pillow converts to some modes by way of others only
@@ -180,7 +179,7 @@ def damaged_sources(tmp_path):
         "missing": (tmp_path / "gone.png", "gone.png.* does not exist"),
         "missing string": (
             str(tmp_path / "gone.png"),
-            "gone.png.* is neither an existing file, nor a URL, nor base64",
+            "gone.png.* is neither an existing file, nor a URL",
         ),
         "empty": (tmp_path / "empty.png", "empty.png.* is not in a format"),
         "text": (str(tmp_path / "notes.txt"), "notes.txt.* is not in a format"),

@@ -78,9 +78,8 @@ def test_batch_is_padded_on_the_left_and_counts_views_by_row(processor, chats):
     for row, name in enumerate(names):
         single = tokens(processor, chats[name], hd=True)["input_ids"][0]
         assert torch.equal(batch["input_ids"][row, -len(single) :], single)
-        assert batch["attention_mask"][row].tolist() == [0] * (len(batch["input_ids"][row]) - len(single)) + [1] * len(
-            single
-        )
+        mask = batch["attention_mask"][row]
+        assert mask.tolist() == [0] * (len(mask) - len(single)) + [1] * len(single)
 
 
 def test_images_only(processor):
@@ -133,7 +132,7 @@ def test_assistant_mask_is_exact(processor, hd):
         (
             3,
             ["<image>a", "<image><image>b", "<image>"],
-            "4 <image> .prompt 0: 1, prompt 1: 2, prompt 2: 1., but .* 3 images",
+            "4 <image> .prompt 0: 1, prompt 1: 2, prompt 2: 1.*3 images",
         ),
         ([1, 1], ["<image>a", "<image><image>b"], "Prompt 1 has 2 <image>, but 1 images"),
         ([1], ["<image>a", "b"], "images for 1 prompts, but 2 prompts"),

@@ -46,7 +46,8 @@ def load(source):
     causal = AutoModelForCausalLM.from_pretrained(source, **remote)
     model = AutoModelForImageTextToText.from_pretrained(source, **remote)
     image = Image.open(os.path.join(work, "picture.png"))
-    chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]
+    chat = [{"role": "user", "content": content}]
     inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
         return_tensors="pt")
     with torch.no_grad():
