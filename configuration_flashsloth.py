@@ -73,6 +73,8 @@ class FlashSlothConfig(PreTrainedConfig):
             A token of its own: padding with the end token would freeze that token's embedding.
         bos_token_id (`int`, *optional*, defaults to 50256):
             Phi-2's `<|endoftext|>`; prompts do not start with it.
+        original_config (`dict`, *optional*):
+            The published `config.json` that a converted checkpoint came with, for `flashsloth convert --to-original`.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: If two fields contradict each other. The message is that of the
@@ -144,6 +146,7 @@ class FlashSlothConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 50296
     pad_token_id: int | None = 50298
     bos_token_id: int | None = 50256
+    original_config: dict | None = None
 
     def __post_init__(self, **kwargs):
         kwargs.setdefault("auto_map", dict(AUTO_MAP))

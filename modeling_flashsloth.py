@@ -369,7 +369,12 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         return inputs_embeds, (image_count + tokens_per_view - 1) // tokens_per_view
 
     def _query_context(
-        self, input_ids: torch.Tensor, features: FlashSlothImageFeatures, num_views: torch.Tensor, **kwargs
+        self,
+        input_ids: torch.Tensor,
+        features: FlashSlothImageFeatures,
+        num_views: torch.Tensor,
+        past_length: int | torch.Tensor,
+        output_attentions: bool,
     ) -> QueryContext:
         """
         Finds what every query token may see. Its instruction is the text between the last image or the last `</s>`
@@ -378,6 +383,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
         Args:
             num_views (`torch.LongTensor` of shape `(B, L)`): how many of its row's views stand before a position.
+            past_length (`int` or `torch.Tensor`): positions in the cache.
         """
         config = self.config
         position = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -388,9 +394,9 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         def last(marker, length):  # position after the last marker and `length` further tokens
             return torch.where(marker, position + 1 + length, 0).cummax(dim=-1).values
 
-        # Input that continues a cache is taken to start right after </s>, as a chat's next turn does.
         turn_start = last(_is_any_of(input_ids, config.eos_token_id), config.turn_prefix_length)
-        turn_start = turn_start.clamp(min=config.turn_prefix_length)
+        # Input that continues a cache is taken to start right after </s>, as a chat's next turn does.
+        turn_start = turn_start.clamp(min=(past_length > 0) * config.turn_prefix_length)
         start = torch.maximum(turn_start, last(is_image, config.image_suffix_length)).unsqueeze(-1)
         slot_start = (position - (input_ids - config.first_query_token_id)).unsqueeze(-1)
         turn_mask = is_text.unsqueeze(1) & (position < slot_start) & (position >= turn_start.unsqueeze(-1))
@@ -405,7 +411,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             is_looking=(is_query & (num_views > 0)).unsqueeze(-1),
             instruction_mask=instruction_mask,
             patch_mask=view_mask.repeat_interleave(patches.shape[2], dim=-1),
-            **kwargs,
+            output_attentions=output_attentions,
         )
 
     def _look_at_patches(self, decoder_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -472,7 +478,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             # a sequence shorter than a slot holds none: decoding with images passed anew costs nothing
             if self.config.num_query_tokens and input_ids.shape[1] >= self.config.num_query_tokens:
                 query_context = self._query_context(
-                    input_ids, features, num_views, output_attentions=output_query_attentions
+                    input_ids, features, num_views, past_length, output_query_attentions
                 )
                 kwargs["query_context"] = query_context
 

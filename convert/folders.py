@@ -17,6 +17,7 @@ from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageP
 from flashsloth.convert.tensors import LazyTensor, write_tensors
 
 
+MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
 MAX_LISTED = 20  # tensors named per kind of mistake; the rest is counted
 
 
@@ -130,6 +131,7 @@ def write_model_folder(
         pad_token_id=config.pad_token_id,
         suppress_tokens=config.placeholder_token_ids,
         do_sample=False,
+        max_new_tokens=MAX_NEW_TOKENS,
     ).save_pretrained(folder)
     image_size = config.vision_config.image_size
     FlashSlothProcessor(

@@ -59,10 +59,33 @@ def test_prefill_exports(model, batch):
         )
 
 
-def test_text_step_exports():
+class DecodeStep(torch.nn.Module):
+    """One token with a static cache, whose tensors are buffers as an exported program needs them."""
+
+    def __init__(self, model, cache):
+        super().__init__()
+        self.model, self.cache = model, cache
+        for index, layer in enumerate(cache.layers):
+            self.register_buffer(f"keys_{index}", layer.keys)
+            self.register_buffer(f"values_{index}", layer.values)
+            self.register_buffer(f"length_{index}", layer.cumulative_length)
+
+    def forward(self, input_ids, position_ids):
+        return self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=self.cache).logits
+
+
+def test_decode_step_exports(processor, chats):
     model = make_model()
-    ids = torch.tensor([[65, 66, 67]])
-    program = torch.export.export(model, (), kwargs={"input_ids": ids, "use_cache": False})
+    inputs = prepare(processor, chats["one image"])
+    length = inputs["input_ids"].shape[1]
+    step = (torch.tensor([[65]]), torch.tensor([[length]]))
     with torch.no_grad():
-        exported = program.module()(input_ids=ids, use_cache=False).logits
-        torch.testing.assert_close(exported, model(ids).logits, atol=1e-5, rtol=1e-5)
+        caches = [StaticCache(config=model.config.text_config, max_cache_len=length + 4) for _ in range(2)]
+        for cache in caches:
+            model(**inputs, past_key_values=cache)
+        expected = model(input_ids=step[0], position_ids=step[1], past_key_values=caches[0]).logits
+        exported = torch.export.export(DecodeStep(model, caches[1]), step).module()
+        for name, buffer in exported.named_buffers():
+            if name.startswith("length"):
+                buffer.fill_(length)  # tracing has counted its own step
+        torch.testing.assert_close(exported(*step), expected, atol=1e-5, rtol=1e-5)
