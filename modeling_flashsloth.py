@@ -314,10 +314,10 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         visual_tokens, weights = self.pooling(patches)
         view_index, view_mask = _rows_of_views(view_mask, num_views)
         return FlashSlothImageFeatures(
-            last_hidden_state=patches[view_index],
-            pooler_output=self.multi_modal_projector(visual_tokens)[view_index],
+            last_hidden_state=_by_row(patches, view_index),
+            pooler_output=_by_row(self.multi_modal_projector(visual_tokens), view_index),
             view_mask=view_mask,
-            pooling_weights=None if weights is None else weights[view_index],
+            pooling_weights=None if weights is None else _by_row(weights, view_index),
         )
 
     def _embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -662,6 +662,13 @@ def _rows_of_views(view_mask: torch.Tensor, num_views: int) -> tuple[torch.Tenso
     column = torch.arange(view_mask.shape[1], device=view_mask.device)
     first_view = views_per_row.cumsum(dim=0) - views_per_row
     return (first_view + column).clamp(max=num_views - 1), (column < views_per_row).long()
+
+
+def _by_row(tensor: torch.Tensor, view_index: torch.Tensor) -> torch.Tensor:
+    """`(N, ...)` to `(B, V, ...)`. Where no row is padded, the order stays as it is and nothing is copied."""
+    if view_index.numel() == tensor.shape[0]:
+        return tensor.unflatten(0, view_index.shape)
+    return tensor[view_index]
 
 
 def _is_any_of(input_ids: torch.Tensor, token_ids: int | list[int]) -> torch.Tensor:

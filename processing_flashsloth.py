@@ -177,6 +177,7 @@ class FlashSlothProcessor(ProcessorMixin):
             ValueError: If a conversation is empty, its roles do not alternate, or a message is empty or of an unknown
                 kind.
         """
+        kwargs.pop("sanitize_control_tokens", None)  # is always done here, and with exact assistant masks
         if hd is not None:
             kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "hd": hd}
         if not isinstance(conversation, (list, tuple)) and not hasattr(conversation, "messages"):

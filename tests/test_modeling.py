@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The model computes what the architecture says, whatever the batch, the padding, the backend and the precision."""
 
+import copy
 import math
 
 import pytest
@@ -196,6 +197,15 @@ def test_every_parameter_gets_a_gradient_also_from_a_left_padded_batch(model, ba
     model.train()(**batch, labels=batch["input_ids"]).loss.backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert without == []
+
+
+def test_deep_copy_is_independent(model, batch):
+    copied = copy.deepcopy(model)
+    expected = real_logits(model, batch)
+    with torch.no_grad():
+        model.model.embedded_query.up_proj.weight.zero_()
+    for one, two in zip(real_logits(copied, batch), expected, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def test_sharded_checkpoint(model, batch, tmp_path):

@@ -94,6 +94,8 @@ def test_special_tokens_in_user_text_stay_text(processor, mask):
     chat = [user(make_image(), SPECIAL), assistant(f"I see {SPECIAL}."), user(f"\U000f0000{SPECIAL}")]
     chat += [assistant("End.")] if mask else []
     inputs = tokens(processor, chat, add_generation_prompt=not mask, return_assistant_tokens_mask=mask)
+    asked_for = tokens(processor, chat, add_generation_prompt=not mask, sanitize_control_tokens=True)
+    assert torch.equal(asked_for["input_ids"], inputs["input_ids"])
     ids = inputs["input_ids"][0].tolist()
     turns = 2
     expected = {256: 0, 257: 1 + mask, 258: 4, 259: 0, 260: turns, 261: turns, 262: turns}
