@@ -21,7 +21,7 @@ from flashsloth.convert import compose
 from flashsloth.convert.folders import new_folder
 from flashsloth.train.sft import read_config, train_stage
 from flashsloth.train.tiny.curves import draw_curves
-from flashsloth.train.tiny.data import make_dataset
+from flashsloth.train.tiny.data import in_batches_of_similar_length, make_dataset
 from flashsloth.train.tiny.evaluate import evaluate
 from flashsloth.train.tiny.language import train_language_model
 from flashsloth.train.tiny.tokenizer import train_tokenizer
@@ -31,7 +31,7 @@ from flashsloth.train.tiny.tower import train_tower
 logger = logging.getLogger("flashsloth.train.tiny")
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-STAGES = ("captions", "questions", "hd")  # by the data set they learn from
+STAGES = {"stage1": "captions", "stage2": "questions", "hd": "hd"}  # and the set each learns from
 
 
 def make_backbones(settings: dict, work: Path) -> None:
@@ -50,11 +50,13 @@ def make_backbones(settings: dict, work: Path) -> None:
 
 def make_data(settings: dict, work: Path) -> None:
     """The sets that the stages read."""
-    for name in STAGES:
+    for stage, name in STAGES.items():
         if not (work / "data" / name).exists():
             logger.info("data: %s", name)
+            batch_size = read_config(CONFIGS / f"tiny_{stage}.yaml", [])[1].per_device_train_batch_size
+            rows = make_dataset(name, "train", settings["rows"][name])
             with new_folder(work / "data" / name) as folder:
-                make_dataset(name, "train", settings["rows"][name]).save_to_disk(folder)
+                in_batches_of_similar_length(rows, batch_size, settings["seed"]).save_to_disk(folder)
 
 
 def export(source: Path, destination: Path) -> None:
@@ -89,11 +91,10 @@ def main() -> None:
             work / "language_model", work / "tower", work / "composed", vision_feature_layer=-1, **settings["compose"]
         )
     start = work / "composed"
-    for name in ("stage1", "stage2", "hd"):
+    for name, data in STAGES.items():
         logger.info("%s", name)
         stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", [])
-        data = work / "data" / Path(stage.dataset).name
-        stage.model, stage.dataset, config.output_dir = str(start), str(data), str(work / name)
+        stage.model, stage.dataset, config.output_dir = str(start), str(work / "data" / data), str(work / name)
         start = train_stage(stage, config)
     draw_curves(work, work / "curves.png")
     checkpoints = {"standard": parsed.export / "flashsloth-tiny", "HD": parsed.export / "flashsloth-tiny-hd"}

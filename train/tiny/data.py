@@ -131,3 +131,27 @@ def make_dataset(name: str, split: str, rows: int) -> Dataset:
     """
     features = EXAM if name in ("exam", "small_text") else TRAINING
     return Dataset.from_list([ROWS[name](split, index) for index in range(rows)], features=features)
+
+
+def in_batches_of_similar_length(dataset: Dataset, batch_size: int, seed: int, window: int = 16) -> Dataset:
+    """
+    Orders rows so that each batch read in sequence holds conversations of similar length, which saves padding.
+
+    Args:
+        dataset (`Dataset`): Rows in random order.
+        batch_size (`int`): Rows per batch.
+        seed (`int`): Of the order of the batches.
+        window (`int`, *optional*, defaults to 16): Rows move within so many batches only.
+    """
+    rng = random.Random(seed)
+    lengths = [
+        sum(len(part["text"] or "") for message in messages for part in message["content"])
+        for messages in dataset["messages"]
+    ]
+    order = []
+    for start in range(0, len(dataset), window * batch_size):
+        rows = sorted(range(start, min(start + window * batch_size, len(dataset))), key=lengths.__getitem__)
+        batches = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+        rng.shuffle(batches)
+        order += [row for batch in batches for row in batch]
+    return dataset.select(order)
