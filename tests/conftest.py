@@ -108,9 +108,16 @@ def assistant(text: str) -> dict:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
-@pytest.fixture
-def config() -> FlashSlothConfig:
-    return make_config()
+def prepare(processor, conversations, **kwargs):
+    """Model inputs for one conversation or a batch, padded; `kwargs` are those of the processor's call."""
+    return processor.apply_chat_template(
+        conversations,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, **kwargs},
+    )
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 
 import pytest
 import torch
-from conftest import make_model
-from test_modeling import prepare
+from conftest import make_model, prepare
 from transformers import StaticCache
 
 

@@ -3,23 +3,12 @@
 
 import pytest
 import torch
-from conftest import assistant, make_image, make_model, user
+from conftest import assistant, make_image, make_model, prepare, user
 from torch.nn import functional as F
 from transformers import DynamicCache, TextIteratorStreamer
 
 
 NEW_TOKENS = 12
-
-
-def prepare(processor, conversations, **kwargs):
-    return processor.apply_chat_template(
-        conversations,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, **kwargs},
-    )
 
 
 def answer(model, inputs, **kwargs):

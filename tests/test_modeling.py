@@ -6,22 +6,11 @@ import math
 
 import pytest
 import torch
-from conftest import make_config, make_image, make_model, user
+from conftest import make_config, make_image, make_model, prepare, user
 from torch.nn import functional as F
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothModel
 from flashsloth.modeling_flashsloth import SpatialPooling
-
-
-def prepare(processor, conversations, **kwargs):
-    return processor.apply_chat_template(
-        conversations,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, **kwargs},
-    )
 
 
 @pytest.fixture

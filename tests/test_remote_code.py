@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_image, make_model
-from test_modeling import prepare
+from conftest import make_image, make_model, prepare, user
 
 
 # What a stranger's process does with a folder (or a Hub name). The finder stands for a machine without the package.
@@ -135,13 +134,7 @@ def work(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def expected(processor):
     model = make_model()
-    chat = [
-        {
-            "role": "user",
-            "content": [{"type": "image", "image": make_image(0)}, {"type": "text", "text": "What is this?"}],
-        }
-    ]
-    inputs = prepare(processor, chat)
+    inputs = prepare(processor, [user(make_image(0), "What is this?")])
     with torch.no_grad():
         logits = model(**inputs).logits[0, -1]
     return logits, model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
