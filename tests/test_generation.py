@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import assistant, make_image, make_model, prepare, user
 from torch.nn import functional as F
-from transformers import DynamicCache, TextIteratorStreamer
+from transformers import CompileConfig, DynamicCache, TextIteratorStreamer
 
 
 NEW_TOKENS = 12
@@ -186,3 +186,17 @@ def test_encoded_images_replace_pixels(model, processor, chats):
     model.model.vision_tower = None  # would fail if anything were encoded again
     for _ in range(2):
         assert torch.equal(answer(model, {**inputs, "mm_encoder_outputs": {"image": features}}), expected)
+
+
+def test_compiled_decode(model, processor, chats):
+    inputs = prepare(processor, [chats["two images"], chats["text only"], chats["turns"]])
+    compile_config = CompileConfig(fullgraph=True, dynamic=False, backend="aot_eager", mode=None)
+    compile_config._compile_all_devices = True  # generate compiles on accelerators only unless told so
+    compiled = answer(model, inputs, cache_implementation="static", compile_config=compile_config)
+    assert torch.equal(compiled, answer(model, inputs))
+    assert model._last_compile_config == compile_config
+
+
+def test_chunked_prefill_is_refused(model, processor, chats):
+    with pytest.raises(ValueError, match="no prefill_chunk_size"):
+        answer(model, prepare(processor, chats["one image"]), prefill_chunk_size=16)
