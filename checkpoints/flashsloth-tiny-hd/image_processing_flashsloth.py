@@ -1,0 +1,280 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Turns pictures of any kind into the views that the vision tower sees: one squashed view, or that and four tiles."""
+
+import base64
+import binascii
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub.utils import httpx
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import to_pil_image
+from transformers.image_utils import PILImageResampling, make_flat_list_of_images
+from transformers.processing_utils import ImagesKwargs
+
+
+URL_TIMEOUT = 30  # seconds
+MAX_BAND_PIXELS = 1 << 24  # rows of the padded square that are held in memory at a time
+
+
+class FlashSlothImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    Args:
+        hd (`bool`, *optional*): whether to add the tiles of the high-resolution model to the standard view.
+        tile_grid (`int`, *optional*): tiles along each side of the padded square.
+        fill_color (`int`, *optional*): grey level, 0 to 255, of the padding around a picture that is not square.
+    """
+
+    hd: bool
+    tile_grid: int
+    fill_color: int
+
+
+class FlashSlothImageProcessor(PilBackend):
+    r"""
+    Makes the views of pictures.
+
+    - standard: the picture squashed to `size`, its aspect ratio not kept (published code);
+    - `hd=True`: the standard view and, behind it, the `tile_grid` x `tile_grid` tiles of `size`, row by row, of the
+      picture centred on a square canvas (published code, FlashSloth-HD).
+
+    Pictures may be PIL images of any mode, arrays, tensors, paths, URLs, data URLs, base64 or bytes. The EXIF rotation
+    is applied, an animation shows its first frame, and transparency is dropped.
+
+    Args:
+        size (`dict`, *optional*, defaults to `{"height": 384, "width": 384}`): size of a view in pixels.
+        hd (`bool`, *optional*, defaults to `False`): whether to add tiles.
+        tile_grid (`int`, *optional*, defaults to 2): tiles along each side (published code).
+        fill_color (`int`, *optional*, defaults to 127): grey level of the canvas (published code).
+
+    Example:
+
+    ```python
+    >>> from flashsloth import FlashSlothImageProcessor
+
+    >>> image_processor = FlashSlothImageProcessor(hd=True)
+    >>> image_processor("examples/scene.png", return_tensors="pt")["pixel_values"].shape
+    torch.Size([5, 3, 384, 384])
+    ```
+    """
+
+    valid_kwargs = FlashSlothImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    size = {"height": 384, "width": 384}
+    resample = PILImageResampling.BICUBIC
+    do_resize = True
+    do_convert_rgb = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    hd = False
+    tile_grid = 2
+    fill_color = 127
+
+    def num_views(self, hd: bool | None = None) -> int:
+        """Views that one picture makes; `None` takes the processor's own default of `hd`."""
+        hd = self.hd if hd is None else hd
+        return 1 + self.tile_grid**2 if hd else 1
+
+    def fetch_images(self, images):
+        """
+        Loads and decodes pictures; nested lists keep their shape.
+
+        Returns:
+            `PIL.Image.Image` of mode RGB, or lists of them.
+
+        Raises:
+            ValueError: If a picture cannot be found, fetched or decoded, or is a decompression bomb. The message says
+                which picture and what to do.
+        """
+        return _fetch_nested(images, label="image")
+
+    def process_image(self, image, **kwargs):
+        return image  # `fetch_images` has made it an RGB picture; arrays are made view by view
+
+    def _preprocess(
+        self,
+        images: list[Image.Image],
+        hd: bool,
+        tile_grid: int,
+        fill_color: int,
+        size,
+        resample,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        return_tensors=None,
+        **kwargs,
+    ) -> BatchFeature:
+        """
+        Returns:
+            `pixel_values` of shape `(views of all pictures, 3, height, width)`, picture after picture: `uint8` without
+            rescaling and normalization, else `float32`.
+        """
+        view_size = (size.width, size.height)
+        views = []
+        for image in images:
+            views.append(image.resize(view_size, resample))
+            if hd:
+                views.extend(_tiles(image, view_size, tile_grid, fill_color, resample))
+        pixel_values = np.zeros((0, size.height, size.width, 3), dtype=np.uint8)
+        if views:
+            pixel_values = np.stack([np.asarray(view) for view in views])
+        pixel_values = np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
+        if do_rescale:
+            pixel_values = pixel_values.astype(np.float32) * np.float32(rescale_factor)
+        if do_normalize:
+            mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
+            pixel_values = (pixel_values - mean) / std
+        return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+    def _prepare_images_structure(self, images, expected_ndims: int = 3) -> list[Image.Image]:
+        images = self.fetch_images(images)
+        return make_flat_list_of_images(images) if images else []
+
+
+def _tiles(image: Image.Image, view_size: tuple[int, int], grid: int, fill_color: int, resample) -> list[Image.Image]:
+    """
+    The tiles of a picture centred on a square canvas of its longer side, resized to `grid` x `grid` views. The canvas
+    is never held whole: a resize works on rows first and then on columns, so that rows can be narrowed band by band
+    with the same result to the pixel. A 60000 x 100 picture would else ask for ten gigabytes.
+    """
+    tile_width, tile_height = view_size
+    width, height = grid * tile_width, grid * tile_height
+    side = max(image.size)
+    fill = (fill_color,) * 3
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    narrow = Image.new("RGB", (width, side), fill)
+    rows_per_band = max(1, MAX_BAND_PIXELS // side)
+    for first in range(0, image.height, rows_per_band):
+        last = min(first + rows_per_band, image.height)
+        band = Image.new("RGB", (side, last - first), fill)
+        band.paste(image.crop((0, first, image.width, last)), (left, 0))
+        narrow.paste(band.resize((width, last - first), resample), (0, top + first))
+    canvas = narrow.resize((width, height), resample)
+    corners = [(column * tile_width, row * tile_height) for row in range(grid) for column in range(grid)]
+    return [canvas.crop((x, y, x + tile_width, y + tile_height)) for x, y in corners]
+
+
+def _fetch_nested(images, label: str):
+    if isinstance(images, (list, tuple)):
+        by_prompt = any(isinstance(image, (list, tuple)) for image in images)
+        labels = (f"prompt {index}'s image" if by_prompt else f"{label} {index}" for index in range(len(images)))
+        return [_fetch_nested(image, name) for image, name in zip(images, labels, strict=True)]
+    if getattr(images, "ndim", 0) == 4:  # a batch as one array
+        return _fetch_nested(list(images), label)
+    return _fetch_one(images, label)
+
+
+def _fetch_one(source, label: str) -> Image.Image:
+    name = f"{label} ({_describe(source)})"
+    try:
+        if isinstance(source, Image.Image):
+            image = source
+        elif isinstance(source, (bytes, bytearray)):
+            image = Image.open(BytesIO(source))
+        elif isinstance(source, Path):
+            image = Image.open(source)
+        elif isinstance(source, str):
+            image = Image.open(_open_string(source, name))
+        elif hasattr(source, "ndim"):
+            image = _from_array(source, name)
+        else:
+            raise ValueError(
+                f"{name} is no picture: pass a PIL image, an array or tensor, a path, a URL, a data URL or bytes."
+            )
+        _check_size(image, name)
+        if isinstance(image, ImageFile.ImageFile):
+            image.seek(0)  # the first frame of an animation
+        image.load()  # decodes: what is damaged fails here
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except FileNotFoundError as error:
+        raise ValueError(f"{name} does not exist: check the path.") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not in a format that Pillow knows: pass a PNG, JPEG or the like.") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(_bomb_message(name)) from error
+    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on damaged data
+        raise ValueError(f"{name} cannot be decoded ({error}): it is truncated or damaged, replace it.") from error
+
+
+def _describe(source) -> str:
+    if isinstance(source, (str, Path)):
+        text = str(source)
+        return text if len(text) <= 100 else text[:60] + "..."
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or "PIL image"
+    return type(source).__name__
+
+
+def _open_string(source: str, name: str):
+    """A path, or a file object with the bytes of a URL, data URL or base64 text."""
+    if source.startswith(("http://", "https://")):
+        try:
+            response = httpx.get(source, timeout=URL_TIMEOUT, follow_redirects=True)
+        except httpx.HTTPError as error:
+            raise ValueError(f"{name} cannot be fetched ({error}): check the address and the connection.") from error
+        if response.status_code != 200:
+            raise ValueError(f"{name} cannot be fetched: the server answered {response.status_code}.")
+        return BytesIO(response.content)
+    if source.startswith("data:"):
+        source = source.partition(",")[2]
+    elif os.path.isfile(source):
+        return source
+    try:
+        return BytesIO(base64.b64decode(source, validate=True))
+    except binascii.Error as error:
+        raise ValueError(f"{name} is neither an existing file, nor a URL, nor base64 data.") from error
+
+
+def _from_array(array, name: str) -> Image.Image:
+    array = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}: pass height x width x channels or channels first.")
+    return to_pil_image(array)
+
+
+def _check_size(image: Image.Image, name: str):
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(_bomb_message(name))
+    if 0 in image.size:
+        raise ValueError(f"{name} has no pixels: its size is {image.width} x {image.height}.")
+
+
+def _bomb_message(name: str) -> str:
+    return (
+        f"{name} has more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS} pixels and may be a "
+        "decompression bomb: make it smaller, or raise that limit if you trust it."
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips integers above 255 to white; these modes hold 16 bits
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values if values.max() <= 255 else values >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        values = np.asarray(image)
+        image = Image.fromarray((values * 255 if values.max() <= 1 else values).clip(0, 255).astype(np.uint8))
+    elif image.mode == "La":  # Pillow knows the way from here to LA only
+        image = image.convert("LA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+FlashSlothImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["FlashSlothImageProcessor"]

@@ -1,0 +1,40 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The shipped checkpoints: complete, small, and as good as the README's table says, on a sample of it."""
+
+import pytest
+
+from flashsloth.train.tiny.evaluate import CHECKPOINTS, Outcome, by_kind, load, table
+
+
+NAMES = ("flashsloth-tiny", "flashsloth-tiny-hd")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return {name: load(CHECKPOINTS / name) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_is_complete_and_small(name):
+    files = {file.name for file in (CHECKPOINTS / name).iterdir()}
+    assert files >= {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "configuration_flashsloth.py",
+        "modeling_flashsloth.py",
+        "processing_flashsloth.py",
+        "image_processing_flashsloth.py",
+    }
+    assert sum(file.stat().st_size for file in (CHECKPOINTS / name).iterdir()) <= 16e6
+
+
+def test_table_shows_every_kind_once():
+    outcomes = [Outcome("color", "red", "red"), Outcome("color", "red", "blue"), Outcome("word", "cat", "cat")]
+    assert by_kind(outcomes) == {"all": pytest.approx(200 / 3), "color": 50, "word": 100}
+    lines = table({"standard": by_kind(outcomes), "HD": {"all": 90.0, "small text": 80.0}}).splitlines()
+    assert lines[0] == "| questions | standard | HD |"
+    assert "| all | 66.7 | 90.0 |" in lines and "| small text |  | 80.0 |" in lines
