@@ -3,7 +3,8 @@
 
 import pytest
 
-from flashsloth.train.tiny.evaluate import CHECKPOINTS, Outcome, by_kind, load, table
+from flashsloth.train.tiny.data import make_dataset
+from flashsloth.train.tiny.evaluate import CHECKPOINTS, Outcome, accuracy, by_kind, examine, load, table
 
 
 NAMES = ("flashsloth-tiny", "flashsloth-tiny-hd")
@@ -38,3 +39,15 @@ def test_table_shows_every_kind_once():
     lines = table({"standard": by_kind(outcomes), "HD": {"all": 90.0, "small text": 80.0}}).splitlines()
     assert lines[0] == "| questions | standard | HD |"
     assert "| all | 66.7 | 90.0 |" in lines and "| small text |  | 80.0 |" in lines
+
+
+def test_the_standard_checkpoint_answers_a_sample_of_the_heldout_questions(loaded):
+    exam = make_dataset("exam", "heldout", 90)
+    assert accuracy(examine(*loaded["flashsloth-tiny"], exam)) >= 65  # 78.6 on all 1,000
+    assert accuracy(examine(*loaded["flashsloth-tiny"], exam, grey=True)) <= 45  # 22.7
+
+
+def test_hd_reads_text_that_is_too_small_for_the_standard_view(loaded):
+    small_text = make_dataset("small_text", "heldout", 30)
+    standard, hd = (accuracy(examine(*loaded[name], small_text)) for name in NAMES)
+    assert hd >= standard + 20  # 92.0 and 5.3 on all 300

@@ -58,7 +58,7 @@ def train(
             part.load_state_dict(state)
         start = saved["step"]
     began = time.monotonic()
-    sums: dict[str, float] = {}
+    history: dict[str, list[float]] = {}
     model.train()
     for step, batch in enumerate(batches_from(start), start + 1):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -69,11 +69,11 @@ def train(
         schedule.step()
         model.zero_grad(set_to_none=True)
         for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.item() / log_every
+            history.setdefault(name, []).append(loss.item())
         if step % log_every == 0:
             record = {"step": step, "seconds": round(time.monotonic() - began, 1)}
-            _log(folder, record | {name: round(value, 4) for name, value in sums.items()})
-            sums = {}
+            _log(folder, record | {name: round(sum(past) / len(past), 4) for name, past in history.items()})
+            history = {}
         if step % measure_every == 0 or step == steps:
             _log(folder, {"step": step} | measure())
             unfinished = checkpoint.with_suffix(".tmp")
