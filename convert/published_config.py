@@ -223,7 +223,7 @@ def published_config(config: FlashSlothConfig, dtype: str, hd: bool) -> dict:
     The config.json of the published layout: the one that the model was converted from, or, for a model composed here,
     one made from `config`.
     """
-    original = config.to_dict().get("original_config")
+    original = config.original_config
     if original is not None:
         return {**original, "image_hd": hd} if "image_hd" in original else original
     text = config.text_config.to_dict()
