@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         _log(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}")
         return 2
-    except Exception:
+    except Exception:  # the outermost boundary: reported whole, and told from bad input by its exit status
         traceback.print_exc()
         return 1
     return 0
