@@ -114,10 +114,6 @@ class FlashSlothProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "view_mask"]
 
-    @property
-    def unused_input_names(self) -> list[str]:
-        return []
-
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
         """
         Args:
