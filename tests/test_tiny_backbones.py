@@ -1,12 +1,24 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The tokenizer, the vision tower's regions and losses, and the language model's rows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from flashsloth.train.tiny.language import Collator, Conversations, answer_accuracy, new_language_model
+from flashsloth.train.tiny.data import told_row
+from flashsloth.train.tiny.language import (
+    Collator,
+    Conversations,
+    answer_accuracy,
+    encode,
+    examination,
+    losses,
+    new_language_model,
+)
 from flashsloth.train.tiny.loop import train
+from flashsloth.train.tiny.questions import KINDS
 from flashsloth.train.tiny.scenes import make_scene
 from flashsloth.train.tiny.tokenizer import train_tokenizer
 from flashsloth.train.tiny.tower import (
@@ -99,12 +111,34 @@ def test_the_tower_learns_and_goes_on_after_a_stop(tokenizer, tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_language_rows_hold_the_query_slots_and_padding_costs_nothing(tokenizer):
-    rows = Conversations(tokenizer, "train", 0, 6)
-    text = tokenizer.decode(rows[0])
+def test_language_rows_hold_the_query_slots_and_answers_count_most(tokenizer):
+    rows = Conversations(tokenizer, context_weight=0.1, start=0, stop=6)
+    text = tokenizer.decode(rows[0]["input_ids"])
     assert text.count(" . . . . ASSISTANT:") == text.count("</s>") > 0 and "<learnable>" not in text
-    batch = Collator(tokenizer.pad_token_id)([rows[index] for index in range(6)])
-    assert torch.equal(batch["labels"] == -100, batch["attention_mask"] == 0)
+    answers = [message["content"][0]["text"] for message in told_row("train", 0)["messages"][1::2]]
+    ids, weights = rows[0]["input_ids"], rows[0]["weights"]
+    assert tokenizer.decode(ids[weights == 1]) == "".join(f" {answer}</s>" for answer in answers)
+    assert (weights[weights != 1] == 0.1).all()
+
+
+def test_padding_costs_nothing(tokenizer):
+    rows = [encode(tokenizer, told_row("train", index)["messages"], context_weight=0.1) for index in range(4)]
+    model, collate = new_language_model(tokenizer, width=32, layers=1, heads=2).eval(), Collator(0)
+    batch, shortest = collate(rows), min(rows, key=lambda row: len(row["weights"]))
+    assert (batch["weights"][batch["attention_mask"] == 0] == 0).all()
+    padded = collate([shortest, max(rows, key=lambda row: len(row["weights"]))])
+    alone = losses(model, collate([shortest]))["loss"]
+    assert torch.allclose(losses(model, {key: value[:1] for key, value in padded.items()})["loss"], alone)
+
+
+def test_an_untrained_language_model_fails_the_examination_and_one_that_knows_the_answers_passes(tokenizer):
+    exam = examination(tokenizer, rows=2)
+    assert set(exam) == set(KINDS)
+
+    class Oracle(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids.roll(-1, 1), len(tokenizer)))
+
     model = new_language_model(tokenizer, width=32, layers=1, heads=2)
-    colon = tokenizer.convert_tokens_to_ids(":")
-    assert 0 <= answer_accuracy(model, [batch], colon, tokenizer.eos_token_id) <= 1
+    assert set(answer_accuracy(model, exam).values()) == {0.0}
+    assert set(answer_accuracy(Oracle(), exam).values()) == {1.0}

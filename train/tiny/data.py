@@ -20,8 +20,12 @@ EXAM = Features({**TRAINING, "kind": Value("string")})
 
 # Shares of the kinds of scenes. "text" is a scene told in words, without a picture.
 CAPTION_MIX = {"ordinary": 0.5, "dense": 0.5}
-QUESTION_MIX = {"ordinary": 0.5, "dense": 0.35, "small": 0.05, "text": 0.1}
+QUESTION_MIX = {"ordinary": 0.57, "dense": 0.35, "small": 0.03, "text": 0.05}
 HD_MIX = {"ordinary": 0.2, "dense": 0.15, "small": 0.6, "text": 0.05}
+# Most questions about one training scene. Another question costs far less than another picture and its system prompt.
+TURNS = 8
+HARD = ("relation", "relation", "existence")  # kinds that are learned last, and are asked more often about pictures
+DESCRIBED_SHARE = 0.2  # of the told scenes are put into order before the questions
 
 
 def picture(scene: Scene) -> dict:
@@ -62,8 +66,8 @@ def told_row(split: str, index: int) -> dict:
     """Language modelling: a scene told in words, then put into order or asked about."""
     rng = generator(split, "told", index)
     scene = make_scene(split, rng.choice(("ordinary", "ordinary", "dense", "small")), index)
-    turns = conversation(scene, rng)
-    if rng.random() < 0.25:
+    turns = conversation(scene, rng, TURNS)
+    if rng.random() < DESCRIBED_SHARE:
         turns.insert(0, Turn("caption", DESCRIBE, caption(scene)))
     return {"images": [], "messages": told(scene, turns, rng)}
 
@@ -74,7 +78,10 @@ def _conversation_row(mix: dict[str, float], name: str, split: str, index: int) 
     if style == "text":
         return told_row(split, index)
     scene = make_scene(split, style, index)
-    return {"images": [picture(scene)], "messages": messages_of(conversation(scene, rng), with_image=True)}
+    return {
+        "images": [picture(scene)],
+        "messages": messages_of(conversation(scene, rng, TURNS, HARD), with_image=True),
+    }
 
 
 def question_row(split: str, index: int) -> dict:

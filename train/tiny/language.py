@@ -5,46 +5,67 @@ It meets the dialogue format and learns to find, compare and count things in a d
 only have to put what the tower sees in place of the words.
 """
 
+import itertools
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 
 from flashsloth.convert.composition import QUERY_BASE_TEXT, VOCABULARY_MULTIPLE
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
-from flashsloth.train.tiny.data import told_row
+from flashsloth.train.tiny.data import told, told_row
 from flashsloth.train.tiny.loop import train
+from flashsloth.train.tiny.questions import KINDS, ask
+from flashsloth.train.tiny.scenes import generator, make_scene
 from flashsloth.train.tiny.tokenizer import POSITIONS, QUERY_TOKENS
 
 
-class Conversations(Dataset):
-    """Token ids of conversations `start` to `stop` about scenes told in words."""
+def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict], context_weight: float) -> dict[str, torch.Tensor]:
+    """Token ids of a conversation, (L,), and how much each counts: an answer with its `</s>` 1, all else less."""
+    text = tokenizer.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, tokenize=False)
+    # A new query token starts as this token, shifted a little.
+    text = text.replace(QUERY_SLOT_TOKEN, QUERY_BASE_TEXT * QUERY_TOKENS)
+    ids = torch.tensor(tokenizer(text)["input_ids"])
+    weights = torch.full(ids.shape, context_weight)
+    colon = tokenizer.convert_tokens_to_ids(":")
+    for end in (ids == tokenizer.eos_token_id).nonzero()[:, 0].tolist():
+        start = (ids[:end] == colon).nonzero()[-1, 0].item()  # of "ASSISTANT:"
+        weights[start + 1 : end + 1] = 1
+    return {"input_ids": ids, "weights": weights}
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, split: str, start: int, stop: int):
-        self.tokenizer, self.split, self.start, self.stop = tokenizer, split, start, stop
+
+class Conversations(Dataset):
+    """Encoded conversations `start` to `stop` about training scenes told in words."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, context_weight: float, start: int, stop: int):
+        self.tokenizer, self.context_weight, self.start, self.stop = tokenizer, context_weight, start, stop
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self, position: int) -> torch.Tensor:
-        messages = told_row(self.split, self.start + position)["messages"]
-        text = self.tokenizer.apply_chat_template(messages, chat_template=CHAT_TEMPLATE, tokenize=False)
-        # A new query token starts as this token, shifted a little.
-        text = text.replace(QUERY_SLOT_TOKEN, QUERY_BASE_TEXT * QUERY_TOKENS)
-        return torch.tensor(self.tokenizer(text)["input_ids"])
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        return encode(self.tokenizer, told_row("train", self.start + position)["messages"], self.context_weight)
 
 
 class Collator:
-    """Pads conversations on the right to (B, L) and leaves the padding out of the loss."""
+    """Pads conversations on the right to (B, L); padding has no weight."""
 
     def __init__(self, pad_token_id: int):
         self.pad_token_id = pad_token_id
 
-    def __call__(self, rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_token_id)
-        mask = input_ids != self.pad_token_id
-        return {"input_ids": input_ids, "attention_mask": mask.long(), "labels": input_ids.masked_fill(~mask, -100)}
+    def __call__(self, rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        ids, weights = ([row[key] for row in rows] for key in ("input_ids", "weights"))
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id)
+        lengths = torch.tensor([len(row) for row in ids])
+        mask = torch.arange(input_ids.shape[1]) < lengths[:, None]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask.long(),
+            "weights": pad_sequence(weights, batch_first=True),
+        }
 
 
 def new_language_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, heads: int) -> PhiForCausalLM:
@@ -64,47 +85,71 @@ def new_language_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: i
     return PhiForCausalLM._from_config(config, attn_implementation="eager")
 
 
+def losses(model: PhiForCausalLM, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weighted mean of the tokens' cross entropies."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+    entropy = F.cross_entropy(logits.flatten(0, 1), batch["input_ids"][:, 1:].flatten(), reduction="none")
+    weights = batch["weights"][:, 1:].flatten()
+    return {"loss": (entropy * weights).sum() / weights.sum()}
+
+
+def examination(tokenizer: PreTrainedTokenizerFast, rows: int = 40) -> dict[str, dict[str, torch.Tensor]]:
+    """A batch of `rows` single questions about told validation scenes for every kind of question."""
+    batches = {}
+    for kind in KINDS:
+        questions = []
+        for index in itertools.count():
+            rng = generator("validation", f"told {kind}", index)
+            scene = make_scene("validation", "ordinary", index)
+            turn = ask(kind, scene, rng)
+            if turn is not None:
+                questions.append(encode(tokenizer, told(scene, [turn], rng), context_weight=0.0))
+            if len(questions) == rows:
+                break
+        batches[kind] = Collator(tokenizer.pad_token_id)(questions)
+    return batches
+
+
 @torch.no_grad()
-def answer_accuracy(model: PhiForCausalLM, batches: list[dict[str, torch.Tensor]], colon: int, end: int) -> float:
-    """Share of answers of which every token is the most likely one; an answer runs from "ASSISTANT:" to `</s>`."""
+def answer_accuracy(model: PhiForCausalLM, batches: dict[str, dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Share of answers, by kind of question, of which every token is the most likely one."""
     model.eval()
-    right = answers = 0
-    for batch in batches:
+    shares = {}
+    for kind, batch in batches.items():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        for ids, hits in zip(batch["input_ids"], logits[:, :-1].argmax(-1) == batch["input_ids"][:, 1:], strict=True):
-            for stop in (ids == end).nonzero()[:, 0].tolist():
-                start = (ids[:stop] == colon).nonzero()[-1, 0].item()
-                right += hits[start:stop].all().item()
-                answers += 1
+        hits = logits[:, :-1].argmax(-1) == batch["input_ids"][:, 1:]
+        shares[kind] = round((hits | (batch["weights"][:, 1:] != 1)).all(-1).float().mean().item(), 3)
     model.train()
-    return right / answers
+    return shares
 
 
 def train_language_model(tokenizer: PreTrainedTokenizerFast, settings: dict, work: Path, folder: Path) -> None:
-    """Trains the decoder and saves it with its tokenizer to `folder`; the arguments are those of `train_tower`."""
+    """Trains the decoder and saves it with its tokenizer to `folder`.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): Of the decoder.
+        settings (`dict`): As of `train_tower`, and "context_weight": how much a token outside of answers counts.
+        work (`Path`): Takes log and checkpoint.
+        folder (`Path`): Takes the finished decoder.
+    """
     model = new_language_model(tokenizer, settings["width"], settings["layers"], settings["heads"])
     size, steps = settings["batch_size"], settings["steps"]
-    collate = Collator(tokenizer.pad_token_id)
-    rows = Conversations(tokenizer, "validation", 0, 128)
-    validation = [collate([rows[i] for i in range(start, start + 32)]) for start in range(0, len(rows), 32)]
-    colon = tokenizer.convert_tokens_to_ids(":")
-
-    def measure() -> dict[str, float]:
-        return {"answers": round(answer_accuracy(model, validation, colon, tokenizer.eos_token_id), 3)}
+    exam = examination(tokenizer)
 
     def batches_from(step: int) -> DataLoader:
-        conversations = Conversations(tokenizer, "train", step * size, steps * size)
-        return DataLoader(conversations, batch_size=size, collate_fn=collate, num_workers=1, prefetch_factor=4)
+        rows = Conversations(tokenizer, settings["context_weight"], step * size, steps * size)
+        collate = Collator(tokenizer.pad_token_id)
+        return DataLoader(rows, batch_size=size, collate_fn=collate, num_workers=1, prefetch_factor=4)
 
     train(
         model,
-        lambda batch: {"loss": model(**batch).loss},
+        lambda batch: losses(model, batch),
         batches_from,
         steps,
         settings["learning_rate"],
         work,
-        measure,
+        measure=lambda: answer_accuracy(model, exam),
         measure_every=50,
     )
     model.save_pretrained(folder)

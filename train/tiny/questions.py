@@ -224,10 +224,17 @@ def ask(kind: str, scene: Scene, rng: random.Random, brief_share: float = 0.7) -
     return Turn(kind, question, sentence)
 
 
-def conversation(scene: Scene, rng: random.Random, turns: int = 4) -> list[Turn]:
-    """Up to `turns` different questions about one scene; kinds that few scenes allow, and relations, come first."""
+def conversation(scene: Scene, rng: random.Random, turns: int = 4, emphasis: tuple[str, ...] = ()) -> list[Turn]:
+    """Up to `turns` different questions about one scene; kinds that few scenes allow, and relations, come first.
+
+    Args:
+        scene (`Scene`): What is asked about.
+        rng (`random.Random`): Draws the questions.
+        turns (`int`, *optional*, defaults to 4): Most questions.
+        emphasis (`tuple[str, ...]`, *optional*): Kinds to try once more than others, as often as they stand here.
+    """
     rare = ["relation", "relation", "word", "number", "digit"]
-    common = ["color", "shape", "count", "place", "existence", "relation"]
+    common = ["color", "shape", "count", "place", "existence", "relation", *emphasis]
     rng.shuffle(rare)
     rng.shuffle(common)
     drawn: dict[str, Turn] = {}
