@@ -150,3 +150,17 @@ def test_exam_has_all_kinds_equally_often():
     assert exam[0]["images"][0].size == (CANVAS, CANVAS)
     assert [message["role"] for message in exam[0]["messages"]] == ["user", "assistant"]
     assert exam[0]["messages"][0]["content"][0]["type"] == "image"
+
+
+def test_the_places_of_two_things_are_taught_in_training_only():
+    asked = 0
+    for index in range(60):
+        scene = make_scene("train", "ordinary", index)
+        turn = ask("places", scene, random.Random(index), brief_share=1)
+        if turn is not None:
+            told = {f"{name_of(item)} {item.place}" for item in scene.items}
+            assert set(turn.answer.split(", ")) <= told and len(turn.answer.split(", ")) == 2
+            asked += 1
+    assert asked > 30 and "places" not in KINDS
+    assert "Where are the" in str([ROWS["questions"]("train", index)["messages"] for index in range(20)])
+    assert "Where are the" not in str([ROWS["exam"]("heldout", index)["messages"] for index in range(90)])

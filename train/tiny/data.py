@@ -20,11 +20,11 @@ EXAM = Features({**TRAINING, "kind": Value("string")})
 
 # Shares of the kinds of scenes. "text" is a scene told in words, without a picture.
 CAPTION_MIX = {"ordinary": 0.5, "dense": 0.5}
-QUESTION_MIX = {"ordinary": 0.57, "dense": 0.35, "small": 0.03, "text": 0.05}
-HD_MIX = {"ordinary": 0.2, "dense": 0.15, "small": 0.6, "text": 0.05}
+QUESTION_MIX = {"ordinary": 0.4, "sparse": 0.25, "dense": 0.27, "small": 0.03, "text": 0.05}
+HD_MIX = {"ordinary": 0.25, "sparse": 0.15, "dense": 0.15, "small": 0.4, "text": 0.05}
 # Most questions about one training scene. Another question costs far less than another picture and its system prompt.
 TURNS = 8
-HARD = ("relation", "relation", "existence")  # kinds that are learned last, and are asked more often about pictures
+EMPHASIS = ("relation", "relation", "places", "places", "places")  # what is asked more often about pictures
 DESCRIBED_SHARE = 0.2  # of the told scenes are put into order before the questions
 
 
@@ -80,7 +80,7 @@ def _conversation_row(mix: dict[str, float], name: str, split: str, index: int) 
     scene = make_scene(split, style, index)
     return {
         "images": [picture(scene)],
-        "messages": messages_of(conversation(scene, rng, TURNS, HARD), with_image=True),
+        "messages": messages_of(conversation(scene, rng, TURNS, EMPHASIS), with_image=True),
     }
 
 

@@ -25,7 +25,7 @@ GRID = 3  # ordinary objects sit in the cells of a 3 x 3 grid
 SMALL_GRID = 4  # objects of small-text scenes sit in a 4 x 4 grid, whose cells never cross the border of a tile
 
 SPLITS = ("train", "validation", "heldout")
-STYLES = ("ordinary", "dense", "small", "small_dense")
+STYLES = ("ordinary", "dense", "small", "small_dense", "sparse")
 
 COLORS = {
     "red": (220, 40, 40),
@@ -139,8 +139,8 @@ def make_scene(split: str, style: str, index: int) -> Scene:
         split (`str`): "train", "validation" or "heldout". The splits share no handwritten digit, and the pairs in
             `HELDOUT_PAIRS` occur in "heldout" only.
         style (`str`): "ordinary" (shapes, with a text in most pictures), "dense" (mostly texts), "small" (shapes with
-            one small word and one small number) or "small_dense" (a small object in every cell, as material for the
-            vision tower).
+            one small word and one small number), "small_dense" (a small object in every cell, as material for the
+            vision tower) or "sparse" (two objects, from which comparing is learned first).
         index (`int`): Which one.
     """
     if style not in STYLES:
@@ -155,8 +155,10 @@ def make_scene(split: str, style: str, index: int) -> Scene:
         kinds += ["shape"] * rng.randint(0, 2)
     elif style == "small":
         kinds = ["word", "number"] + ["shape"] * rng.randint(1, 3)
-    else:
+    elif style == "small_dense":
         kinds = rng.choices(("word", "number", "shape"), weights=(5, 3, 2), k=SMALL_GRID**2)
+    else:
+        kinds = rng.choices(("shape", "word", "number", "digit"), weights=(6, 1, 1, 1), k=2)
     small = style.startswith("small")
     grid = SMALL_GRID if small else GRID
     cells = rng.sample(range(grid * grid), len(kinds))
