@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -68,22 +69,54 @@ def run_compose(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    try:
-        import yaml
+    if args.devices and not args.plan:
+        raise ValueError("--devices belongs to --plan; a run's devices are those that torchrun or accelerate starts")
+    with _training_packages("train"):
+        from flashsloth.train import config, plan, sft
 
-        from flashsloth.train import sft
-    except ModuleNotFoundError as error:
-        raise ValueError(f"train needs {error.name}; install it with: pip install 'flashsloth[train]'") from error
-
+    if args.plan:
+        devices = args.devices or config.launched_processes()
+        # A machine without the run's GPUs may plan for them; settings such as bf16 are else refused there.
+        stage, settings = config.read_config(Path(args.config), [*args.overrides, "use_cpu=true"], devices)
+        print(plan.describe(stage, settings, devices))
+        return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        stage, config = sft.read_config(Path(args.config), args.overrides)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{args.config} or an override is not YAML: {error}") from error
+    stage, settings = config.read_config(Path(args.config), args.overrides)
     # The trainer prints its losses to standard output.
     with contextlib.redirect_stdout(sys.stderr):
-        folder = sft.train_stage(stage, config)
+        folder = sft.train_stage(stage, settings)
     print(folder)
+
+
+def run_merge(args: argparse.Namespace) -> None:
+    with _training_packages("merge"):
+        from flashsloth.train import lora
+
+    lora.merge(args.adapter, args.dst, args.base)
+    print(args.dst)
+
+
+def run_data_check(args: argparse.Namespace) -> None:
+    with _training_packages("data check"):
+        from flashsloth import FlashSlothProcessor, register_auto_classes
+        from flashsloth.train import checks
+        from flashsloth.train.config import read_config
+        from flashsloth.train.data import load_data
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Data may be checked on a machine without the run's GPUs; settings such as bf16 are else refused there.
+    stage, config = read_config(Path(args.config), [*args.overrides, "use_cpu=true"])
+    register_auto_classes()
+    try:
+        processor = FlashSlothProcessor.from_pretrained(stage.model)
+    except OSError as error:
+        raise ValueError(f"The processor of the model {stage.model}, which counts the tokens: {error}") from error
+    bad = checks.check(load_data(stage.data, config.seed), processor, config.max_length, stage.hd)
+    print(checks.report(bad))
+    if args.jsonl:
+        checks.write_jsonl(bad, args.jsonl)
+    if bad:
+        raise ValueError(f"{len(bad)} of the rows are broken: repair them, or train without them by on_bad_rows=skip")
 
 
 def run_bench(args: argparse.Namespace) -> None:
@@ -105,6 +138,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = _build_parser()
     # `bench` has a parser of its own, which gets all that this one does not know.
     args, unknown = parser.parse_known_args(argv)
+    if "overrides" in args:
+        # argparse fills a list from one place only: words behind an option, as in `--plan key=value`, are left over
+        args.overrides += [word for word in unknown if not word.startswith("-")]
+        unknown = [word for word in unknown if word.startswith("-")]
     if args.command == "bench":
         args.arguments = unknown
     elif unknown:
@@ -119,6 +156,11 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         _log(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}")
         return 2
+    except OSError as error:  # the machine's trouble, not the input's: a full disk, a lost connection
+        if args.traceback:
+            traceback.print_exc()
+        _log(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}")
+        return 1
     except Exception:  # the outermost boundary: reported whole, and told from bad input by its exit status
         traceback.print_exc()
         return 1
@@ -134,6 +176,8 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_compose(commands)
     _add_train(commands)
+    _add_merge(commands)
+    _add_data(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (bench --help says what)")
     bench.set_defaults(run=run_bench)
     return parser
@@ -182,12 +226,39 @@ def _add_train(commands) -> None:
     train = _add_command(commands, "train", run_train, "one training stage")
     train.add_argument("config", metavar="CONFIG.yaml", help="the stage; train/configs has examples")
     train.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the file")
+    train.add_argument("--plan", action="store_true", help="print what the run would cost, and do not train")
+    train.add_argument("--devices", metavar="N", type=_positive, help="with --plan: devices to plan for, 1 if unset")
+
+
+def _add_merge(commands) -> None:
+    merge = _add_command(commands, "merge", run_merge, "an adapter and its base model to a complete model folder")
+    merge.add_argument("adapter", metavar="ADAPTER", help="folder that a run with `lora` wrote")
+    merge.add_argument("dst", metavar="DST", help="folder to write")
+    merge.add_argument("--base", metavar="M", help="the model it was trained on; as the adapter says if unset")
+
+
+def _add_data(commands) -> None:
+    data = commands.add_parser("data", help="look at training data", description="Look at training data.")
+    commands = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    check = _add_command(commands, "check", run_data_check, "read all data of a stage and list the broken rows")
+    check.add_argument("config", metavar="CONFIG.yaml", help="the stage")
+    check.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the file")
+    check.add_argument("--jsonl", metavar="FILE", help="write the broken rows to a file, one JSON object per line")
 
 
 def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run)
     return command
+
+
+@contextlib.contextmanager
+def _training_packages(command: str) -> Iterator[None]:
+    """Says what to install where one of the packages for training is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{command} needs {error.name}; install it with: pip install 'flashsloth[train]'") from error
 
 
 def _question(text: str) -> str:

@@ -103,7 +103,7 @@ def test_traceback_of_bad_input_on_request(capsys):
 
 def test_commands_delegate(monkeypatch, capsys):
     from flashsloth import bench, convert
-    from flashsloth.train import sft
+    from flashsloth.train import config, lora, plan, sft
 
     calls = []
 
@@ -115,16 +115,18 @@ def test_commands_delegate(monkeypatch, capsys):
     monkeypatch.setattr(convert, "convert_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setattr(convert, "to_original", lambda *args: calls.append(args))
     monkeypatch.setattr(convert, "compose", lambda *args: calls.append(args))
-    monkeypatch.setattr(sft, "read_config", lambda *args: args)
-    monkeypatch.setattr(
-        sft, "train_stage", lambda *args: sys.stdout.write("loss\n") and calls.append(args) or "out/model"
-    )
+    monkeypatch.setattr(config, "read_config", lambda *args: args[:2])
+    monkeypatch.setattr(sft, "train_stage", train_stage)
+    monkeypatch.setattr(plan, "describe", lambda *args: calls.append(args) or "plan")
+    monkeypatch.setattr(lora, "merge", lambda *args: calls.append(args))
     monkeypatch.setattr(bench, "main", calls.append)
     for arguments in (
         ["convert", "src", "dst", "--tokenizer", "t"],
         ["convert", "--to-original", "src", "dst"],
         ["compose", "--language-model", "l", "--vision-model", "v", "dst"],
         ["train", "stage1.yaml", "learning_rate=1e-3", "seed=1"],
+        ["train", "stage1.yaml", "--plan", "--devices", "8", "seed=1"],
+        ["merge", "adapter", "dst", "--base", "model"],
         ["bench", "--help", "positional"],
     ):
         assert cli.main(arguments) == 0
@@ -133,10 +135,12 @@ def test_commands_delegate(monkeypatch, capsys):
         ("src", "dst"),
         ("l", "v", "dst"),
         (Path("stage1.yaml"), ["learning_rate=1e-3", "seed=1"]),
+        (Path("stage1.yaml"), ["seed=1", "use_cpu=true"], 8),
+        ("adapter", "dst", "model"),
         ["--help", "positional"],
     ]
     output = capsys.readouterr()
-    assert output.out == "dst\ndst\ndst\nout/model\n"
+    assert output.out == "dst\ndst\ndst\nout/model\nplan\ndst\n"
     assert output.err == "loss\n"
 
 
@@ -167,7 +171,7 @@ def test_bad_training_configs(tmp_path, capsys):
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: [")
     unknown = tmp_path / "unknown.yaml"
-    unknown.write_text("model: a\ndataset: b\ntrainable: [lm_head]\noutput_dir: c\nlearning_rat: 1\n")
+    unknown.write_text("model: a\ndata: b\ntrainable: [lm_head]\noutput_dir: c\nlearning_rat: 1\n")
     for arguments, words in (
         ([str(tmp_path / "absent.yaml")], "absent.yaml"),
         ([str(broken)], "broken.yaml"),

@@ -1,45 +1,44 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The trainer: settings, what trains in which stage, what the loss sees, and going on after a stop."""
+"""Training: what changes in which stage, what the loss sees, batches without images, and what a run leaves behind."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import make_model
-from safetensors.torch import load_file
-from transformers import TrainerCallback
-from trl import SFTTrainer
+from conftest import assistant, make_image, make_model, user
+from datasets import Dataset, load_from_disk
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 import flashsloth
 from flashsloth import FlashSlothProcessor
+from flashsloth.train.collator import Collator
+from flashsloth.train.config import read_config
+from flashsloth.train.data import load_data
 from flashsloth.train.optimizers import MuonWithAdamW
-from flashsloth.train.sft import main, parameter_groups, read_config, select_trainable, train_stage
+from flashsloth.train.sft import parameter_groups, select_trainable, train_stage
 from flashsloth.train.tiny.data import make_dataset
+from flashsloth.train.trainer import FlashSlothTrainer
 
 
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
-STAGES = {
-    "tiny_stage1": {"model.pooling", "model.multi_modal_projector"},
-    "tiny_stage2": {
-        "model.pooling",
-        "model.multi_modal_projector",
-        "model.query_tokens",
-        "model.embedded_query",
-        "model.language_model",
-        "lm_head",
-    },
-    "tiny_hd": {
-        "model.vision_tower",
-        "model.pooling",
-        "model.multi_modal_projector",
-        "model.query_tokens",
-        "model.embedded_query",
-        "model.language_model",
-        "lm_head",
-    },
+STAGE2 = {
+    "model.pooling",
+    "model.multi_modal_projector",
+    "model.query_tokens",
+    "model.embedded_query",
+    "model.language_model",
+    "lm_head",
 }
+STAGES = {
+    "stage1": {"model.pooling", "model.multi_modal_projector"},
+    "stage2": STAGE2,
+    "stage2_hd": STAGE2 | {"model.vision_tower"},
+}
+VISION = ("vision_tower", "pooling", "multi_modal_projector", "embedded_query")
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +51,30 @@ def start(tmp_path_factory, processor):
     return folder
 
 
-def run(name, start, output, *overrides):
-    """Three steps of a stage's shipped settings, on the random model."""
-    stage, config = read_config(
+def settings(name, start, output, *overrides):
+    """Those of a shipped stage, for three steps of the random model."""
+    return read_config(
         CONFIGS / f"{name}.yaml",
         [
             f"model={start / 'model'}",
-            f"dataset={start / 'data'}",
+            f"data={start / 'data'}",
             f"output_dir={output}",
             "max_steps=3",
+            "warmup_steps=0",
+            "global_batch_size=4",
             "per_device_train_batch_size=2",
             "dataloader_num_workers=0",
-            "warmup_steps=0",
             "disable_tqdm=true",
+            "use_cpu=true",
+            "bf16=false",
+            "logging_steps=1",
             *overrides,
         ],
     )
-    return train_stage(stage, config)
+
+
+def run(name, start, output, *overrides):
+    return train_stage(*settings(name, start, output, *overrides))
 
 
 def part_of(name):
@@ -87,70 +93,196 @@ def test_exactly_the_parameters_of_the_stage_change(name, start, tmp_path):
     assert not [key for key in unmoved if not key.endswith("k_proj.bias")]
 
 
-def test_a_stopped_run_goes_on_and_ends_the_same(start, tmp_path):
-    whole = run("tiny_stage2", start, tmp_path / "whole", "save_steps=2")
-
-    class StopAfterTwo(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 2:
-                raise KeyboardInterrupt
-
-    original = SFTTrainer.__init__
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            SFTTrainer, "__init__", lambda self, *a, **k: original(self, *a, callbacks=[StopAfterTwo()], **k)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            run("tiny_stage2", start, tmp_path / "parts", "save_steps=2")
-    assert not (tmp_path / "parts" / "model").exists()
-    parts = run("tiny_stage2", start, tmp_path / "parts", "save_steps=2")
-    first, second = (load_file(folder / "model.safetensors") for folder in (whole, parts))
-    assert all(torch.equal(first[key], second[key]) for key in first)
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory):
+    """The output folder of a run of stage 2 with a checkpoint after each step."""
+    output = tmp_path_factory.mktemp("finished")
+    run("stage2", start, output, "save_steps=1", "learning_rates={model.pooling: 1e-3}")
+    return output
 
 
-def test_a_finished_stage_is_not_trained_again(start, tmp_path):
-    finished = run("tiny_stage1", start, tmp_path)
-    written = (finished / "model.safetensors").stat().st_mtime_ns
-    assert run("tiny_stage1", start, tmp_path) == finished
-    assert (finished / "model.safetensors").stat().st_mtime_ns == written
+def test_log_tells_speed_memory_and_time_left(finished):
+    history = json.loads((finished / "trainer_state.json").read_text())["log_history"]
+    steps = [entry for entry in history if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3]
+    for entry in steps:
+        assert 0 < entry["visual_tokens_per_second"] < entry["tokens_per_second"]
+        assert 0.01 < entry["peak_memory_gb"] < 64
+        assert entry["grad_norm"] > 0
+        assert entry["learning_rate/model.pooling"] / entry["learning_rate"] == pytest.approx(1e-3 / 2e-5)
+    assert steps[0]["time_left"] > steps[-1]["time_left"] == 0
+
+
+def test_training_json_tells_how_to_repeat_the_run(finished, start):
+    record = json.loads((finished / "training.json").read_text())
+    assert record["stage"]["model"] == str(start / "model")
+    assert record["stage"]["data"][0]["path"] == str(start / "data")
+    assert record["config"]["gradient_accumulation_steps"] == 2
+    assert record["seeds"]["seed"] == 42
+    assert record["data"]["rows"] == 12 and record["data"]["fingerprint"]
+    assert record["versions"]["torch"] == torch.__version__
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_checkpoints_are_complete_folders(finished, chats):
+    folders = sorted(folder.name for folder in finished.glob("checkpoint-*"))
+    assert folders == ["checkpoint-2", "checkpoint-3"]  # save_total_limit: 2
+    last, model = (
+        load_file(finished / "checkpoint-3/model.safetensors"),
+        load_file(finished / "model/model.safetensors"),
+    )
+    assert all(torch.equal(last[key], model[key]) for key in model)
+    # Not by the installed package: the code that was saved has to do.
+    model = AutoModelForImageTextToText.from_pretrained(finished / "checkpoint-2", trust_remote_code=True)
+    processor = FlashSlothProcessor.from_pretrained(finished / "checkpoint-2")
+    assert model.generation_config.suppress_tokens
+    assert processor.chat_template
+    assert (finished / "checkpoint-2" / "modeling_flashsloth.py").is_file()
+
+
+def test_a_finished_stage_is_not_trained_again(finished, start):
+    written = (finished / "model" / "model.safetensors").stat().st_mtime_ns
+    assert run("stage2", start, finished) == finished / "model"
+    assert (finished / "model" / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_hd_stage_saves_an_hd_processor(start, tmp_path):
-    folder = run("tiny_hd", start, tmp_path, "max_steps=1")
+    folder = run("stage2_hd", start, tmp_path, "max_steps=1")
     assert FlashSlothProcessor.from_pretrained(folder).image_processor.hd
 
 
 def test_loss_sees_answers_and_their_end_only(processor):
     rows = [dict(row) for row in make_dataset("questions", "train", 4)]
     expected = [[m["content"][-1]["text"] for m in row["messages"] if m["role"] == "assistant"] for row in rows]
-    collator = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
+    collator = Collator(processor, assistant_only_loss=True)
     for labels, answers in zip(collator(rows)["labels"], expected, strict=True):
         assert processor.tokenizer.decode(labels[labels != -100]) == "".join(f" {answer}</s>" for answer in answers)
 
 
-def write(path, **settings):
-    path.write_text(yaml.safe_dump(settings))
-    return path
+def text_row(question, answer):
+    return {"images": [], "messages": [user(question), assistant(answer)]}
 
 
-def test_unknown_key_names_the_closest(tmp_path):
-    with pytest.raises(ValueError, match="'learning_rat'; the closest known one is 'learning_rate'"):
-        read_config(CONFIGS / "tiny_stage1.yaml", ["learning_rat=1"])
+@pytest.mark.parametrize("hd", [False, True])
+@pytest.mark.parametrize("answers", [["One.", "A much longer answer. " * 10], ["The only one."]])
+def test_batch_without_images_trains_alike_and_gives_every_module_a_gradient(model, processor, answers, hd):
+    rows = [text_row("How many?", answer) for answer in answers]
+    plain = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)(rows)
+    hd_before, processor.image_processor.hd = processor.image_processor.hd, hd
+    batch = Collator(processor, assistant_only_loss=True, pad_to_multiple_of=8)(rows)
+    processor.image_processor.hd = hd_before
+    assert batch["input_ids"].shape[1] % 8 == 0
+    torch.testing.assert_close(model(**batch).loss, model(**plain).loss, rtol=0, atol=1e-6)
+    model(**batch).loss.backward()
+    for name, parameter in model.model.named_parameters():
+        assert parameter.grad is not None, name
+        if name.startswith(VISION):
+            assert not parameter.grad.any(), name
 
 
-def test_missing_key_and_broken_override(tmp_path):
-    with pytest.raises(ValueError, match="lacks the key 'dataset'"):
-        read_config(write(tmp_path / "a.yaml", model="m", trainable=[], output_dir="o"), [])
-    with pytest.raises(ValueError, match="write key=value"):
-        read_config(CONFIGS / "tiny_stage1.yaml", ["bf16"])
-    with pytest.raises(ValueError, match="optimizer is 'lion'"):
-        read_config(CONFIGS / "tiny_stage1.yaml", ["optimizer=lion"])
+def test_batch_with_an_image_stays_as_it_is(processor):
+    rows = [
+        text_row("How many?", "One."),
+        {"images": [make_image()], "messages": [user({"type": "image"}), assistant("It.")]},
+    ]
+    rows[1]["messages"][0]["content"] = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    plain = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)(rows)
+    batch = Collator(processor, assistant_only_loss=True)(rows)
+    assert all(torch.equal(batch[key], plain[key]) for key in plain)
 
 
-def test_bad_settings_end_the_command_with_status_2(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main([str(CONFIGS / "tiny_stage1.yaml"), "bf17=true"])
-    assert "the closest known one is 'bf16'" in capsys.readouterr().err
+def make_trainer(start, output, learning_rates, *overrides):
+    stage, config = settings("stage2", start, output, "weight_decay=0.1", *overrides)
+    model = make_model()
+    select_trainable(model, stage.trainable)
+    return FlashSlothTrainer(
+        model,
+        config,
+        train_dataset=load_data(stage.data, 0),
+        processing_class=FlashSlothProcessor.from_pretrained(start / "model"),
+        learning_rates=learning_rates,
+    )
+
+
+def test_optimizer_groups(start, tmp_path):
+    rates = {"model.language_model": 1e-5, "model.language_model.embed_tokens": 1e-6}
+    trainer = make_trainer(start, tmp_path, rates)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    group_of = {names[id(p)]: g for g in trainer.create_optimizer().param_groups for p in g["params"]}
+    assert group_of.keys() == {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert group_of["model.pooling.fc1.weight"]["lr"] == 2e-5
+    assert group_of["model.language_model.layers.0.mlp.fc1.weight"]["lr"] == 1e-5
+    assert group_of["model.language_model.embed_tokens.weight"]["lr"] == 1e-6
+    undecayed = {name for name, group in group_of.items() if group["weight_decay"] == 0}
+    assert "model.query_tokens.weight" in undecayed
+    assert all(name in undecayed for name in group_of if name.endswith("bias") or "norm" in name)
+    assert group_of["lm_head.weight"]["weight_decay"] == 0.1
+
+
+def test_query_tokens_are_not_decayed_without_own_rates_either(start, tmp_path):
+    trainer = make_trainer(start, tmp_path, {})
+    undecayed = [p for g in trainer.create_optimizer().param_groups if g["weight_decay"] == 0 for p in g["params"]]
+    assert any(p is trainer.model.model.query_tokens.weight for p in undecayed)
+
+
+def test_learning_rate_of_a_module_that_does_not_train(start, tmp_path):
+    with pytest.raises(ValueError, match="'model.vision_tower', but no parameter of such a module trains"):
+        make_trainer(start, tmp_path, {"model.vision_tower": 1e-5}).create_optimizer()
+
+
+def test_unsuitable_checkpoints(start, tmp_path):
+    make_model().model.language_model.save_pretrained(tmp_path / "phi")
+    with pytest.raises(ValueError, match="is of the type 'phi', no FlashSloth: .* compose"):
+        run("stage2", start, tmp_path, f"model={tmp_path / 'phi'}")
+    make_model().save_pretrained(tmp_path / "holes")
+    weights = load_file(tmp_path / "holes" / "model.safetensors")
+    del weights["model.pooling.fc1.weight"]
+    save_file(weights, tmp_path / "holes" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 tensors, model.pooling.fc1.weight among them"):
+        run("stage2", start, tmp_path, f"model={tmp_path / 'holes'}")
+
+
+def test_broken_rows_stop_the_run_or_are_skipped_and_listed(start, tmp_path):
+    rows = load_from_disk(start / "data")
+    question_alone = {**rows[0], "messages": rows[0]["messages"][:1]}
+    Dataset.from_list([*rows, question_alone], features=rows.features).save_to_disk(tmp_path / "data")
+    with pytest.raises(ValueError, match="on_bad_rows"):
+        run("stage1", start, tmp_path / "out", f"data={tmp_path / 'data'}")
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+    run("stage1", start, tmp_path / "out", f"data={tmp_path / 'data'}", "on_bad_rows=skip", "max_steps=1")
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["data"]["rows"] == 12
+    assert [row["index"] for row in record["data"]["skipped"]] == [12]
+
+
+def test_adapter_trains_alone_and_goes_on_from_its_checkpoint(start, tmp_path):
+    lora = ["trainable=[]", "lora={parts: [model.language_model], r: 2, modules_to_save: [model.query_tokens]}"]
+    folder = run("stage2", start, tmp_path, *lora, "save_steps=1")
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert saved and all("lora_" in name or "query_tokens" in name for name in saved)
+    assert FlashSlothProcessor.from_pretrained(folder).chat_template
+    shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    run("stage2", start, tmp_path, *lora, "save_steps=1")
+    again = load_file(folder / "adapter_model.safetensors")
+    assert all(torch.equal(saved[name], again[name]) for name in saved)
+    with pytest.raises(ValueError, match="is an adapter: merge it first"):
+        run("stage2", start, tmp_path / "next", f"model={folder}")
+
+
+@pytest.fixture
+def stream(tmp_path):
+    make_dataset("questions", "train", 8).to_parquet(tmp_path / "rows.parquet")
+    return f"data={{path: {tmp_path / 'rows.parquet'}, streaming: true}}"
+
+
+def test_streams_need_a_number_of_steps(start, tmp_path, stream):
+    with pytest.raises(ValueError, match="max_steps"):
+        run("stage1", start, tmp_path / "out", stream, "max_steps=-1")
+
+
+def test_streams_are_trained_on(start, tmp_path, stream):
+    assert run("stage1", start, tmp_path / "out", stream, "max_steps=1").is_dir()
 
 
 def test_unknown_module_names_the_closest(model):

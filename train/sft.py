@@ -2,94 +2,75 @@
 """
 Trains a stage of FlashSloth on TRL's SFTTrainer. Stages differ by their YAML file only:
 
-    python -m flashsloth.train.sft train/configs/tiny_stage2.yaml learning_rate=5e-4
+    flashsloth train train/configs/stage2.yaml model=stage1/model data=mix665k.json learning_rate=1e-5
+    torchrun --nproc_per_node 8 -m flashsloth train train/configs/stage2.yaml
 
-The file holds the fields of `StageConfig` and of `trl.SFTConfig`. A run that was stopped goes on from its last
-checkpoint; the finished model, with processor and code, is `OUTPUT_DIR/model`.
+The file holds the fields of `StageConfig` and of `trl.SFTConfig` (see `flashsloth.train.config`). A run that was
+stopped, in whatever way, goes on from its last complete checkpoint when the same command is started again. The
+finished model, with processor and code, is `OUTPUT_DIR/model`; `training.json` and `curves.png` stand beside it.
 """
 
-import argparse
-import dataclasses
+import contextlib
 import difflib
+import json
 import logging
-import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from datasets import load_from_disk
+from datasets import IterableDataset
 from torch import nn
-from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoConfig
+from transformers.trainer import TRAINING_ARGS_NAME
+from trl import SFTConfig
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.convert.folders import new_folder
+from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
+from flashsloth.train.checks import SKIPPED_FILE, good_rows
+from flashsloth.train.config import StageConfig, read_config
+from flashsloth.train.data import load_data
+from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW
+from flashsloth.train.record import write_record
+from flashsloth.train.sharding import num_elements
+from flashsloth.train.trainer import FlashSlothTrainer
 
+
+__all__ = ["load_model", "parameter_groups", "read_config", "select_trainable", "train_stage"]
 
 logger = logging.getLogger(__name__)
 
-OPTIMIZERS = ("adamw", "muon")
 
-
-@dataclass
-class StageConfig:
+def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
     """
-    What a stage is, beside TRL's settings.
-
-    Args:
-        model (`str`): Folder of the model that the stage starts from.
-        dataset (`str`): Folder of a `datasets` set, saved to disk, with the columns `images` and `messages`.
-        trainable (`list[str]`): Modules of the model that train, by name; all others stay as they are.
-        hd (`bool`, *optional*, defaults to `False`): Whether images are seen in high definition.
-        optimizer (`str`, *optional*, defaults to `"adamw"`): "adamw" (TRL's settings) or "muon" ([`MuonWithAdamW`]).
-        attn_implementation (`str`, *optional*, defaults to `"sdpa"`): "eager" is the fastest on a CPU at tiny sizes.
-    """
-
-    model: str
-    dataset: str
-    trainable: list[str]
-    hd: bool = False
-    optimizer: str = "adamw"
-    attn_implementation: str = "sdpa"
-
-    def __post_init__(self):
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
-
-
-def read_config(path: Path, overrides: list[str]) -> tuple[StageConfig, SFTConfig]:
-    """
-    Reads a stage's YAML file.
-
-    Args:
-        path (`Path`): The file.
-        overrides (`list[str]`): `key=value` pairs that replace its values.
+    Loads the model that a stage starts from, in float32, which is what the optimizer works on, or quantized.
 
     Raises:
-        ValueError: If a key is unknown (the message names the closest one) or missing, or an override is no pair.
+        ValueError: If it is no FlashSloth, or some of its weights are missing.
     """
-    settings = yaml.safe_load(path.read_text())
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ValueError(f"{override!r} is no override: write key=value")
-        settings[key] = yaml.safe_load(value)
-    stage_fields = {field.name: field for field in dataclasses.fields(StageConfig)}
-    known = [*stage_fields, *(field.name for field in dataclasses.fields(SFTConfig) if field.init)]
-    for key in settings:
-        if key not in known:
-            closest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise ValueError(f"{path} has the unknown key {key!r}; the closest known one is {closest!r}")
-    required = [name for name, field in stage_fields.items() if field.default is dataclasses.MISSING]
-    for key in (*required, "output_dir"):
-        if key not in settings:
-            raise ValueError(f"{path} lacks the key {key!r}")
-    stage = StageConfig(**{key: value for key, value in settings.items() if key in stage_fields})
-    # Truncation could cut the tokens of an image; only answers and their </s> are learned.
-    fixed = {"max_length": None, "assistant_only_loss": True}
-    return stage, SFTConfig(**{key: value for key, value in settings.items() if key not in stage_fields}, **fixed)
+    if (Path(stage.model) / "adapter_config.json").is_file():
+        raise ValueError(f"{stage.model} is an adapter: merge it first (flashsloth merge), then start from the result")
+    try:
+        model_type = AutoConfig.from_pretrained(stage.model).model_type
+    except OSError as error:
+        raise ValueError(f"There is no model {stage.model} to start from: {error}") from error
+    if model_type != "flashsloth":
+        raise ValueError(
+            f"{stage.model} is of the type {model_type!r}, no FlashSloth: make one of a language model and a SigLIP "
+            "(flashsloth compose), or of a published checkpoint (flashsloth convert)"
+        )
+    settings = {"dtype": "float32"}
+    if stage.quantization:
+        settings = {"quantization_config": quantization_config(stage.quantization, stage.lora), "dtype": "bfloat16"}
+    model, loaded = FlashSlothForCausalLM.from_pretrained(
+        stage.model, attn_implementation=stage.attn_implementation, output_loading_info=True, **settings
+    )
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise ValueError(
+            f"{stage.model} lacks {len(missing)} tensors, {missing[0]} among them: it is no complete model"
+        )
+    return model
 
 
 def select_trainable(model: nn.Module, modules: list[str]) -> None:
@@ -112,67 +93,80 @@ def parameter_groups(model: nn.Module) -> list[tuple[str, int, int]]:
     """Name, number of trainable and of all parameters of each part of the model, such as `model.pooling`."""
     total, trainable = Counter(), Counter()
     for name, parameter in model.named_parameters():
+        name = name.removeprefix("base_model.model.")  # PEFT's
         part = ".".join(name.split(".")[: 2 if name.startswith("model.") else 1])
-        total[part] += parameter.numel()
-        trainable[part] += parameter.numel() * parameter.requires_grad
+        total[part] += num_elements(parameter)
+        trainable[part] += num_elements(parameter) * parameter.requires_grad
     return [(part, trainable[part], count) for part, count in total.items()]
 
 
 def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
-    """Runs a stage, or what is left of it, and returns the folder of the finished model."""
-    finished = Path(config.output_dir) / "model"
+    """
+    Runs a stage, or what is left of it.
+
+    Returns:
+        `Path`: `OUTPUT_DIR/model`, the finished model, or with `lora` the finished adapter.
+
+    Raises:
+        ValueError: If model, data and settings do not fit, or the data has broken rows that are not to be skipped.
+        OSError: If model or data cannot be read, or the disk is full.
+    """
+    output = Path(config.output_dir)
+    finished = output / "model"
     if finished.is_dir():
         logger.info("%s is complete; nothing to train", finished)
         return finished
     register_auto_classes()
+    is_main = config.process_index == 0
+    if not is_main:
+        logging.getLogger("flashsloth").setLevel(logging.WARNING)  # one process tells what all do
 
     # Model
+    model = load_model(stage)
     processor = FlashSlothProcessor.from_pretrained(stage.model)
     processor.image_processor.hd = stage.hd
-    model = FlashSlothForCausalLM.from_pretrained(
-        stage.model, dtype="float32", attn_implementation=stage.attn_implementation
-    )
-    select_trainable(model, stage.trainable)
-    for part, trainable, count in parameter_groups(model):
-        logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
+    adapter = lora_config(stage.lora, model) if stage.lora else None
+    if not adapter:
+        select_trainable(model, stage.trainable)
 
     # Data
-    dataset = load_from_disk(stage.dataset)
-    logger.info("%s: %s rows", stage.dataset, f"{len(dataset):,}")
+    with config.main_process_first(desc="reading and checking the data"):
+        dataset = load_data(stage.data, config.seed)
+        dataset = good_rows(dataset, processor, config.max_length, stage.hd, stage.on_bad_rows, output, is_main)
+    if isinstance(dataset, IterableDataset) and config.max_steps <= 0:
+        raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")
 
     # Training
     optimizer = None
     if stage.optimizer == "muon":
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay)
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
+    trainer = FlashSlothTrainer(
+        model,
+        config,
         train_dataset=dataset,
         processing_class=processor,
+        learning_rates=stage.learning_rates,
+        peft_config=adapter,
         optimizers=(optimizer, None),
     )
-    last = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    trainer.save_state()
-    with new_folder(finished) as folder:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    for part, trainable, count in parameter_groups(trainer.model):
+        logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
+    last = last_complete_checkpoint(output)
+    if last:
+        logger.info("Going on from %s", last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+
+    # Result
+    unfinished = new_folder(finished) if is_main else contextlib.nullcontext(finished)
+    with clear_write_errors(finished), unfinished as folder:
+        trainer.save_model(str(folder))
+        if is_main:
+            (folder / TRAINING_ARGS_NAME).unlink()  # a pickle of this machine's settings; training.json is for people
+            trainer.save_state()
+            skipped_file = output / SKIPPED_FILE
+            lines = skipped_file.read_text(encoding="utf-8").splitlines() if skipped_file.is_file() else []
+            skipped = [json.loads(line) for line in lines]
+            write_record(output, stage, config, dataset, skipped, trainer.args.world_size, trainer.state.log_history)
+    trainer.accelerator.wait_for_everyone()
     return finished
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file of the stage")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-    parsed = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        stage, config = read_config(parsed.config, parsed.overrides)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    print(train_stage(stage, config))
-
-
-if __name__ == "__main__":
-    main()

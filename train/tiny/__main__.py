@@ -19,8 +19,10 @@ from transformers import PreTrainedTokenizerFast
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.convert import compose
 from flashsloth.convert.folders import new_folder
-from flashsloth.train.sft import read_config, train_stage
-from flashsloth.train.tiny.curves import draw_curves
+from flashsloth.train.config import DataSource, read_config
+from flashsloth.train.record import draw
+from flashsloth.train.sft import train_stage
+from flashsloth.train.tiny.curves import read_curves
 from flashsloth.train.tiny.data import in_batches_of_similar_length, make_dataset
 from flashsloth.train.tiny.evaluate import evaluate
 from flashsloth.train.tiny.language import train_language_model
@@ -94,9 +96,10 @@ def main() -> None:
     for name, data in STAGES.items():
         logger.info("%s", name)
         stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", [])
-        stage.model, stage.dataset, config.output_dir = str(start), str(work / "data" / data), str(work / name)
+        stage.model, config.output_dir = str(start), str(work / name)
+        stage.data = [DataSource(str(work / "data" / data))]
         start = train_stage(stage, config)
-    draw_curves(work, work / "curves.png")
+    draw(read_curves(work), work / "curves.png")
     checkpoints = {"standard": parsed.export / "flashsloth-tiny", "HD": parsed.export / "flashsloth-tiny-hd"}
     export(work / "stage2" / "model", checkpoints["standard"])
     export(work / "hd" / "model", checkpoints["HD"])

@@ -1,0 +1,160 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""What `--plan` says: counts, steps and bytes, against the model itself and against what autograd really saves."""
+
+import json
+import resource
+
+import pytest
+import torch
+from conftest import make_config, make_model
+from transformers import AutoModel
+from trl import SFTConfig
+
+from flashsloth.cli import main
+from flashsloth.train.config import DataSource, StageConfig
+from flashsloth.train.plan import plan, saved_per_position
+
+
+STAGE_1 = ["model.pooling", "model.multi_modal_projector"]
+STAGE_2 = [*STAGE_1, "model.query_tokens", "model.embedded_query", "model.language_model", "lm_head"]
+
+
+def settings(tmp_path, **overrides):
+    return SFTConfig(output_dir=str(tmp_path), use_cpu=True, max_length=None, **overrides)
+
+
+def stage(trainable=(), **overrides):
+    return StageConfig(model="m", data=[DataSource("d")], trainable=list(trainable), **overrides)
+
+
+def test_published_model_is_counted_without_being_allocated(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    planned = plan(stage(STAGE_2), settings(tmp_path, per_device_train_batch_size=8), world_size=8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6  # kB; the weights are 12.8 GB
+    assert planned.total == 3_196_373_985
+    assert planned.total - planned.trainable == 397_745_440  # the vision tower
+    total, trained = planned.total, planned.trainable
+    zero2 = planned.memory["zero2"]
+    assert (zero2.parameters, zero2.gradients, zero2.optimizer) == (
+        2 * total,
+        2 * trained // 8 + 2 * 10**9,
+        12 * trained // 8,
+    )
+    assert planned.memory["ddp"].optimizer == 8 * trained
+    # More sharding never takes more, and a stage that trains less takes less.
+    totals = [planned.memory[way].total for way in ("ddp", "zero2", "zero3")]
+    assert totals == sorted(totals, reverse=True)
+    first = plan(stage(STAGE_1), settings(tmp_path, per_device_train_batch_size=8), world_size=8)
+    assert all(first.memory[way].total < planned.memory[way].total for way in planned.memory)
+
+
+def test_counts_are_those_of_the_real_model(tmp_path, model):
+    planned = plan(stage(STAGE_1), settings(tmp_path), 1, make_config())
+    parts = [model.model.pooling, model.model.multi_modal_projector]
+    assert planned.trainable == sum(p.numel() for part in parts for p in part.parameters())
+    assert planned.total == sum(p.numel() for p in model.parameters())
+
+
+def test_adapter_is_counted_as_a_part(tmp_path, model):
+    planned = plan(stage(lora={"r": 4, "modules_to_save": ["model.pooling"]}), settings(tmp_path), 1, make_config())
+    pooling = sum(p.numel() for p in model.model.pooling.parameters())
+    # four projections and the first and second layer of the MLP, in each of three layers
+    rank = 4 * 3 * (4 * (32 + 32) + 2 * (32 + 64))
+    assert planned.parameters[-1] == ("adapter", rank + pooling, rank + pooling)
+    assert planned.trainable == rank + pooling
+    assert planned.total == sum(p.numel() for p in model.parameters()) + planned.trainable
+
+
+def test_muon_keeps_one_moment_of_matrices(tmp_path):
+    adamw = plan(stage(STAGE_2), settings(tmp_path), 1, make_config()).memory["ddp"].optimizer
+    muon = plan(stage(STAGE_2, optimizer="muon"), settings(tmp_path), 1, make_config()).memory["ddp"].optimizer
+    assert adamw / 2 < muon < adamw
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [({}, 13), ({"num_train_epochs": 2.5}, 33), ({"max_steps": 5}, 5), ({"gradient_accumulation_steps": 2}, 7)],
+)
+def test_steps(tmp_path, overrides, steps):
+    config = settings(tmp_path, **{"per_device_train_batch_size": 4, "num_train_epochs": 1, **overrides})
+    assert plan(stage(STAGE_1), config, 2, make_config(), rows=100).steps == steps
+    if "max_steps" not in overrides:
+        assert plan(stage(STAGE_1), config, 2, make_config()).steps is None
+
+
+def test_activations_follow_rows_tokens_checkpointing_and_the_tower(tmp_path):
+    def activations(trainable=STAGE_2, max_length=1024, **overrides):
+        config = settings(tmp_path, **{"per_device_train_batch_size": 4, **overrides})
+        config.max_length = max_length
+        return plan(stage(trainable), config, 1).memory["zero2"].activations
+
+    usual = activations()
+    loss_tile = 4096 * 32768 * 4 + 4 * 51200 * 2560  # does not grow with the rows
+    assert activations(per_device_train_batch_size=8) - loss_tile == pytest.approx(2 * (usual - loss_tile))
+    assert activations(max_length=512) < 0.8 * usual
+    assert activations(gradient_checkpointing=False) > 5 * usual
+    assert activations([*STAGE_2, "model.vision_tower"]) > usual
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_of_a_layer_are_what_autograd_saves(dtype):
+    config = make_config(text_config={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 6}).text_config
+    config._attn_implementation = "sdpa"
+    decoder = AutoModel.from_config(config).to(dtype).train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*decoder.parameters(), *decoder.buffers())}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    length = 128
+    embeddings = torch.randn(1, length, 64, dtype=dtype, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = decoder(inputs_embeds=embeddings, use_cache=False)
+    measured = sum(storage.nbytes() for storage in saved.values())
+    del outputs
+    assert 6 * length * saved_per_position(config, dtype, "sdpa", length) == pytest.approx(measured, rel=0.1)
+
+
+def test_eager_attention_counts_its_matrices():
+    config = make_config().text_config
+    assert saved_per_position(config, torch.float32, "eager", 512) > saved_per_position(
+        config, torch.float32, "sdpa", 512
+    )
+
+
+def test_what_cannot_be_planned(tmp_path):
+    with pytest.raises(ValueError, match="not of optim: adafactor"):
+        plan(stage(STAGE_1), settings(tmp_path, optim="adafactor"), 1, make_config())
+    with pytest.raises(ValueError, match="quantized base"):
+        plan(stage(lora={"r": 4}, quantization="nf4"), settings(tmp_path), 1, make_config())
+
+
+def test_command_prints_the_plan_and_trains_nothing(tmp_path, capsys):
+    make_model().save_pretrained(tmp_path / "model")
+    turns = [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "B."}]
+    rows = [json.dumps({"id": str(index), "images": [], "messages": turns}) for index in range(10)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    (tmp_path / "stage.yaml").write_text(
+        f"model: {tmp_path / 'model'}\ndata: {tmp_path / 'rows.jsonl'}\noutput_dir: {tmp_path / 'out'}\n"
+        "trainable: [model.pooling]\nper_device_train_batch_size: 2\nbf16: true\n"
+    )
+    command = ["train", str(tmp_path / "stage.yaml"), "--plan", "--devices", "2", "num_train_epochs=1"]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "Steps: 3 over 10 rows" in output
+    assert "2 devices x 2 rows x 1 accumulated = 4 rows" in output
+    assert "12 GB for stage 1, 47 GB for stage 2" in output
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "model=not/here", "data=nor/this.jsonl"]) == 0
+    output = capsys.readouterr().out
+    assert "published FlashSloth-3.2B (not/here is not here)" in output
+    assert "Steps: unknown" in output
+
+
+def test_devices_without_plan(tmp_path, capsys):
+    assert main(["train", str(tmp_path / "stage.yaml"), "--devices", "2"]) == 2
+    assert "--devices belongs to --plan" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The YAML file of a stage: what it may say, and what it says back."""
+
+from pathlib import Path
+
+import pytest
+
+import flashsloth
+from flashsloth.train.config import DataSource, accumulation_steps, read_config
+
+
+CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
+MINIMAL = "{model: m, data: rows.json, output_dir: out, trainable: [lm_head], use_cpu: true, report_to: none}"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "stage.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_defaults_learn_answers_only_and_cut_nothing(file):
+    stage, config = read_config(file, [])
+    assert stage.data == [DataSource("rows.json")]
+    assert config.max_length is None
+    assert config.assistant_only_loss
+    assert config.train_sampling_strategy == "group_by_length"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("{path: a.json, image_folder: pictures}", [DataSource("a.json", image_folder="pictures")]),
+        ("[a.json, {path: b, weight: 2}]", [DataSource("a.json"), DataSource("b", weight=2)]),
+    ],
+)
+def test_data_is_one_source_or_a_list(file, data, expected):
+    assert read_config(file, [f"data={data}"])[0].data == expected
+
+
+def test_exponents_are_numbers(file):
+    stage, config = read_config(file, ["learning_rate=2e-5", "learning_rates={model.pooling: 1e-3}"])
+    assert config.learning_rate == 2e-5
+    assert stage.learning_rates == {"model.pooling": 1e-3}
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_accumulation_follows_from_the_global_batch(file, processes):
+    config = read_config(file, ["global_batch_size=128", "per_device_train_batch_size=8"], processes)[1]
+    assert config.gradient_accumulation_steps == 16 / processes
+
+
+@pytest.mark.parametrize(("size", "nearest"), [(100, "96 or 128$"), (31, "32$"), (0, "32$")])
+def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
+    with pytest.raises(ValueError, match=nearest):
+        accumulation_steps(size, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rat=1", "unknown key 'learning_rat'; the closest known one is 'learning_rate'"),
+        ("data={path: a, image_foldr: b}", "data in .* unknown key 'image_foldr'; .* 'image_folder'"),
+        ("lora={rank: 8}", "lora in .* unknown key 'rank'"),
+        ("data=[]", "is empty"),
+        ("data={image_folder: b}", "a source without a path"),
+        ("data={path: a, weight: 0}", "weight of a is 0"),
+        ("optimizer=lion", "optimizer is 'lion'; choose one of adamw, muon"),
+        ("on_bad_rows=ignore", "on_bad_rows is 'ignore'; choose one of stop, skip"),
+        ("quantization=nf4", "quantization needs lora"),
+        ("lora={r: 8}", "both `trainable` and `lora`"),
+        ("trainable=[]", "neither `trainable` nor `lora`"),
+        ("gradient_accumulation_steps=4", "it follows from global_batch_size"),
+        ("assistant_only_loss=false", "always all that is learned"),
+        ("model=", "lacks the key 'model'"),
+        ("bf16", "write key=value"),
+    ],
+)
+def test_bad_settings_are_named(file, override, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(file, [override])
+
+
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_hd"])
+def test_shipped_configs_hold_the_published_schedule(name):
+    stage, config = read_config(CONFIGS / f"{name}.yaml", ["use_cpu=true"], world_size=8)
+    assert config.per_device_train_batch_size * 8 * config.gradient_accumulation_steps == stage.global_batch_size
+    assert (stage.global_batch_size, config.learning_rate) == ((256, 1e-3) if name == "stage1" else (128, 2e-5))
+    assert config.get_warmup_steps(1000) == 30
+    assert stage.hd == ("model.vision_tower" in stage.trainable) == (name == "stage2_hd")

@@ -1,0 +1,298 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+Reads every row of a set as training would, images included, and names those that nothing can be learned from. Rows are
+left out or stop a run as a whole; nothing is ever put in their place.
+"""
+
+import json
+import logging
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import PIL.Image
+import torch
+from datasets import Dataset, Image, IterableDataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from flashsloth.processing_flashsloth import QUERY_SLOT_TOKEN, FlashSlothProcessor
+
+
+logger = logging.getLogger(__name__)
+
+WRONG_ORDER = "wrong order of turns"
+NO_ASSISTANT = "no assistant turn"
+EMPTY_TURN = "empty turn"
+UNKNOWN_PART = "unknown kind of content"
+WRONG_COUNT = "placeholder count differs"
+MISSING_IMAGE = "missing image"
+TRUNCATED_IMAGE = "truncated image"
+BOMB = "decompression bomb"
+UNDECODABLE = "undecodable image"
+CUT = "answer cut by max_length"
+
+ROWS_PER_TASK = 32
+ROWS_IN_REPORT = 50
+RESULT_FILE = "data_check.jsonl"
+SKIPPED_FILE = "skipped_rows.jsonl"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """
+    A row that cannot be learned from.
+
+    Args:
+        index (`int`): Its number in the set, from 0. A stream has an order only while it is read: there it is the
+            number at which the check met it, and the id is what names the row.
+        id (`str`): Its id in the data.
+        reason (`str`): What is wrong, in the words of the constants above. A row is reported once, by what is found
+            first.
+        detail (`str`): Which turn, file or number.
+    """
+
+    index: int
+    id: str
+    reason: str
+    detail: str
+
+
+def check(
+    dataset: Dataset | IterableDataset,
+    processor: FlashSlothProcessor,
+    max_length: int | None,
+    hd: bool,
+    progress: bool = True,
+) -> list[BadRow]:
+    """
+    Reads all rows, in worker processes, and returns the broken ones.
+
+    Args:
+        dataset (`Dataset` or `IterableDataset`): Of [`~flashsloth.train.data.load_data`]. A stream is read by one
+            worker: rows without an id are numbered as they come, which several workers would each do anew.
+        processor ([`FlashSlothProcessor`]): Of the model that is to be trained.
+        max_length (`int`, *optional*): Tokens after which training cuts rows off; the decoder's positions if unset.
+        hd (`bool`): Whether images are seen in high definition, which takes more tokens.
+        progress (`bool`, *optional*, defaults to `True`): Show a progress bar on standard error.
+    """
+    if isinstance(dataset, IterableDataset):
+        rows, total, num_workers = dataset.decode(False), None, 1
+    else:
+        rows, total = _EncodedRows(dataset), len(dataset)
+        num_workers = min(os.cpu_count() or 1, -(-total // ROWS_PER_TASK))
+    checker = _RowChecker(processor, max_length, hd)
+    loader = DataLoader(rows, batch_size=ROWS_PER_TASK, num_workers=num_workers, collate_fn=checker)
+    bad, first = [], 0
+    with tqdm(total=total, desc="Checking rows", unit=" rows", disable=not progress) as bar:
+        for count, problems in loader:
+            bad += [BadRow(first + offset, *problem) for offset, problem in problems]
+            first += count
+            bar.update(count)
+    return bad
+
+
+def check_cached(
+    dataset: Dataset,
+    processor: FlashSlothProcessor,
+    max_length: int | None,
+    hd: bool,
+    folder: str | Path,
+    progress: bool = True,
+) -> list[BadRow]:
+    """
+    [`check`], with the result kept in `folder`, so that a run that goes on does not read everything again. It is kept
+    for this set and these settings; image files that change on the disk in the meantime are not noticed.
+    """
+    file = Path(folder) / RESULT_FILE
+    key = {
+        "fingerprint": dataset._fingerprint,
+        "rows": len(dataset),
+        "max_tokens": _max_tokens(processor, max_length),
+        "tokens_per_image": _tokens_per_image(processor, hd),
+        "tokens_per_query_slot": processor.num_query_tokens,
+    }
+    if file.is_file():
+        with file.open() as lines:
+            if json.loads(next(lines)) == key:
+                return [BadRow(**json.loads(line)) for line in lines]
+    bad = check(dataset, processor, max_length, hd, progress)
+    _write_lines([key, *map(asdict, bad)], file)
+    return bad
+
+
+def good_rows(
+    dataset: Dataset | IterableDataset,
+    processor: FlashSlothProcessor,
+    max_length: int | None,
+    hd: bool,
+    on_bad_rows: str,
+    folder: str | Path,
+    progress: bool = True,
+) -> Dataset | IterableDataset:
+    """
+    The rows to train on. A stream is returned as it is: it cannot be read before it is trained on, and a broken row of
+    it stops the run where it comes.
+
+    Args:
+        on_bad_rows (`str`): "stop" or "skip"; with "skip" the rows that are left out are listed in
+            `folder/skipped_rows.jsonl`.
+        folder (`str` or `Path`): The run's output folder; see [`check_cached`], as for the other arguments.
+
+    Raises:
+        ValueError: If there are broken rows and `on_bad_rows` is "stop", or if no row is left.
+    """
+    if isinstance(dataset, IterableDataset):
+        logger.info("The data is a stream and is not checked: a broken row stops the run where it comes.")
+        return dataset
+    bad = check_cached(dataset, processor, max_length, hd, folder, progress)
+    skipped = Path(folder) / SKIPPED_FILE
+    if not bad:
+        skipped.unlink(missing_ok=True)  # of an earlier run on other data
+        return dataset
+    logger.warning("%s", report(bad))
+    if on_bad_rows == "stop":
+        raise ValueError(
+            f"{len(bad)} of {len(dataset)} rows are broken, the first is row {bad[0].index}, id {bad[0].id!r} "
+            f"({bad[0].reason}: {bad[0].detail}); all are in {Path(folder) / RESULT_FILE}. Repair them, or train "
+            "without them by on_bad_rows=skip."
+        )
+    if len(bad) == len(dataset):
+        raise ValueError(
+            f"All {len(dataset)} rows are broken, the first by: {bad[0].reason}: {bad[0].detail}. There is nothing to "
+            "train on."
+        )
+    write_jsonl(bad, skipped)
+    broken = {row.index for row in bad}
+    return dataset.select([index for index in range(len(dataset)) if index not in broken])
+
+
+def report(bad: list[BadRow]) -> str:
+    """How many rows are broken by what, and the first of them, as a table."""
+    if not bad:
+        return "No broken rows."
+    counts = Counter(row.reason for row in bad).most_common()
+    lines = [f"Broken rows: {len(bad)}", *(f"{count:>8}  {reason}" for reason, count in counts), ""]
+    shown = [("row", "id", "reason", "detail")]
+    shown += [(str(row.index), row.id, row.reason, row.detail) for row in bad[:ROWS_IN_REPORT]]
+    widths = [max(len(cells[column]) for cells in shown) for column in range(3)]
+    for number, name, reason, detail in shown:
+        lines.append(f"{number:>{widths[0]}}  {name:{widths[1]}}  {reason:{widths[2]}}  {detail}")
+    if len(bad) > ROWS_IN_REPORT:
+        lines.append(f"... and {len(bad) - ROWS_IN_REPORT} more")
+    return "\n".join(lines)
+
+
+def write_jsonl(bad: list[BadRow], path: str | Path) -> None:
+    """Writes one JSON object per row: `index`, `id`, `reason`, `detail`."""
+    _write_lines(map(asdict, bad), Path(path))
+
+
+def _write_lines(objects: Iterable[dict], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Under its own name only when it is whole; each process of a run may write it.
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    unfinished.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in objects), encoding="utf-8")
+    unfinished.replace(file)
+
+
+class _EncodedRows(torch.utils.data.Dataset):
+    """Rows with their images' files or bytes as they are; `cast_column` would copy the bytes of all."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        return self.dataset[indices].to_pylist()
+
+
+class _RowChecker:
+    """Checks rows; as the `collate_fn` of a `DataLoader`, in its workers."""
+
+    def __init__(self, processor: FlashSlothProcessor, max_length: int | None, hd: bool):
+        self.processor = processor
+        self.max_tokens = _max_tokens(processor, max_length)
+        self.tokens_per_image = _tokens_per_image(processor, hd)
+        self.slot_id = processor.tokenizer.convert_tokens_to_ids(QUERY_SLOT_TOKEN)
+
+    def __call__(self, rows: list[dict]) -> tuple[int, list[tuple[int, tuple[str, str, str]]]]:
+        """Number of rows, and (offset, (id, reason, detail)) of the broken ones."""
+        problems = ((offset, row["id"], self._problem(row)) for offset, row in enumerate(rows))
+        return len(rows), [(offset, (name, *problem)) for offset, name, problem in problems if problem]
+
+    def _problem(self, row: dict) -> tuple[str, str] | None:
+        problem = _turn_problem(row["messages"]) or _count_problem(row["messages"], len(row["images"] or []))
+        for image in row["images"] or []:
+            problem = problem or self._image_problem(image)
+        return problem or self._length_problem(row["messages"])
+
+    def _image_problem(self, image: dict | None) -> tuple[str, str] | None:
+        if image is None or image["bytes"] is None and image["path"] is None:
+            return MISSING_IMAGE, "the row holds none"
+        name = image["path"] or f"{len(image['bytes'])} bytes in the row"
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+                # As in training: `datasets` decodes, the processor makes it RGB.
+                self.processor.image_processor.fetch_images([Image().decode_example(image)])
+        except FileNotFoundError:
+            return MISSING_IMAGE, name
+        except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
+            return BOMB, f"{name}: more than PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels"
+        except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to: that is the finding
+            text = f"{error}" or type(error).__name__
+            is_truncated = isinstance(error, EOFError) or "truncated" in text.lower()
+            return (TRUNCATED_IMAGE if is_truncated else UNDECODABLE), f"{name}: {text}"
+        return None
+
+    def _length_problem(self, messages: list[dict]) -> tuple[str, str] | None:
+        prompt = self.processor.apply_chat_template(messages, tokenize=False)
+        ids = self.processor.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        # What the processor makes of one placeholder and of one query slot.
+        length = len(ids)
+        length += ids.count(self.processor.image_token_id) * (self.tokens_per_image - 1)
+        length += ids.count(self.slot_id) * (self.processor.num_query_tokens - 1)
+        if length > self.max_tokens:
+            return CUT, f"{length} tokens, of which {self.max_tokens} can be kept"
+        return None
+
+
+def _max_tokens(processor: FlashSlothProcessor, max_length: int | None) -> int:
+    positions = processor.tokenizer.model_max_length
+    return positions if max_length is None else min(max_length, positions)
+
+
+def _tokens_per_image(processor: FlashSlothProcessor, hd: bool) -> int:
+    return processor.num_visual_tokens * processor.image_processor.num_views(hd)
+
+
+def _turn_problem(messages: list[dict]) -> tuple[str, str] | None:
+    turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
+    if not any(message["role"] == "assistant" for message in turns):
+        return NO_ASSISTANT, f"{len(turns)} turns"
+    for index, message in enumerate(turns):
+        expected = ("user", "assistant")[index % 2]
+        if message["role"] != expected:
+            return WRONG_ORDER, f"turn {index} is of {message['role']!r} where {expected!r} is due"
+    for index, message in enumerate(messages):
+        kinds = {part["type"] for part in message["content"]}
+        if not kinds <= {"text", "image"}:
+            return UNKNOWN_PART, f"message {index} has a part of type {min(kinds - {'text', 'image'})!r}"
+        has_text = any(part["text"] and part["text"].strip() for part in message["content"])
+        if not has_text and (message["role"] != "user" or "image" not in kinds):
+            return EMPTY_TURN, f"message {index}, of {message['role']!r}"
+    return None
+
+
+def _count_problem(messages: list[dict], num_images: int) -> tuple[str, str] | None:
+    placeholders = sum(part["type"] == "image" for message in messages for part in message["content"])
+    if placeholders != num_images:
+        return WRONG_COUNT, f"{placeholders} placeholders, {num_images} images"
+    return None

@@ -1,0 +1,47 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Rows of a dataset to the inputs of a training step."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+
+class Collator(DataCollatorForVisionLanguageModeling):
+    """
+    TRL's collator, for batches that may hold no image at all.
+
+    Without an image the vision tower, the pooling, the projector and the Embedded Query module would not run, and have
+    no gradient. DDP, FSDP2 and ZeRO-3 wait for the gradients of all ranks, so one text-only batch on one rank would
+    stop them. Such a batch gets one blank view, whose placeholders stand in the padding behind the end of its shortest
+    row: nothing looks at them, so the loss stays what it was, and the gradients of these modules are exactly zero.
+
+    Args:
+        processor ([`FlashSlothProcessor`])
+        max_length (`int`, *optional*): rows are cut to so many tokens.
+        assistant_only_loss (`bool`): `True`, to learn answers and their `</s>` only.
+
+        The others are those of `trl.trainer.sft_trainer.DataCollatorForVisionLanguageModeling`.
+    """
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        return batch if len(batch["pixel_values"]) else self._with_blank_view(batch)
+
+    def _with_blank_view(self, batch: dict[str, Any]) -> dict[str, Any]:
+        num_tokens = self.processor.num_visual_tokens
+        lengths = batch["attention_mask"].sum(dim=-1)
+        row, start = int(lengths.argmin()), int(lengths.min())
+        length = max(batch["input_ids"].shape[1], start + num_tokens)
+        if self.pad_to_multiple_of:
+            length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}
+        for name, value in padding.items():
+            batch[name] = F.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
+        batch["input_ids"][row, start : start + num_tokens] = self.processor.image_token_id
+        batch["view_mask"] = torch.zeros_like(batch["view_mask"])
+        batch["view_mask"][row, 0] = 1
+        # The processor gives (0, channels, height, width) for no images.
+        batch["pixel_values"] = batch["pixel_values"].new_zeros(1, *batch["pixel_values"].shape[1:])
+        return batch

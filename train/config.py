@@ -1,0 +1,247 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+The settings of a training run, out of one YAML file. Beside `output_dir` and everything else of `trl.SFTConfig`:
+
+    model: checkpoints/flashsloth-tiny     # what the stage starts from
+    data:                                  # one source, or a list of them
+      - {path: llava_v1_5_mix665k.json, image_folder: images}
+    trainable: [model.multi_modal_projector, model.language_model, lm_head]
+    global_batch_size: 128                 # rows per step over all processes; accumulation follows from it
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from trl import SFTConfig
+
+
+OPTIMIZERS = ("adamw", "muon")
+ON_BAD_ROWS = ("stop", "skip")
+QUANTIZATIONS = ("nf4",)
+LORA_KEYS = ("parts", "r", "alpha", "dropout", "modules_to_save")
+
+# Follow from what is said here, or are what this library is about.
+DERIVED = {
+    "gradient_accumulation_steps": "it follows from global_batch_size, per_device_train_batch_size and the number of "
+    "processes",
+    "assistant_only_loss": "answers and their </s> are always all that is learned",
+    "remove_unused_columns": "columns that the model does not read are always left out",
+}
+
+
+@dataclass
+class DataSource:
+    """
+    A set of conversations, or one part of a mixture.
+
+    Args:
+        path (`str`): A `.json`, `.jsonl` or `.parquet` file (or a pattern such as `data/*.parquet`), a folder of such
+            files, a folder written by `save_to_disk`, or the name of a dataset on the Hub.
+        image_folder (`str`, *optional*): Folder that the paths of the rows' images start from.
+        name (`str`, *optional*): Configuration of a dataset on the Hub.
+        split (`str`, *optional*, defaults to `"train"`): Split of a dataset on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
+        weight (`float`, *optional*): Share of this source in a mixture, relative to the others'. Without weights all
+            rows of all sources are used once.
+        streaming (`bool`, *optional*, defaults to `False`): Whether rows are read as they come, without a local copy.
+        captions (`bool`, *optional*, defaults to `False`): Whether the image alone takes the place of what the human
+            says: image in, caption out, as stage 1 is trained.
+
+    Raises:
+        ValueError: If `weight` is not above 0.
+    """
+
+    path: str
+    image_folder: str | None = None
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    weight: float | None = None
+    streaming: bool = False
+    captions: bool = False
+
+    def __post_init__(self):
+        if self.weight is not None and not self.weight > 0:
+            raise ValueError(f"the weight of {self.path} is {self.weight}: it has to be above 0, or leave it out")
+
+
+@dataclass
+class StageConfig:
+    """
+    What a stage is, beside TRL's settings.
+
+    Args:
+        model (`str`): Folder, or name on the Hub, of the model that the stage starts from.
+        data (`list[DataSource]`): What it learns from.
+        trainable (`list[str]`, *optional*): Modules of the model that train, by name; all others stay as they are.
+            Exactly one of `trainable` and `lora` is given.
+        global_batch_size (`int`, *optional*): Rows per step, over all processes. Without it, a step takes
+            `per_device_train_batch_size` rows of each process.
+        learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of `learning_rate`.
+        hd (`bool`, *optional*, defaults to `False`): Whether images are seen in high definition.
+        optimizer (`str`, *optional*, defaults to `"adamw"`): "adamw" (TRL's settings) or "muon" ([`MuonWithAdamW`]).
+        attn_implementation (`str`, *optional*, defaults to `"sdpa"`): "eager" is the fastest on a CPU at tiny sizes.
+        on_bad_rows (`str`, *optional*, defaults to `"stop"`): Whether rows that cannot be learned from stop the run
+            before its first step, or are left out and listed ("skip").
+        lora (`dict`, *optional*): Train an adapter instead of the model: `parts`, `r`, `alpha`, `dropout`,
+            `modules_to_save`.
+        quantization (`str`, *optional*): "nf4" trains the adapter on a base of 4 bits per weight (QLoRA).
+
+    Raises:
+        ValueError: If a value is none of those above, or two contradict each other.
+    """
+
+    model: str
+    data: list[DataSource]
+    trainable: list[str] = field(default_factory=list)
+    global_batch_size: int | None = None
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    hd: bool = False
+    optimizer: str = "adamw"
+    attn_implementation: str = "sdpa"
+    on_bad_rows: str = "stop"
+    lora: dict | None = None
+    quantization: str | None = None
+
+    def __post_init__(self):
+        for key, choices in (("optimizer", OPTIMIZERS), ("on_bad_rows", ON_BAD_ROWS)):
+            value = getattr(self, key)
+            if value not in choices:
+                raise ValueError(f"{key} is {value!r}; choose one of {', '.join(choices)}")
+        if self.quantization not in (None, *QUANTIZATIONS):
+            raise ValueError(f"quantization is {self.quantization!r}; choose nf4, or leave it out")
+        if self.quantization and not self.lora:
+            raise ValueError("quantization needs lora: quantized weights cannot be trained, only an adapter on them")
+        if bool(self.trainable) == bool(self.lora):
+            said = "both `trainable` and `lora`" if self.lora else "neither `trainable` nor `lora`"
+            raise ValueError(f"the stage has {said}: name the modules that train, or the settings of an adapter")
+        if self.optimizer == "muon" and self.learning_rates:
+            raise ValueError("optimizer muon takes one learning rate: leave out learning_rates, or use adamw")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as text; people mean the number."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789")
+
+
+def read_config(path: Path, overrides: list[str], world_size: int | None = None) -> tuple[StageConfig, SFTConfig]:
+    """
+    Reads a stage's YAML file.
+
+    Args:
+        path (`Path`): The file.
+        overrides (`list[str]`): `key=value` pairs that replace its values; a value is YAML.
+        world_size (`int`, *optional*): Number of processes; that of this launch (`WORLD_SIZE`) if unset.
+
+    Raises:
+        ValueError: If a key is unknown (the message names the closest one), missing or not for the user to set, an
+            override is no pair, a value is none of the possible ones, or the global batch size cannot be divided.
+    """
+    settings = read_settings(path, overrides)
+    stage_fields = {field.name: field for field in dataclasses.fields(StageConfig)}
+    sft_fields = [field.name for field in dataclasses.fields(SFTConfig) if field.init]
+    for key, reason in DERIVED.items():
+        if key in settings:
+            raise ValueError(f"{path} sets {key}, which is not for you to set: {reason}")
+    _check_keys(settings, [*stage_fields, *(name for name in sft_fields if name not in DERIVED)], path)
+    for key in ("model", "data", "output_dir"):
+        if settings.get(key) is None:
+            raise ValueError(f"{path} lacks the key {key!r}")
+    if settings.get("lora") is not None:
+        if not isinstance(settings["lora"], dict):
+            raise ValueError(
+                f"lora in {path} is {settings['lora']!r}: it holds settings such as {{parts: [...], r: 16}}"
+            )
+        _check_keys(settings["lora"], LORA_KEYS, f"lora in {path}")
+
+    stage = {key: settings.pop(key) for key in stage_fields if settings.get(key) is not None}
+    stage["data"] = _read_sources(stage["data"], path)
+    stage["trainable"] = _as_list(stage.get("trainable", []))
+    stage = StageConfig(**stage)
+    settings = {key: value for key, value in settings.items() if key not in stage_fields}
+    # Nothing is cut unless a limit is asked for: truncation could cut an image's tokens or an answer.
+    config = SFTConfig(
+        **{"max_length": None, "train_sampling_strategy": "group_by_length"} | settings, assistant_only_loss=True
+    )
+    if stage.global_batch_size is not None:
+        config.gradient_accumulation_steps = accumulation_steps(
+            stage.global_batch_size, config.per_device_train_batch_size, world_size or launched_processes()
+        )
+    return stage, config
+
+
+def read_settings(path: Path, overrides: list[str]) -> dict:
+    """The mapping in a YAML file, with `key=value` pairs in place of some of its values."""
+    settings = _from_yaml(path.read_text(), path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings: write `key: value` lines")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"{override!r} is no override: write key=value")
+        settings[key] = _from_yaml(value, override)
+    return settings
+
+
+def _from_yaml(text: str, where):
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {error}") from error
+
+
+def launched_processes() -> int:
+    """How many processes torchrun or `accelerate launch` started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def accumulation_steps(global_batch_size: int, per_device_batch_size: int, num_processes: int) -> int:
+    """
+    How many micro batches of each process make a step of `global_batch_size` rows.
+
+    Raises:
+        ValueError: If they do not divide; the message names the nearest sizes that do.
+    """
+    rows = per_device_batch_size * num_processes
+    if global_batch_size >= rows and global_batch_size % rows == 0:
+        return global_batch_size // rows
+    below = global_batch_size // rows * rows
+    nearest = f"{below} or {below + rows}" if below else f"{rows}"
+    raise ValueError(
+        f"global_batch_size is {global_batch_size}, but {num_processes} processes with per_device_train_batch_size "
+        f"{per_device_batch_size} take {rows} rows at a time. The nearest global sizes that divide: {nearest}"
+    )
+
+
+def _read_sources(data, path: Path) -> list[DataSource]:
+    sources = []
+    for source in _as_list(data):
+        source = {"path": source} if isinstance(source, str) else source
+        if not isinstance(source, dict):
+            raise ValueError(f"data in {path} has {source!r}: write a path, or a mapping such as {{path: ...}}")
+        _check_keys(source, [field.name for field in dataclasses.fields(DataSource)], f"data in {path}")
+        if not source.get("path"):
+            raise ValueError(f"data in {path} has a source without a path")
+        sources.append(DataSource(**source))
+    if not sources:
+        raise ValueError(f"data in {path} is empty")
+    return sources
+
+
+def _as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_keys(settings: dict, known: Iterable[str], where) -> None:
+    for key in settings:
+        if key not in known:
+            closest = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
+            raise ValueError(f"{where} has the unknown key {key!r}; the closest known one is {closest!r}")

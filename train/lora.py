@@ -1,0 +1,169 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+LoRA (https://huggingface.co/papers/2106.09685) and QLoRA (https://huggingface.co/papers/2305.14314) on chosen parts of
+the model, and an adapter merged into a complete model folder.
+"""
+
+import difflib
+import re
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoProcessor, BitsAndBytesConfig
+from transformers.utils import is_bitsandbytes_available
+
+from flashsloth.ask import load
+from flashsloth.convert.folders import new_folder, quiet_transformers
+
+
+ADAPTER_FILE = "adapter_model.safetensors"
+# Where the weights are: nine tenths of the published model's linear layers. The rest is small or sees pictures.
+DEFAULT_PARTS = ["model.language_model"]
+NOT_QUANTIZED = [
+    "model.vision_tower",
+    "model.pooling",
+    "model.multi_modal_projector",
+    "model.embedded_query",
+    "lm_head",
+]
+
+
+def lora_config(settings: dict, model: nn.Module) -> LoraConfig:
+    """
+    The adapter that a stage's `lora:` settings ask for.
+
+    Args:
+        settings (`dict`): All are optional.
+
+            - `parts` (`list[str]`, defaults to `["model.language_model"]`): modules whose linear layers, at any depth,
+              get an adapter; named as in `trainable`.
+            - `r` (`int`, defaults to 16): rank.
+            - `alpha` (`float`, defaults to `2 * r`): the update is scaled by `alpha / r`.
+            - `dropout` (`float`, defaults to 0.05): of the adapter's input.
+            - `modules_to_save` (`list[str]`, defaults to none): modules that train whole, and whose weights the
+              adapter's file holds: what is no linear layer, such as `model.query_tokens`, or `lm_head`.
+        model (`nn.Module`): The model; tells which linear layers there are. May be on the meta device.
+
+    Returns:
+        `peft.LoraConfig`
+
+    Raises:
+        ValueError: If a module does not exist, a part holds no linear layer or is the head, or a module stands in both
+            lists.
+    """
+    parts = settings.get("parts", DEFAULT_PARTS)
+    whole = settings.get("modules_to_save") or []
+    r = settings.get("r", 16)
+    names = [name for name, _ in model.named_modules() if name]
+    for key, modules in (("parts", parts), ("modules_to_save", whole)):
+        for name in modules:
+            if name not in names:
+                closest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
+                raise ValueError(
+                    f"lora {key} names {name!r}, but the model has no such module; the closest is {closest!r}"
+                )
+    patterns = []
+    for part in parts:
+        for name in whole:
+            if f"{part}.".startswith(f"{name}.") or f"{name}.".startswith(f"{part}."):
+                raise ValueError(f"lora trains {name!r} whole and {part!r} by an adapter: leave one of them out")
+        if part == "lm_head":
+            # The fused loss of TRL multiplies by the head's weight, past an adapter.
+            raise ValueError("lora parts names 'lm_head', which cannot take an adapter: put it into modules_to_save")
+        module = model.get_submodule(part)
+        layers = {name.rpartition(".")[2] for name, child in module.named_modules() if isinstance(child, nn.Linear)}
+        if not layers:
+            raise ValueError(f"lora parts names {part!r}, which holds no linear layer: put it into modules_to_save")
+        below = "" if isinstance(module, nn.Linear) else rf"\.(.*\.)?({'|'.join(sorted(layers))})"
+        patterns.append(re.escape(part) + below)
+    return LoraConfig(
+        r=r,
+        lora_alpha=settings.get("alpha", 2 * r),
+        lora_dropout=settings.get("dropout", 0.05),
+        target_modules="|".join(patterns),
+        modules_to_save=list(whole) or None,
+        task_type="CAUSAL_LM",
+    )
+
+
+def quantization_config(quantization: str, settings: dict) -> BitsAndBytesConfig:
+    """
+    How the base model of a QLoRA run is held: the decoder's linear layers in 4-bit NormalFloat with quantized scales,
+    everything else in bfloat16, as are all computations.
+
+    Args:
+        quantization (`str`): "nf4".
+        settings (`dict`): The stage's `lora:` settings; what they train whole stays unquantized.
+
+    Raises:
+        ValueError: If bitsandbytes is not installed.
+    """
+    if not is_bitsandbytes_available():
+        raise ValueError(
+            f"quantization {quantization!r} needs bitsandbytes: pip install bitsandbytes, or leave it out"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[*NOT_QUANTIZED, *(settings.get("modules_to_save") or [])],
+    )
+
+
+def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None:
+    """
+    Adds an adapter to the model that it was trained on, and writes a complete folder: weights in the base's dtype,
+    configuration, generation settings, processor and code. The processor is the adapter's own where its folder holds
+    one, and the base's otherwise.
+
+    Args:
+        adapter (`str` or `Path`): Folder of the adapter, as PEFT and TRL write it.
+        dst (`str` or `Path`): Folder to write.
+        base (`str`, *optional*): The model that the adapter was trained on; what the adapter's configuration names if
+            unset.
+
+    Raises:
+        FileNotFoundError: If there is no adapter, or no model where its configuration says.
+        ValueError: If the adapter does not belong to the base, or `dst` holds something already.
+    """
+    adapter = Path(adapter)
+    if not (adapter / ADAPTER_FILE).is_file():
+        raise FileNotFoundError(f"No adapter at '{adapter}': its folder would hold {ADAPTER_FILE}.")
+    named = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    if base is None and not named:
+        raise ValueError(f"The adapter at '{adapter}' does not say what it was trained on: name it with --base.")
+    try:
+        model, processor = load(base or named)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error} The adapter was trained on '{named}': name that model with --base."
+        ) from error
+    if (adapter / "processor_config.json").is_file():
+        processor = AutoProcessor.from_pretrained(adapter)
+    with new_folder(dst) as folder:
+        merged = _attach(model, adapter).merge_and_unload(safe_merge=True)
+        with quiet_transformers():
+            merged.save_pretrained(folder)
+            processor.save_pretrained(folder)
+
+
+def _attach(model: nn.Module, adapter: Path) -> PeftModel:
+    """The model with the adapter on it. PEFT itself only warns of, or passes over, tensors without a counterpart."""
+    remedy = "It was trained on another model: name that one with --base."
+    try:
+        with_adapter = PeftModel.from_pretrained(model, adapter)
+    except RuntimeError as error:  # of load_state_dict: tensors of another shape
+        raise ValueError(f"The adapter at '{adapter}' does not fit the model ({error}). {remedy}") from error
+    expected = get_peft_model_state_dict(with_adapter, save_embedding_layers=False).keys()
+    with safe_open(adapter / ADAPTER_FILE, "pt") as file:
+        differing = sorted(expected ^ set(file.keys()))
+    if differing:
+        raise ValueError(
+            f"The adapter at '{adapter}' does not fit the model: {len(differing)} tensors are in only one of them, "
+            f"{differing[0]} among them. {remedy}"
+        )
+    return with_adapter

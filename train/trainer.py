@@ -1,0 +1,204 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""TRL's SFTTrainer with rows in our order, learning rates by module, safe checkpoints, and speed and memory logged."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from flashsloth.train.checkpoints import PREFIX, clear_write_errors, mark_complete, remove, rotate
+from flashsloth.train.collator import Collator
+from flashsloth.train.sampling import ModalityLengthSampler
+from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
+
+
+CHARACTERS_PER_TOKEN = 4  # of English text, about: makes images and text comparable in length
+NOT_DECAYED = "query_tokens"  # vectors, though they are held as a matrix
+
+
+class FlashSlothTrainer(SFTTrainer):
+    """
+    Trains a FlashSloth.
+
+    Args:
+        model ([`FlashSlothForCausalLM`]): Of its parameters, those that require a gradient train. For an adapter, pass
+            `peft_config`.
+        args (`trl.SFTConfig`): `train_sampling_strategy="group_by_length"` orders rows by [`ModalityLengthSampler`].
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): As `flashsloth.train.data.load_data` returns.
+        processing_class ([`FlashSlothProcessor`])
+        learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of
+            `args.learning_rate`. The longest name that fits a parameter decides.
+
+        The others are those of `trl.SFTTrainer`.
+
+    Raises:
+        ValueError: If `learning_rates` names a module that does not train, or the dataset lacks columns.
+        OSError: While training, if a checkpoint cannot be written; earlier ones stay as they are.
+    """
+
+    def __init__(
+        self, model, args: SFTConfig, *, processing_class, learning_rates: dict[str, float] | None = None, **kwargs
+    ):
+        self.learning_rates = learning_rates or {}
+        self._sampler = None
+        self._first_step = None  # global step and time at the first step of this process
+        self._last_log = None  # tokens, visual tokens and time since the last log
+        self._module_rates = {}  # of this step; the scheduler has moved on when it is logged
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # the collator sees to it that all are used
+        collator = Collator(
+            processor=processing_class,
+            max_length=args.max_length,
+            pad_to_multiple_of=args.pad_to_multiple_of,
+            assistant_only_loss=args.assistant_only_loss,
+        )
+        gather_head_before_loss(model)
+        super().__init__(model, args, data_collator=collator, processing_class=processing_class, **kwargs)
+        self.add_callback(_SetEpoch(self))
+
+    # Order
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        missing = {"length", "num_images"} - set(self.train_dataset.column_names)
+        if missing:
+            raise ValueError(
+                f"The data has no column {' and '.join(sorted(missing))} to group rows by: load it by "
+                "flashsloth.train.data.load_data, or set train_sampling_strategy=random"
+            )
+        processor = self.processing_class
+        tokens_per_image = processor.num_visual_tokens * processor.image_processor.num_views()
+        num_images = torch.tensor(self.train_dataset["num_images"][:])
+        lengths = torch.tensor(self.train_dataset["length"][:]) // CHARACTERS_PER_TOKEN
+        self._sampler = ModalityLengthSampler(
+            lengths + tokens_per_image * num_images,
+            num_images,
+            self._train_batch_size,
+            self.args.world_size,
+            self.args.gradient_accumulation_steps,
+            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+        )
+        return self._sampler
+
+    # Optimizer
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if NOT_DECAYED not in name.split(".")]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.learning_rates:
+            model = self.model if model is None else model
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(self._parameter_groups(model), **arguments)
+        return super().create_optimizer(model)
+
+    def _parameter_groups(self, model: nn.Module) -> list[dict]:
+        """One group for each learning rate with decay and without; those of `args.learning_rate` come first."""
+        decayed = set(self.get_decay_parameter_names(model))
+        groups = {(None, True): [], (None, False): []}
+        for module in self.learning_rates:
+            groups |= {(module, True): [], (module, False): []}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                module = max((m for m in self.learning_rates if f".{m}." in f".{name}"), key=len, default=None)
+                groups[module, name in decayed].append(parameter)
+        for module in self.learning_rates:
+            if not groups[module, True] and not groups[module, False]:
+                raise ValueError(f"learning_rates names {module!r}, but no parameter of such a module trains")
+        return [
+            {
+                "params": parameters,
+                "lr": self.args.learning_rate if module is None else self.learning_rates[module],
+                "weight_decay": self.args.weight_decay if is_decayed else 0.0,
+                "module": module,
+            }
+            for (module, is_decayed), parameters in groups.items()
+            if parameters
+        ]
+
+    # Log
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        if self._first_step is None:
+            self._first_step = self.state.global_step, time.perf_counter()
+            self._last_log = torch.zeros(2, dtype=torch.long), time.perf_counter()
+        is_text = inputs["attention_mask"] == 1
+        is_image = is_text & (inputs["input_ids"] == self.processing_class.image_token_id)
+        counted, since = self._last_log
+        self._last_log = counted.to(is_text.device) + torch.stack([is_text.sum(), is_image.sum()]), since
+        if self.learning_rates:
+            groups = [group for group in self.optimizer.param_groups if group["module"] is not None]
+            self._module_rates = {f"learning_rate/{group['module']}": group["lr"] for group in groups}
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self._module_rates | self._speed_and_memory()
+        super().log(logs, start_time)
+
+    def _speed_and_memory(self) -> dict[str, float]:
+        """Rates in tokens per second over all processes, memory in 10^9 bytes of the fullest one, time in seconds."""
+        counted, since = self._last_log
+        tokens, visual_tokens = self.accelerator.reduce(counted.to(self.args.device), "sum").tolist()
+        peak_memory = self.accelerator.gather(torch.tensor([_peak_memory()], device=self.args.device)).max().item()
+        now = time.perf_counter()
+        first_step, start = self._first_step
+        time_per_step = (now - start) / (self.state.global_step - first_step)
+        self._last_log = torch.zeros_like(counted), now
+        return {
+            "tokens_per_second": round(tokens / (now - since), 1),
+            "visual_tokens_per_second": round(visual_tokens / (now - since), 1),
+            "peak_memory_gb": round(peak_memory / 1e9, 3),
+            "time_left": round(time_per_step * (self.state.max_steps - self.state.global_step), 1),
+        }
+
+    # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with unsharded_class(self.model):
+            super()._save(output_dir, state_dict)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        folder = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            remove(folder)  # incomplete, or of a run that this one repeats
+        self.accelerator.wait_for_everyone()
+        # The library would make room as soon as the new one is written; we make sure of the new one first.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with clear_write_errors(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    mark_complete(folder)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate(self.args.output_dir, limit, self.state.best_model_checkpoint)
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the sampler the epoch: in a resumed epoch of several processes, the library does not reach it."""
+
+    def __init__(self, trainer: FlashSlothTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.trainer._sampler is not None:
+            self.trainer._sampler.set_epoch(int(state.epoch))
+
+
+def _peak_memory() -> float:
+    """Most bytes that this process ever held: on its CUDA device, or without one in main memory."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    import resource  # Windows has none, but may have CUDA
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
