@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The benchmark measures both models and ends with one JSON object; its figures are no test's business."""
+"""The benchmarks measure both models and end with one JSON object; its figures are no test's business."""
 
 import json
 
@@ -46,3 +46,17 @@ def test_peer_shares_the_towers_and_sees_every_patch():
 def test_no_peer(folder, capsys):
     main(["--model", folder, "--repeats", "1", "--new-tokens", "1", "--dtype", "float32", "--no-peer"])
     assert "llava" not in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_training_measures_both_models_in_processes_of_their_own(capsys):
+    sizes = {"image-size": 54, "patch-size": 6, "vision-width": 16, "vision-layers": 1, "text-width": 32}
+    sizes |= {"text-layers": 2, "head-width": 8, "rows": 2, "warmup": 1, "steps": 2, "rounds": 1, "answer-words": 4}
+    main(["train", *(word for name, value in sizes.items() for word in (f"--{name}", str(value)))])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    own, peer = report["flashsloth"], report["llava"]
+    assert (own["visual_tokens"], peer["visual_tokens"]) == (9, 81)
+    # The same rows: they differ by the visual tokens and the four query tokens.
+    assert peer["sequence_tokens"] - own["sequence_tokens"] == 81 - 9 - 4
+    assert own["step_s"] > 0 and own["peak_memory_gb"] > 0 and peer["peak_memory_gb"] > 0
+    assert report["step_ratio"] == pytest.approx(own["step_s"] / peer["step_s"], rel=0.01)
+    assert report["text_width"] == 32
