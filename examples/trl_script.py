@@ -1,0 +1,47 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+# /// script
+# dependencies = ["torch", "transformers>=5.23", "trl[peft]>=1.16", "datasets>=5.2", "pillow"]
+# ///
+"""
+Fine-tunes FlashSloth with TRL alone: nothing is imported from this library, the model's code comes with its folder.
+
+    python examples/trl_script.py --model_name_or_path checkpoints/flashsloth-tiny --dataset_name examples/scenes \
+        --max_steps 4 --output_dir build/trl_script
+
+Further words are those of `trl.SFTConfig` and `trl.ModelConfig`; `--use_peft` trains an adapter (README.md beside
+this file says how to name its layers). The data has the columns `images` (a list, empty for text) and `messages`.
+"""
+
+from datasets import load_dataset
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import ModelConfig, ScriptArguments, SFTConfig, SFTTrainer, TrlParser, get_peft_config
+
+
+def main() -> None:
+    parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig))
+    script_args, training_args, model_args = parser.parse_args_and_config()
+    training_args.max_length = None  # truncation could cut the tokens of an image
+    training_args.assistant_only_loss = True  # the chat template marks what the assistant says
+
+    # Model
+    folder = model_args.model_name_or_path
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=model_args.dtype, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+
+    # Data
+    dataset = load_dataset(script_args.dataset_name, split=script_args.dataset_train_split)
+
+    # Training
+    trainer = SFTTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train()
+    trainer.save_model()  # model and processor, with their code
+
+
+if __name__ == "__main__":
+    main()
