@@ -1,0 +1,157 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+Several processes learn what one learns, also when one of them has a batch without any image; and the shipped
+accelerate configs are what accelerate expects.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_worker
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import DistributedType
+from conftest import make_model
+from safetensors.torch import load_file
+
+import flashsloth
+from flashsloth import FlashSlothForCausalLM
+
+
+WORKER = Path(distributed_worker.__file__)
+ACCELERATE_CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs" / "accelerate"
+TOLERANCE = 1e-4
+# A softmax is blind to what is added to all its scores: AdamW moves these by what is rounding noise.
+WITHOUT_GRADIENT = ("k_proj.bias", "pooling.fc2.bias")
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed, which the dev extra installs on Linux"
+)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, processor) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    make_model().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def launch(*command, processes: int = distributed_worker.WORLD_SIZE) -> None:
+    """Runs a script, or a module with `-m`, under torchrun on the CPU."""
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    # --standalone picks a free port
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    result = subprocess.run(
+        [*torchrun, *map(str, command)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-5000:]
+
+
+def assert_same_training(losses, weights, expected_losses, expected_weights):
+    assert len(losses) == distributed_worker.STEPS
+    assert losses == pytest.approx(expected_losses, abs=TOLERANCE)
+    assert weights.keys() == expected_weights.keys()
+    for name, weight in expected_weights.items():
+        if not name.endswith(WITHOUT_GRADIENT):
+            difference = (weights[name] - weight).abs().max().item()
+            assert difference < TOLERANCE, f"{name} differs by {difference}"
+
+
+@pytest.fixture(scope="module")
+def alone(start) -> tuple[list[float], dict[str, torch.Tensor]]:
+    losses, weights = distributed_worker.train_alone(str(start))
+    assert losses[-1] < losses[0] - 1
+    return losses, weights
+
+
+@pytest.mark.parametrize("kind", ["fsdp2", pytest.param("zero3", marks=needs_deepspeed)])
+def test_sharded_training_equals_one_process(kind, start, alone, tmp_path):
+    launch(WORKER, kind, start, tmp_path)
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    # Loaded, since under ZeRO-3 transformers saves some tensors by other names, which it translates back.
+    assert_same_training(losses, FlashSlothForCausalLM.from_pretrained(tmp_path).state_dict(), *alone)
+    # The folder is ours still: not the code, and the class, that FSDP2 makes of ours.
+    assert {"modeling_flashsloth.py", "configuration_flashsloth.py"} == {file.name for file in tmp_path.glob("*.py")}
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (start, tmp_path))
+    assert after["auto_map"] == before["auto_map"]
+
+
+def test_train_command_under_torchrun_equals_one_process(start, tmp_path):
+    """DDP: two processes on one batch each, against one process that accumulates two."""
+    data = tmp_path / "data.jsonl"
+    (tmp_path / "images").mkdir()
+    lines = []
+    for step in range(distributed_worker.STEPS):
+        for rank in range(distributed_worker.WORLD_SIZE):
+            for row in distributed_worker.rows(step, rank):
+                files = [f"{len(lines)}_{index}.png" for index in range(len(row["images"]))]
+                for file, image in zip(files, row["images"], strict=True):
+                    image.save(tmp_path / "images" / file)
+                lines.append(json.dumps({"id": str(len(lines)), "images": files, "messages": row["messages"]}))
+    data.write_text("\n".join(lines))
+
+    settings = {
+        "model": str(start),
+        "data": {"path": str(data), "image_folder": str(tmp_path / "images")},
+        "trainable": ["model", "lm_head"],
+        "global_batch_size": 4,
+        "per_device_train_batch_size": 2,
+        "train_sampling_strategy": "sequential",  # so that the batches without images come to one process
+        "max_steps": distributed_worker.STEPS,
+        "learning_rate": distributed_worker.LEARNING_RATE,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    runs = {}
+    for processes in (1, distributed_worker.WORLD_SIZE):
+        output = tmp_path / f"{processes} processes"
+        launch("-m", "flashsloth", "train", config, f"output_dir={output}", processes=processes)
+        history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        runs[processes] = losses, load_file(output / "model" / "model.safetensors")
+    assert_same_training(*runs[distributed_worker.WORLD_SIZE], *runs[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "stage"),
+    [
+        ("ddp", DistributedType.MULTI_GPU, None),
+        ("fsdp2", DistributedType.FSDP, None),
+        ("zero2", DistributedType.DEEPSPEED, 2),
+        ("zero3", DistributedType.DEEPSPEED, 3),
+        ("zero3_offload", DistributedType.DEEPSPEED, 3),
+    ],
+)
+def test_accelerate_configs_are_for_a_node_of_eight_gpus(name, kind, stage):
+    file = ACCELERATE_CONFIGS / f"{name}.yaml"
+    config = load_config_from_file(str(file))  # refuses unknown keys
+    assert (config.distributed_type, config.num_machines, config.num_processes) == (kind, 1, 8)
+    assert config.deepspeed_config.get("zero_stage") == stage
+    assert config.mixed_precision == "bf16"
+    # Keys within fsdp_config and deepspeed_config are options of the launch command; others it passes over silently.
+    options = {action.dest for action in launch_command_parser()._actions}
+    assert {*config.fsdp_config, *config.deepspeed_config} <= options
