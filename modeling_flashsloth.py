@@ -250,6 +250,11 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def post_init(self):
+        super().post_init()
+        # The towers list modules that they may have; FSDP stops at a name that the model lacks.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, QueryTokens):
