@@ -26,6 +26,10 @@ ON_BAD_ROWS = ("stop", "skip")
 QUANTIZATIONS = ("nf4",)
 LORA_KEYS = ("parts", "r", "alpha", "dropout", "modules_to_save")
 
+# Seconds that the other processes wait while the first one reads and checks the data: hours, with 665,000 pictures on a
+# slow disk. The libraries' own limit is half an hour.
+DDP_TIMEOUT = 6 * 3600
+
 # Follow from what is said here, or are what this library is about.
 DERIVED = {
     "gradient_accumulation_steps": "it follows from global_batch_size, per_device_train_batch_size and the number of "
@@ -168,9 +172,8 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
     stage = StageConfig(**stage)
     settings = {key: value for key, value in settings.items() if key not in stage_fields}
     # Nothing is cut unless a limit is asked for: truncation could cut an image's tokens or an answer.
-    config = SFTConfig(
-        **{"max_length": None, "train_sampling_strategy": "group_by_length"} | settings, assistant_only_loss=True
-    )
+    defaults = {"max_length": None, "train_sampling_strategy": "group_by_length", "ddp_timeout": DDP_TIMEOUT}
+    config = SFTConfig(**defaults | settings, assistant_only_loss=True)
     if stage.global_batch_size is not None:
         config.gradient_accumulation_steps = accumulation_steps(
             stage.global_batch_size, config.per_device_train_batch_size, world_size or launched_processes()
