@@ -26,8 +26,8 @@ ON_BAD_ROWS = ("stop", "skip")
 QUANTIZATIONS = ("nf4",)
 LORA_KEYS = ("parts", "r", "alpha", "dropout", "modules_to_save")
 
-# Seconds that the other processes wait while the first one reads and checks the data: hours, with 665,000 pictures on a
-# slow disk. The libraries' own limit is half an hour.
+# Seconds that the other processes wait while the first one reads and checks the data: hours, for 665,000 pictures on
+# a slow disk. The libraries' own limit is half an hour.
 DDP_TIMEOUT = 6 * 3600
 
 # Follow from what is said here, or are what this library is about.
