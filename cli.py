@@ -256,7 +256,9 @@ def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentPar
 def _training_packages(command: str) -> Iterator[None]:
     """Says what to install where one of the packages for training is missing."""
     try:
-        yield
+        # DeepSpeed, where it is installed, talks on standard output as soon as another package imports it.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     except ModuleNotFoundError as error:
         raise ValueError(f"{command} needs {error.name}; install it with: pip install 'flashsloth[train]'") from error
 
