@@ -2,7 +2,9 @@
 """The `flashsloth` command. Results go to standard output, everything else to standard error.
 
 Exit status: 0 done, 2 bad input (one line says which and what to do), 130 interrupted, 1 any other failure.
-Each command imports what it needs when it runs, so that `flashsloth --help` does not wait for torch.
+Each command imports what it needs when it runs, so that `flashsloth --help` does not wait for torch. Where libraries
+talk on standard output (the trainer prints its losses, DeepSpeed greets when another package imports it), they are sent
+to standard error.
 """
 
 import argparse
@@ -78,11 +80,12 @@ def run_train(args: argparse.Namespace) -> None:
         devices = args.devices or config.launched_processes()
         # A machine without the run's GPUs may plan for them; settings such as bf16 are else refused there.
         stage, settings = config.read_config(Path(args.config), [*args.overrides, "use_cpu=true"], devices)
-        print(plan.describe(stage, settings, devices))
+        with contextlib.redirect_stdout(sys.stderr):
+            text = plan.describe(stage, settings, devices)
+        print(text)
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     stage, settings = config.read_config(Path(args.config), args.overrides)
-    # The trainer prints its losses to standard output.
     with contextlib.redirect_stdout(sys.stderr):
         folder = sft.train_stage(stage, settings)
     print(folder)
@@ -92,7 +95,8 @@ def run_merge(args: argparse.Namespace) -> None:
     with _training_packages("merge"):
         from flashsloth.train import lora
 
-    lora.merge(args.adapter, args.dst, args.base)
+    with contextlib.redirect_stdout(sys.stderr):
+        lora.merge(args.adapter, args.dst, args.base)
     print(args.dst)
 
 
@@ -111,7 +115,8 @@ def run_data_check(args: argparse.Namespace) -> None:
         processor = FlashSlothProcessor.from_pretrained(stage.model)
     except OSError as error:
         raise ValueError(f"The processor of the model {stage.model}, which counts the tokens: {error}") from error
-    bad = checks.check(load_data(stage.data, config.seed), processor, config.max_length, stage.hd)
+    with contextlib.redirect_stdout(sys.stderr):
+        bad = checks.check(load_data(stage.data, config.seed), processor, config.max_length, stage.hd)
     print(checks.report(bad))
     if args.jsonl:
         checks.write_jsonl(bad, args.jsonl)
@@ -256,9 +261,7 @@ def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentPar
 def _training_packages(command: str) -> Iterator[None]:
     """Says what to install where one of the packages for training is missing."""
     try:
-        # DeepSpeed, where it is installed, talks on standard output as soon as another package imports it.
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+        yield
     except ModuleNotFoundError as error:
         raise ValueError(f"{command} needs {error.name}; install it with: pip install 'flashsloth[train]'") from error
 
