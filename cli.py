@@ -3,8 +3,8 @@
 
 Exit status: 0 done, 2 bad input (one line says which and what to do), 130 interrupted, 1 any other failure.
 Each command imports what it needs when it runs, so that `flashsloth --help` does not wait for torch. Where libraries
-talk on standard output (the trainer prints its losses, DeepSpeed greets when another package imports it), they are sent
-to standard error.
+talk on standard output (the trainer prints its losses, DeepSpeed greets when another package imports it), they are
+sent to standard error.
 """
 
 import argparse
