@@ -28,6 +28,18 @@ register_auto_classes()
 
 NUM_QUERY_TOKENS = 3
 
+# What makes a run of a shipped stage small enough for a test.
+QUICK_RUN = (
+    "warmup_steps=0",
+    "global_batch_size=4",
+    "per_device_train_batch_size=2",
+    "dataloader_num_workers=0",
+    "disable_tqdm=true",
+    "use_cpu=true",
+    "bf16=false",
+    "logging_steps=1",
+)
+
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, and FlashSloth's special tokens behind them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assistant, make_image, make_model, user
+from conftest import QUICK_RUN, assistant, make_image, make_model, user
 from datasets import Dataset, load_from_disk
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
@@ -60,14 +60,7 @@ def settings(name, start, output, *overrides):
             f"data={start / 'data'}",
             f"output_dir={output}",
             "max_steps=3",
-            "warmup_steps=0",
-            "global_batch_size=4",
-            "per_device_train_batch_size=2",
-            "dataloader_num_workers=0",
-            "disable_tqdm=true",
-            "use_cpu=true",
-            "bf16=false",
-            "logging_steps=1",
+            *QUICK_RUN,
             *overrides,
         ],
     )

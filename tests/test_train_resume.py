@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import QUICK_RUN, make_model
 from safetensors.torch import load_file
 
 import flashsloth
@@ -28,20 +28,7 @@ from flashsloth.train.tiny.data import make_dataset
 
 
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
-SMALL = (
-    "max_steps=5",
-    "save_steps=2",
-    "save_total_limit=null",
-    "warmup_steps=0",
-    "learning_rate=1e-3",
-    "global_batch_size=4",
-    "per_device_train_batch_size=2",
-    "dataloader_num_workers=0",
-    "disable_tqdm=true",
-    "use_cpu=true",
-    "bf16=false",
-    "logging_steps=1",
-)
+SMALL = ("max_steps=5", "save_steps=2", "save_total_limit=null", "learning_rate=1e-3", *QUICK_RUN)
 
 # Ends itself as kill -9 does, when all files of the second checkpoint are written but its marker is not.
 KILLED = """

@@ -6,16 +6,11 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
+from datasets import Dataset, IterableDataset
+from matplotlib.figure import Figure
+from trl import SFTConfig
 
-
-matplotlib.use("Agg")
-
-from datasets import Dataset, IterableDataset  # noqa: E402  (the backend must be chosen before pyplot is imported)
-from matplotlib import pyplot as plt  # noqa: E402
-from trl import SFTConfig  # noqa: E402
-
-from flashsloth.train.config import StageConfig  # noqa: E402
+from flashsloth.train.config import StageConfig
 
 
 PACKAGES = ("flashsloth", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
@@ -75,7 +70,9 @@ def draw(curves: Curves, file: Path) -> None:
         curves (`dict[str, dict[str, list[tuple[int, float]]]]`): For each title and name the points (step, value).
         file (`Path`): File to write.
     """
-    figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.2), layout="constrained", squeeze=False)
+    # Not by pyplot, which would pick a backend for the whole process.
+    figure = Figure(figsize=(4 * len(curves), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False)
     for axis, (title, lines) in zip(axes[0], curves.items(), strict=True):
         for name, points in lines.items():
             if points:
@@ -86,4 +83,3 @@ def draw(curves: Curves, file: Path) -> None:
         if len(lines) > 1:
             axis.legend()
     figure.savefig(file, dpi=110)
-    plt.close(figure)

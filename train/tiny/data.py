@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from datasets import Dataset, Features, Image, List, Value
 
+from flashsloth.train.data import MESSAGES
 from flashsloth.train.tiny.questions import DESCRIBE, KINDS, Turn, ask, caption, conversation
 from flashsloth.train.tiny.scenes import Scene, generator, make_scene, render
 
 
-MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 TRAINING = Features({"images": List(Image()), "messages": MESSAGES})
 EXAM = Features({**TRAINING, "kind": Value("string")})
 
