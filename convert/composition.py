@@ -21,6 +21,7 @@ from flashsloth.convert.folders import (
     quiet_transformers,
     write_model_folder,
 )
+from flashsloth.convert.provenance import describe_source, write_provenance
 from flashsloth.convert.published_config import ORIGIN_FIELDS, read_vision_fields
 from flashsloth.convert.tensors import Checkpoint, LazyTensor, one_line, read_json
 from flashsloth.convert.tokens import add_special_tokens, base_vocabulary_size, load_tokenizer, token_id_fields
@@ -161,6 +162,11 @@ def compose(
         tensors.update(new_tensors(shapes, tensors, config.initializer_range, generator))
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         write_model_folder(folder, config, tensors, tokenizer, hd=hd, max_shard_size=max_shard_size)
+        sources = [
+            describe_source("language_model", language_folder),
+            describe_source("vision_model", vision_folder),
+        ]
+        write_provenance(folder, "compose", sources, before=[], seed=seed)
     return dst
 
 

@@ -12,6 +12,7 @@ from flashsloth.convert.folders import (
     quiet_transformers,
     write_model_folder,
 )
+from flashsloth.convert.provenance import describe_source, write_provenance
 from flashsloth.convert.published_config import (
     VISION,
     check_has_published_form,
@@ -117,6 +118,7 @@ def convert_checkpoint(src, dst, *, tokenizer=None, vision_config=None, max_shar
         renamed = {rename(name): tensor for name, tensor in tensors.items()}
         hd = bool(published.get("image_hd", False))
         write_model_folder(folder, config, renamed, loaded, hd=hd, max_shard_size=max_shard_size)
+        write_provenance(folder, "convert", [describe_source("checkpoint", src)], before=[])
     return dst
 
 

@@ -128,14 +128,26 @@ def read_weight_map(index_file: Path) -> dict[str, str]:
 
 def read_json(file: Path) -> dict:
     """A JSON file that holds an object, or a `ValueError` that names the file."""
+    return _read_json(file, dict, "object")
+
+
+def read_json_list(file: Path) -> list[dict]:
+    """A JSON file that holds an array of objects, or a `ValueError` that names the file."""
+    content = _read_json(file, list, "array of objects")
+    if not all(isinstance(item, dict) for item in content):
+        raise ValueError(f"{file} must hold a JSON array of objects.")
+    return content
+
+
+def _read_json(file: Path, kind: type, name: str):
     if not file.is_file():
         raise ValueError(f"{file} does not exist.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, but holds {type(content).__name__}.")
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} must hold a JSON {name}, but holds {type(content).__name__}.")
     return content
 
 

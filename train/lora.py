@@ -17,6 +17,7 @@ from transformers.utils import is_bitsandbytes_available
 
 from flashsloth.ask import load
 from flashsloth.convert.folders import new_folder, quiet_transformers
+from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -149,6 +150,9 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
         with quiet_transformers():
             merged.save_pretrained(folder)
             processor.save_pretrained(folder)
+        before = read_provenance(adapter) or read_provenance(base or named)
+        sources = [describe_source("base", base or named), describe_source("adapter", adapter)]
+        write_provenance(folder, "merge", sources, before)
 
 
 def _attach(model: nn.Module, adapter: Path) -> PeftModel:

@@ -25,6 +25,7 @@ from trl import SFTConfig
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.convert.folders import new_folder
+from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
 from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
 from flashsloth.train.checks import SKIPPED_FILE, good_rows
 from flashsloth.train.config import StageConfig, read_config
@@ -167,6 +168,19 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
             skipped_file = output / SKIPPED_FILE
             lines = skipped_file.read_text(encoding="utf-8").splitlines() if skipped_file.is_file() else []
             skipped = [json.loads(line) for line in lines]
+            write_provenance(
+                folder,
+                "train",
+                [describe_source("base", stage.model)],
+                read_provenance(stage.model),
+                data=[Path(source.path).name for source in stage.data],
+                trainable=stage.lora or stage.trainable,
+                hd=stage.hd,
+                steps=trainer.state.global_step,
+                global_batch_size=config.train_batch_size * config.gradient_accumulation_steps * config.world_size,
+                learning_rate=config.learning_rate,
+                seed=config.seed,
+            )
             write_record(output, stage, config, dataset, skipped, trainer.args.world_size, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     return finished
