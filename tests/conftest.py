@@ -2,6 +2,7 @@
 """A FlashSloth of a few thousand parameters, its processor, and conversations; all made on the spot."""
 
 import os
+from collections.abc import Iterator
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +10,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
+from loopback_hub import LoopbackHub
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -130,6 +133,21 @@ def prepare(processor, conversations, **kwargs):
         return_tensors="pt",
         processor_kwargs={"padding": True, **kwargs},
     )
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Iterator[LoopbackHub]:
+    """A Hub for this process, which is online for it; huggingface_hub has read its environment variables long ago."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with LoopbackHub() as hub:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        yield hub
 
 
 @pytest.fixture
