@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 import flashsloth
 from flashsloth import FlashSlothProcessor
+from flashsloth.train import sft
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import read_config
 from flashsloth.train.data import load_data
@@ -233,6 +234,14 @@ def test_unsuitable_checkpoints(start, tmp_path):
     save_file(weights, tmp_path / "holes" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks 1 tensors, model.pooling.fc1.weight among them"):
         run("stage2", start, tmp_path, f"model={tmp_path / 'holes'}")
+
+
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_bf16_on_a_cpu_that_is_slow_at_it_is_said_before_anything_else(start, tmp_path, is_fast, monkeypatch, caplog):
+    monkeypatch.setattr(sft, "has_fast_bfloat16", lambda: is_fast)
+    with pytest.raises(ValueError, match="no model"):
+        run("stage2", start, tmp_path, "bf16=true", f"model={tmp_path / 'nothing'}")
+    assert ("than with bf16=false" in " ".join(caplog.text.split())) != is_fast
 
 
 def test_broken_rows_stop_the_run_or_are_skipped_and_listed(start, tmp_path):

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import flashsloth
 from flashsloth.train.config import DataSource, accumulation_steps, read_config
@@ -43,6 +44,23 @@ def test_exponents_are_numbers(file):
     stage, config = read_config(file, ["learning_rate=2e-5", "learning_rates={model.pooling: 1e-3}"])
     assert config.learning_rate == 2e-5
     assert stage.learning_rates == {"model.pooling": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "bf16"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, False),
+        ({"avx512_f": True, "avx512_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+        ({}, False),
+    ],
+)
+def test_bf16_is_the_default_where_the_device_is_fast_at_it(file, capabilities, bf16, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert read_config(file, [])[1].bf16 == bf16
+    assert read_config(file, ["bf16=true"])[1].bf16
+    assert not read_config(file, ["bf16=false"])[1].bf16
 
 
 @pytest.mark.parametrize("processes", [1, 4])

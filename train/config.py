@@ -17,8 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import yaml
 from trl import SFTConfig
+
+from flashsloth.ask import has_fast_bfloat16
 
 
 OPTIMIZERS = ("adamw", "muon")
@@ -173,6 +176,9 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
     settings = {key: value for key, value in settings.items() if key not in stage_fields}
     # Nothing is cut unless a limit is asked for: truncation could cut an image's tokens or an answer.
     defaults = {"max_length": None, "train_sampling_strategy": "group_by_length", "ddp_timeout": DDP_TIMEOUT}
+    is_on_cpu = settings.get("use_cpu") or not torch.accelerator.is_available()
+    if is_on_cpu and not has_fast_bfloat16():
+        defaults["bf16"] = False  # which TRL turns on
     config = SFTConfig(**defaults | settings, assistant_only_loss=True)
     if stage.global_batch_size is not None:
         config.gradient_accumulation_steps = accumulation_steps(

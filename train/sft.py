@@ -24,6 +24,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from trl import SFTConfig
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth.ask import has_fast_bfloat16
 from flashsloth.convert.folders import new_folder
 from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
 from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
@@ -121,6 +122,11 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     is_main = config.process_index == 0
     if not is_main:
         logging.getLogger("flashsloth").setLevel(logging.WARNING)  # one process tells what all do
+    if is_main and config.bf16 and config.device.type == "cpu" and not has_fast_bfloat16():
+        logger.warning(
+            "bf16 is set, but this CPU has no instructions for bfloat16: steps can take far longer "
+            "than with bf16=false"
+        )
 
     # Model
     model = load_model(stage)

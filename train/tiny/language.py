@@ -17,7 +17,7 @@ from transformers import PhiConfig, PhiForCausalLM, PreTrainedTokenizerFast
 from flashsloth.convert.composition import QUERY_BASE_TEXT, VOCABULARY_MULTIPLE
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
 from flashsloth.train.tiny.data import told, told_row
-from flashsloth.train.tiny.loop import train
+from flashsloth.train.tiny.loop import precision, train
 from flashsloth.train.tiny.questions import KINDS, ask
 from flashsloth.train.tiny.scenes import generator, make_scene
 from flashsloth.train.tiny.tokenizer import POSITIONS, QUERY_TOKENS
@@ -116,7 +116,7 @@ def answer_accuracy(model: PhiForCausalLM, batches: dict[str, dict[str, torch.Te
     model.eval()
     shares = {}
     for kind, batch in batches.items():
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with precision():
             logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         hits = logits[:, :-1].argmax(-1) == batch["input_ids"][:, 1:]
         shares[kind] = round((hits | (batch["weights"][:, 1:] != 1)).all(-1).float().mean().item(), 3)

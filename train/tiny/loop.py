@@ -11,10 +11,16 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from flashsloth.ask import has_fast_bfloat16
 from flashsloth.train.optimizers import MuonWithAdamW
 
 
 logger = logging.getLogger(__name__)
+
+
+def precision() -> torch.autocast:
+    """A context in which products of matrices are computed in bfloat16 where the CPU is fast at that."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_fast_bfloat16())
 
 
 def warm_up_then_decay(step: int, steps: int, warm_up: int = 60, decay_share: float = 0.6) -> float:
@@ -61,7 +67,7 @@ def train(
     history: dict[str, list[float]] = {}
     model.train()
     for step, batch in enumerate(batches_from(start), start + 1):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with precision():
             losses = loss_of(batch)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

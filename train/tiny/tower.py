@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
-from flashsloth.train.tiny.loop import train
+from flashsloth.train.tiny.loop import precision, train
 from flashsloth.train.tiny.questions import describe
 from flashsloth.train.tiny.scenes import (
     CANVAS,
@@ -274,7 +274,7 @@ def probe(model: TowerTraining, batches: list[dict[str, torch.Tensor]]) -> dict[
     model.eval()
     hits: dict[str, list[torch.Tensor]] = {group: [] for group in PHRASES}
     for batch in batches:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with precision():
             features = model.patch_features(batch["pixels"])
         scores = model.region_scores(features, batch["weights"], batch["valid"])
         truths = batch["truths"][batch["valid"]]
