@@ -16,9 +16,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
 import yaml
-from huggingface_hub import ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from loopback_repo import Commit, File, Repo
+from loopback_repo import Commit, File, Repo, card_problems
 from loopback_server import Answer, LoopbackServer, Refusal, Request, json_answer
 
 
@@ -98,10 +97,10 @@ class LoopbackHub(LoopbackServer):
             raise Refusal(401, "Invalid credentials in Authorization header")
         return request.token and USER
 
-    def writer(self, request: Request) -> str:
+    def writer(self, request: Request, code: str | None = None) -> str:
         if user := self.user(request):
             return user
-        raise Refusal(401, "Invalid username or password.")
+        raise Refusal(401, "Invalid username or password.", code)
 
     def repo(self, request: Request, kind: str, repo_id: str) -> Repo:
         user = self.user(request)
@@ -113,7 +112,8 @@ class LoopbackHub(LoopbackServer):
 
     def writable(self, request: Request, kind: str, repo_id: str) -> Repo:
         repo = self.repo(request, kind, repo_id)
-        self.writer(request)
+        # The client takes a 401 for a missing repository; from an endpoint that is not https, it has to be told so.
+        self.writer(request, "RepoNotFound")
         if repo_id.split("/")[0] not in NAMESPACES and "create_pr" not in request.query:
             raise Refusal(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         return repo
@@ -126,7 +126,7 @@ class LoopbackHub(LoopbackServer):
         return json_answer({"type": "user", "id": "0", "name": self.writer(request), "orgs": orgs, "auth": access})
 
     def validate_yaml(self, request: Request) -> Answer:
-        errors, warnings = _card_problems(request.json()["content"])
+        errors, warnings = card_problems(request.json()["content"])
         messages = {"errors": [{"message": text} for text in errors], "warnings": [{"message": w} for w in warnings]}
         return json_answer(messages, 400 if errors else 200)
 
@@ -172,8 +172,8 @@ class LoopbackHub(LoopbackServer):
         properties = {
             "author": repo_id.split("/")[0],
             "sha": commit.sha,
-            "lastModified": _date(commit),
-            "createdAt": _date(commit.history()[-1]),
+            "lastModified": commit.iso_date,
+            "createdAt": commit.history()[-1].iso_date,
             "private": repo.private,
             "disabled": False,
             "gated": False,
@@ -203,12 +203,12 @@ class LoopbackHub(LoopbackServer):
     def commits(self, request: Request, kind: str, repo_id: str, revision: str) -> Answer:
         history = _commit(self.repo(request, kind, repo_id), revision).history()
         authors = [{"user": USER}]
-        fields = [{"id": c.sha, "title": c.title, "message": c.description, "date": _date(c)} for c in history]
+        fields = [{"id": c.sha, "title": c.title, "message": c.description, "date": c.iso_date} for c in history]
         return json_answer([{**item, "authors": authors} for item in fields])
 
     def tree(self, request: Request, kind: str, repo_id: str, revision: str, path: str) -> Answer:
         commit = _commit(self.repo(request, kind, repo_id), revision)
-        entries = _entries(commit, "true" in request.query.get("expand", []))
+        entries = commit.entries(expand="true" in request.query.get("expand", []))
         if path and not any(name.startswith(path + "/") for name in entries):
             raise Refusal(404, f'{path} does not exist on "{revision}"', "EntryNotFound", commit=commit.sha)
         below = {name: entry for name, entry in entries.items() if not path or name.startswith(path + "/")}
@@ -218,7 +218,8 @@ class LoopbackHub(LoopbackServer):
 
     def paths_info(self, request: Request, kind: str, repo_id: str, revision: str) -> Answer:
         asked = parse_qs(request.body.decode())
-        entries = _entries(_commit(self.repo(request, kind, repo_id), revision), "true" in asked.get("expand", []))
+        commit = _commit(self.repo(request, kind, repo_id), revision)
+        entries = commit.entries(expand="true" in asked.get("expand", []))
         return json_answer([entries[path] for path in asked.get("paths", []) if path in entries])
 
     def preupload(self, request: Request, kind: str, repo_id: str, revision: str) -> Answer:
@@ -361,49 +362,3 @@ def _commit(repo: Repo, revision: str) -> Commit:
     if commit := repo.find(revision):
         return commit
     raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-
-
-def _date(commit: Commit) -> str:
-    return commit.date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _entries(commit: Commit, expand: bool) -> dict[str, dict]:
-    """The files and folders of a commit, by path, as the Hub lists them."""
-    entries = {
-        path: {"type": "directory", "oid": oid, "size": 0, "path": path} for path, oid in commit.folders().items()
-    }
-    for path, file in commit.files.items():
-        entry = {"type": "file", "oid": file.oid, "size": len(file.content), "path": path}
-        if file.lfs:
-            entry["lfs"] = {"oid": file.sha256, "size": len(file.content), "pointerSize": len(file.pointer)}
-        if expand:
-            last = commit.last_change(path)
-            entry["lastCommit"] = {"id": last.sha, "title": last.title, "date": _date(last)}
-        entries[path] = entry
-    return dict(sorted(entries.items()))
-
-
-def _card_problems(card: str) -> tuple[list[str], list[str]]:
-    """What the Hub has against a card's metadata: errors, for which it refuses the commit, and warnings."""
-    match = REGEX_YAML_BLOCK.search(card)
-    if match is None:
-        return [], ["empty or missing yaml metadata in repo card"]
-    try:
-        metadata = yaml.safe_load(match.group(2))
-    except yaml.YAMLError as error:
-        return [f"Invalid YAML in README.md: {error}"], []
-    if not isinstance(metadata, dict):
-        return ["Repo card metadata must be an object"], []
-    errors = []
-    for name in ("license", "library_name", "pipeline_tag", "base_model_relation"):
-        if not isinstance(metadata.get(name, ""), str):
-            errors.append(f'"{name}" must be a string')
-    for name in ("tags", "metrics", "datasets", "language", "base_model"):
-        values = metadata.get(name, [])
-        if not all(isinstance(value, str) for value in (values if isinstance(values, list) else [values])):
-            errors.append(f'"{name}" must be a string or a list of strings')
-    try:
-        ModelCardData(**metadata)
-    except ValueError as error:
-        errors.append(str(error))
-    return errors, []

@@ -1,5 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What a Hub keeps of one repository: commits, the refs that point at them, and files as git and LFS name them."""
+"""
+What a Hub keeps of one repository: commits, the refs that point at them, and files as git and LFS name them; and what
+it asks of a card.
+"""
 
 import fnmatch
 import hashlib
@@ -8,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+
+import yaml
+from huggingface_hub import ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 
 # The suffixes that the .gitattributes of a new repository sends to LFS; the Hub's own list is longer.
@@ -68,6 +75,30 @@ class Commit:
         """Path and object name of each folder."""
         parents = (path.split("/")[:depth] for path in self.files for depth in range(1, path.count("/") + 1))
         return {path: hashlib.sha1(f"{self.sha} {path}".encode()).hexdigest() for path in map("/".join, parents)}
+
+    @property
+    def iso_date(self) -> str:
+        return self.date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def entries(self, expand: bool) -> dict[str, dict]:
+        """
+        Files and folders by path, as the Hub lists them.
+
+        Args:
+            expand (`bool`): Name the commit of each file as well.
+        """
+        entries = {
+            path: {"type": "directory", "oid": oid, "size": 0, "path": path} for path, oid in self.folders().items()
+        }
+        for path, file in self.files.items():
+            entries[path] = {"type": "file", "oid": file.oid, "size": len(file.content), "path": path}
+            if file.lfs:
+                sizes = {"size": len(file.content), "pointerSize": len(file.pointer)}
+                entries[path]["lfs"] = {"oid": file.sha256, **sizes}
+            if expand:
+                last = self.last_change(path)
+                entries[path]["lastCommit"] = {"id": last.sha, "title": last.title, "date": last.iso_date}
+        return dict(sorted(entries.items()))
 
 
 @dataclass
@@ -147,3 +178,29 @@ def _has_attribute(commit: Commit, path: str) -> bool:
     lines = commit.files[".gitattributes"].content.decode().splitlines() if ".gitattributes" in commit.files else []
     patterns = [line.split()[0] for line in lines if "filter=lfs" in line]
     return any(fnmatch.fnmatchcase(path if "/" in pattern else path.split("/")[-1], pattern) for pattern in patterns)
+
+
+def card_problems(card: str) -> tuple[list[str], list[str]]:
+    """What the Hub has against a card's metadata: errors, for which it refuses the commit, and warnings."""
+    match = REGEX_YAML_BLOCK.search(card)
+    if match is None:
+        return [], ["empty or missing yaml metadata in repo card"]
+    try:
+        metadata = yaml.safe_load(match.group(2))
+    except yaml.YAMLError as error:
+        return [f"Invalid YAML in README.md: {error}"], []
+    if not isinstance(metadata, dict):
+        return ["Repo card metadata must be an object"], []
+    errors = []
+    for name in ("license", "library_name", "pipeline_tag", "base_model_relation"):
+        if not isinstance(metadata.get(name, ""), str):
+            errors.append(f'"{name}" must be a string')
+    for name in ("tags", "metrics", "datasets", "language", "base_model"):
+        values = metadata.get(name, [])
+        if not all(isinstance(value, str) for value in (values if isinstance(values, list) else [values])):
+            errors.append(f'"{name}" must be a string or a list of strings')
+    try:
+        ModelCardData(**metadata)
+    except ValueError as error:
+        errors.append(str(error))
+    return errors, []
