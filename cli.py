@@ -22,6 +22,23 @@ from pathlib import Path
 # What a user's input causes. A FileExistsError is a destination that is already there.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
+# Options of `compose` that its function has by the same names, and with defaults of its own.
+COMPOSE_OPTIONS = (
+    "tokenizer",
+    "dtype",
+    "seed",
+    "hd",
+    "pooling_mode",
+    "pooling_size",
+    "num_query_tokens",
+    "query_layer",
+    "query_hidden_size",
+    "query_num_heads",
+    "query_base_token_id",
+    "vision_feature_layer",
+    "max_shard_size",
+)
+
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
@@ -64,9 +81,15 @@ def run_convert(args: argparse.Namespace) -> None:
 
 
 def run_compose(args: argparse.Namespace) -> None:
-    from flashsloth import convert
+    from flashsloth.convert import composition
 
-    convert.compose(args.language_model, args.vision_model, args.dst)
+    options = {name: value for name, value in vars(args).items() if name in COMPOSE_OPTIONS and value is not None}
+    composition.compose(
+        args.language_model or composition.LANGUAGE_MODEL,
+        args.vision_model or composition.VISION_MODEL,
+        args.dst,
+        **options,
+    )
     print(args.dst)
 
 
@@ -122,6 +145,39 @@ def run_data_check(args: argparse.Namespace) -> None:
         checks.write_jsonl(bad, args.jsonl)
     if bad:
         raise ValueError(f"{len(bad)} of the rows are broken: repair them, or train without them by on_bad_rows=skip")
+
+
+def run_push(args: argparse.Namespace) -> None:
+    from flashsloth.publish import hub
+
+    # Of this package alone: the HTTP client would tell each request.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    card_options = {
+        "license": args.license,
+        "languages": args.language,
+        "datasets": args.dataset,
+        "base_models": args.base_model,
+    }
+    if args.dry_run:
+        files, card = hub.contents(args.folder, args.repo_id, args.keep_card, **card_options)
+        sizes = {name: file.size for name, file in files.items()}
+        sizes |= {name: len(content) for name, content in card.items()}
+        for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
+            print(f"{size:>15,}  {name}")
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        url = hub.push(
+            args.folder,
+            args.repo_id,
+            private=args.private,
+            revision=args.revision,
+            create_pr=args.create_pr,
+            message=args.message or hub.MESSAGE,
+            keep_card=args.keep_card,
+            **card_options,
+        )
+    print(url)
 
 
 def run_bench(args: argparse.Namespace) -> None:
@@ -183,6 +239,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_merge(commands)
     _add_data(commands)
+    _add_push(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (bench --help says what)")
     bench.set_defaults(run=run_bench)
     return parser
@@ -212,9 +269,17 @@ def _add_ask(commands) -> None:
 
 def _add_convert(commands) -> None:
     convert = _add_command(commands, "convert", run_convert, "published checkpoint layout to this library's, or back")
-    convert.add_argument("src", metavar="SRC", help="checkpoint folder to read")
+    convert.add_argument(
+        "src",
+        metavar="SRC",
+        help="checkpoint to read: a folder, or REPO[@REVISION] on the Hub; with --to-original a folder",
+    )
     convert.add_argument("dst", metavar="DST", help="folder to write")
-    convert.add_argument("--tokenizer", metavar="DIR", help="folder of Phi-2's tokenizer, if SRC holds none")
+    convert.add_argument(
+        "--tokenizer",
+        metavar="REPO_OR_DIR[@REVISION]",
+        help="Phi-2's tokenizer, if SRC holds none: microsoft/phi-2, or a folder with it",
+    )
     convert.add_argument("--vision-config", metavar="FILE", help="JSON with the vision tower's sizes, if not standard")
     convert.add_argument("--to-original", action="store_true", help="from this library's layout to the published one")
 
@@ -222,9 +287,46 @@ def _add_convert(commands) -> None:
 def _add_compose(commands) -> None:
     summary = "a new, untrained FlashSloth from a causal language model and a SigLIP"
     compose = _add_command(commands, "compose", run_compose, summary)
-    compose.add_argument("--language-model", metavar="DIR", required=True, help="folder of a causal language model")
-    compose.add_argument("--vision-model", metavar="DIR", required=True, help="folder of a SigLIP")
+    source = "REPO_OR_DIR[@REVISION]"
+    compose.add_argument(
+        "--language-model", metavar=source, help="causal language model; microsoft/phi-2, at a fixed commit, if unset"
+    )
+    compose.add_argument(
+        "--vision-model",
+        metavar=source,
+        help="SigLIP; google/siglip-so400m-patch14-384, at a fixed commit, if unset",
+    )
     compose.add_argument("dst", metavar="DST", help="folder to write")
+    compose.add_argument("--tokenizer", metavar=source, help="tokenizer, if it is not with the language model")
+    compose.add_argument("--dtype", help="float32, bfloat16 or float16; the language model's if unset")
+    compose.add_argument("--seed", metavar="N", type=int, help="of the new weights; 0 if unset")
+    compose.add_argument(
+        "--hd", action=argparse.BooleanOptionalAction, help="whether pictures are seen in high definition by default"
+    )
+    compose.add_argument("--pooling-mode", help="attention, average or none; attention if unset")
+    compose.add_argument(
+        "--pooling-size", metavar="N", type=int, help="side of a pooled region, in patches; 3 if unset"
+    )
+    compose.add_argument("--num-query-tokens", metavar="N", type=int, help="query tokens of a slot; 9 if unset, or 0")
+    compose.add_argument(
+        "--query-layer", metavar="N", type=int, help="decoder layer before which they see the patches; 7 if unset"
+    )
+    compose.add_argument(
+        "--query-hidden-size", metavar="N", type=int, help="width of their attention; half the tower's if unset"
+    )
+    compose.add_argument(
+        "--query-num-heads", metavar="N", type=int, help="heads of their attention; as many as the decoder's if unset"
+    )
+    compose.add_argument(
+        "--query-base-token-id", metavar="N", type=int, help="token they build on; the one of ' .' if unset"
+    )
+    compose.add_argument(
+        "--vision-feature-layer",
+        metavar="N",
+        type=int,
+        help="which layer's output the tower gives, counted from its end; -2, the last but one, if unset",
+    )
+    compose.add_argument("--max-shard-size", metavar="SIZE", help="limit of a weight file; 5GB if unset")
 
 
 def _add_train(commands) -> None:
@@ -249,6 +351,27 @@ def _add_data(commands) -> None:
     check.add_argument("config", metavar="CONFIG.yaml", help="the stage")
     check.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the file")
     check.add_argument("--jsonl", metavar="FILE", help="write the broken rows to a file, one JSON object per line")
+
+
+def _add_push(commands) -> None:
+    push = _add_command(commands, "push", run_push, "a model folder to the Hub, with a model card")
+    push.add_argument("folder", metavar="DIR", help="model folder")
+    push.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if it does not exist")
+    push.add_argument("--private", action="store_true", help="make the new repository private")
+    push.add_argument("--revision", metavar="R", help="branch, made if it does not exist, or refs/pr/N; main if unset")
+    push.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
+    push.add_argument("--message", metavar="TEXT", help="of the commit, or title of the pull request")
+    push.add_argument("--dry-run", action="store_true", help="check DIR and list what would be published, offline")
+    push.add_argument("--license", metavar="L", help="license id, such as apache-2.0, where the base models tell none")
+    listed = {"metavar": "ID", "action": "append", "default": []}
+    push.add_argument("--language", **listed | {"metavar": "L"}, help="language code, such as en; may be repeated")
+    push.add_argument("--dataset", **listed, help="data on the Hub that it was trained on; may be repeated")
+    push.add_argument("--base-model", **listed, help="model on the Hub that it was made from; may be repeated")
+    push.add_argument(
+        "--keep-card",
+        action="store_true",
+        help="make no model card: publish DIR's README.md, or leave the one on the Hub as it is",
+    )
 
 
 def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:

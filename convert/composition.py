@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from flashsloth import FlashSlothConfig
+from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
 from flashsloth.convert.folders import (
     check_tensors,
     expected_shapes,
@@ -31,8 +31,10 @@ from flashsloth.convert.tokens import add_special_tokens, base_vocabulary_size, 
 LANGUAGE_MODEL_RENAMES = (("model.", "model.language_model."), ("lm_head.", "lm_head."))
 VISION_MODEL_RENAMES = (("embeddings.", "model.vision_tower.embeddings."), ("encoder.", "model.vision_tower.encoder."))
 
-# What makes a backbone, of all the files that a Hub repository may hold.
-BACKBONE_FILES = ("*.json", "model*.safetensors", "*.txt", "*.model")
+# The backbones of the published models. The commits are the ones under which public code pins and caches these
+# repositories; the Hub itself could not be asked where this was written.
+LANGUAGE_MODEL = "microsoft/phi-2@ef382358ec9e382308935a992d908de099b64c23"
+VISION_MODEL = "google/siglip-so400m-patch14-384@9fdffc58afc957d1a03a25b10dba0329ab15c2a3"
 
 VOCABULARY_MULTIPLE = 64  # a grown embedding table stays divisible for fast matrix products
 QUERY_BASE_TEXT = " ."  # the published code adds this token's embedding to every query vector
@@ -63,10 +65,12 @@ def compose(
     backbones are copied one tensor at a time.
 
     Args:
-        language_model (`str` or `os.PathLike`): folder or Hub id of a causal language model with its tokenizer.
-        vision_model (`str` or `os.PathLike`): folder or Hub id of a SigLIP model, whole or its vision half.
+        language_model (`str` or `os.PathLike`): causal language model with its tokenizer: a folder, or REPO or
+            REPO@REVISION on the Hub. Only what is needed is downloaded.
+        vision_model (`str` or `os.PathLike`): SigLIP, whole or its vision half, by the same kinds of names.
         dst (`str` or `os.PathLike`): folder to write; must not exist, or be empty.
-        tokenizer (`str` or `os.PathLike`, *optional*): folder of the tokenizer, if it is not with the language model.
+        tokenizer (`str` or `os.PathLike`, *optional*): the tokenizer, if it is not with the language model; named
+            likewise.
         pooling_mode (`str`, *optional*, defaults to `"attention"`): see [`FlashSlothConfig`], as the next three.
         pooling_size (`int`, *optional*, defaults to 3): side of a pooled region, in patches.
         num_query_tokens (`int`, *optional*, defaults to 9): query tokens of a slot.
@@ -88,25 +92,25 @@ def compose(
     Raises:
         ValueError: If a backbone is missing, damaged or of the wrong kind, or the sizes do not fit; the message names
             both. Nothing is left at `dst` then.
+        OSError: If the connection to the Hub is lost, or the disk is full. Nothing is left at `dst` then either.
 
     Example:
 
     ```python
-    >>> from flashsloth.convert import compose
+    >>> from flashsloth.convert import composition
 
-    >>> compose("microsoft/phi-2", "google/siglip-so400m-patch14-384", "flashsloth-untrained", dtype="bfloat16")
+    >>> composition.compose(composition.LANGUAGE_MODEL, composition.VISION_MODEL, "flashsloth-untrained")
     ```
     """
     dst = Path(dst)
     with new_folder(dst) as folder, quiet_transformers():
-        language_folder, vision_folder = find_backbone(language_model), find_backbone(vision_model)
+        language_folder, vision_folder = find_model(language_model, TOKENIZER_FILES), find_model(vision_model)
         language_tensors = Checkpoint(language_folder)
         text_config = read_text_config(language_folder)
         vision_config = read_vision_config(vision_folder, vision_feature_layer)
 
-        tokenizer = load_tokenizer(
-            language_folder if tokenizer is None else tokenizer, "Pass the tokenizer's folder with --tokenizer."
-        )
+        tokenizer_folder = language_folder if tokenizer is None else find_tokenizer(tokenizer)
+        tokenizer = load_tokenizer(tokenizer_folder, "Pass the tokenizer's folder with --tokenizer.")
         base_size = base_vocabulary_size(tokenizer, num_query_tokens)
         if base_size > text_config.vocab_size:
             raise ValueError(
@@ -162,10 +166,10 @@ def compose(
         tensors.update(new_tensors(shapes, tensors, config.initializer_range, generator))
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         write_model_folder(folder, config, tensors, tokenizer, hd=hd, max_shard_size=max_shard_size)
-        sources = [
-            describe_source("language_model", language_folder),
-            describe_source("vision_model", vision_folder),
-        ]
+        folders = {"language_model": language_folder, "vision_model": vision_folder}
+        if tokenizer_folder != language_folder:
+            folders["tokenizer"] = tokenizer_folder
+        sources = [describe_source(role, source) for role, source in folders.items()]
         write_provenance(folder, "compose", sources, before=[], seed=seed)
     return dst
 
@@ -177,17 +181,6 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if name not in known:
         raise ValueError(f"dtype {name!r} must be one of {', '.join(known)}.")
     return known[name]
-
-
-def find_backbone(name) -> Path:
-    """A local folder, or the local copy of a Hub repository, downloaded if need be."""
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=BACKBONE_FILES))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(f"{name} is no folder, and not to be had from the Hub either: {one_line(error)}") from error
 
 
 def read_text_config(folder: Path) -> PreTrainedConfig:

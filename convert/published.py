@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
+from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
 from flashsloth.convert.folders import (
     check_tensors,
     expected_shapes,
@@ -76,9 +77,10 @@ def convert_checkpoint(src, dst, *, tokenizer=None, vision_config=None, max_shar
     are copied one at a time.
 
     Args:
-        src (`str` or `os.PathLike`): folder with config.json (`model_type` "phi") and weights.
+        src (`str` or `os.PathLike`): config.json (`model_type` "phi") and weights: a folder, or REPO or REPO@REVISION
+            on the Hub. Only what is needed is downloaded.
         dst (`str` or `os.PathLike`): folder to write; must not exist, or be empty.
-        tokenizer (`str` or `os.PathLike`, *optional*): folder with Phi-2's tokenizer; `src` itself by default.
+        tokenizer (`str` or `os.PathLike`, *optional*): Phi-2's tokenizer, named likewise; `src` itself by default.
         vision_config (`str` or `os.PathLike`, *optional*): SigLIP's config.json, with or without the text half. Needed
             for a tower other than so400m, whose number of heads no tensor shows.
         max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): size limit of one weight file.
@@ -89,17 +91,19 @@ def convert_checkpoint(src, dst, *, tokenizer=None, vision_config=None, max_shar
     Raises:
         ValueError: If a file is missing, damaged or does not fit the others; the message names it and the remedy.
             Nothing is left at `dst` then.
+        OSError: If the connection to the Hub is lost, or the disk is full. Nothing is left at `dst` then either.
 
     Example:
 
     ```python
     >>> from flashsloth.convert import convert_checkpoint
 
-    >>> convert_checkpoint("FlashSloth-3.2B", "flashsloth-3.2b", tokenizer="phi-2")
+    >>> convert_checkpoint("Tongbo/FlashSloth-3.2B", "flashsloth-3.2b", tokenizer="microsoft/phi-2")
     ```
     """
-    src, dst = Path(src), Path(dst)
+    dst = Path(dst)
     with new_folder(dst) as folder, quiet_transformers():
+        src = find_model(src, TOKENIZER_FILES)
         published = read_published_config(src)
         checkpoint = Checkpoint(src)
         vision = infer_vision_config(published, checkpoint, vision_config)
@@ -111,8 +115,8 @@ def convert_checkpoint(src, dst, *, tokenizer=None, vision_config=None, max_shar
             src,
             "Download the checkpoint again; if its tower is not so400m, pass the SigLIP config with --vision-config.",
         )
-        tokenizer_folder = src if tokenizer is None else tokenizer
-        loaded = load_tokenizer(tokenizer_folder, "Pass the folder of microsoft/phi-2's tokenizer with --tokenizer.")
+        tokenizer_folder = src if tokenizer is None else find_tokenizer(tokenizer)
+        loaded = load_tokenizer(tokenizer_folder, "Pass --tokenizer microsoft/phi-2, or a folder with it.")
         loaded = add_special_tokens(loaded, config.num_query_tokens, config.text_config.max_position_embeddings)
         check_token_ids(loaded, config, tokenizer_folder)
         renamed = {rename(name): tensor for name, tensor in tensors.items()}

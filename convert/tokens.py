@@ -151,8 +151,8 @@ def check_token_ids(tokenizer: PreTrainedTokenizerBase, config: FlashSlothConfig
         raise ValueError(
             f"The tokenizer in {where} does not fit the checkpoint: {differing}. Its vocabulary has "
             f"{base_vocabulary_size(tokenizer, config.num_query_tokens)} entries without the "
-            f"special tokens, Phi-2's has {config.query_slot_token_id}. Pass the folder of microsoft/phi-2's "
-            " tokenizer with --tokenizer."
+            f"special tokens, Phi-2's has {config.query_slot_token_id}. Pass --tokenizer microsoft/phi-2, or a folder "
+            "with it."
         )
 
 

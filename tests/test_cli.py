@@ -59,7 +59,8 @@ def test_version(capsys):
         (["ask", "--max-new-tokens", "0", "Hello?"], "'0' is not a whole number of 1 or more"),
         (["ask", "--no-such-option", "Hello?"], "--no-such-option"),
         (["convert", "only-one"], "DST"),
-        (["compose", "--language-model", "a", "b"], "--vision-model"),
+        (["compose"], "DST"),
+        (["compose", "dst", "--seed", "x"], "--seed"),
         (["train"], "CONFIG.yaml"),
     ],
 )
@@ -103,6 +104,7 @@ def test_traceback_of_bad_input_on_request(capsys):
 
 def test_commands_delegate(monkeypatch, capsys):
     from flashsloth import bench, convert
+    from flashsloth.convert import composition
     from flashsloth.train import config, lora, plan, sft
 
     calls = []
@@ -114,7 +116,7 @@ def test_commands_delegate(monkeypatch, capsys):
 
     monkeypatch.setattr(convert, "convert_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setattr(convert, "to_original", lambda *args: calls.append(args))
-    monkeypatch.setattr(convert, "compose", lambda *args: calls.append(args))
+    monkeypatch.setattr(composition, "compose", lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setattr(config, "read_config", lambda *args: args[:2])
     monkeypatch.setattr(sft, "train_stage", train_stage)
     monkeypatch.setattr(plan, "describe", lambda *args: calls.append(args) or "plan")
@@ -123,7 +125,8 @@ def test_commands_delegate(monkeypatch, capsys):
     for arguments in (
         ["convert", "src", "dst", "--tokenizer", "t"],
         ["convert", "--to-original", "src", "dst"],
-        ["compose", "--language-model", "l", "--vision-model", "v", "dst"],
+        ["compose", "dst"],
+        ["compose", "--language-model", "l", "--vision-model", "v", "dst", "--no-hd", "--query-layer", "0"],
         ["train", "stage1.yaml", "learning_rate=1e-3", "seed=1"],
         ["train", "stage1.yaml", "--plan", "--devices", "8", "seed=1"],
         ["merge", "adapter", "dst", "--base", "model"],
@@ -133,14 +136,15 @@ def test_commands_delegate(monkeypatch, capsys):
     assert calls == [
         (("src", "dst"), {"tokenizer": "t", "vision_config": None}),
         ("src", "dst"),
-        ("l", "v", "dst"),
+        ((composition.LANGUAGE_MODEL, composition.VISION_MODEL, "dst"), {}),
+        (("l", "v", "dst"), {"hd": False, "query_layer": 0}),
         (Path("stage1.yaml"), ["learning_rate=1e-3", "seed=1"]),
         (Path("stage1.yaml"), ["seed=1", "use_cpu=true"], 8),
         ("adapter", "dst", "model"),
         ["--help", "positional"],
     ]
     output = capsys.readouterr()
-    assert output.out == "dst\ndst\ndst\nout/model\nplan\ndst\n"
+    assert output.out == "dst\ndst\ndst\ndst\nout/model\nplan\ndst\n"
     assert output.err == "loss\n"
 
 

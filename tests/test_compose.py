@@ -9,6 +9,7 @@ import golden_checkpoint
 import pytest
 import torch
 from conftest import make_image, user
+from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
@@ -23,7 +24,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from flashsloth import register_auto_classes
+from flashsloth import cli, register_auto_classes
 from flashsloth.convert import compose, convert_checkpoint, to_original
 from flashsloth.convert.tensors import Checkpoint
 
@@ -227,21 +228,96 @@ def test_wrong_backbones(backbones, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hub_ids_come_from_the_cache(backbones, tmp_path, monkeypatch):
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A function that puts a folder into the Hub's local cache; the Hub itself is switched off (conftest)."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def add(repo_id, folder):
+        cached = tmp_path / "cache" / f"models--{repo_id.replace('/', '--')}"
+        shutil.copytree(folder, cached / "snapshots" / REVISION)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text(REVISION)
+        return cached
+
+    return add
+
+
+def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog):
     make, _, vision_folder = backbones
     _, language_folder = make()
-    for name, folder in (("language", language_folder), ("vision", vision_folder)):
-        cached = tmp_path / "cache" / f"models--someone--{name}"
-        shutil.copytree(folder, cached / "snapshots" / "0123")
-        (cached / "refs").mkdir()
-        (cached / "refs" / "main").write_text("0123")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    cached = compose("someone/language", "someone/vision", tmp_path / "cached", **OPTIONS)
+    cache("someone/language", language_folder)
+    cache("someone/vision", vision_folder)
     local = compose(language_folder, vision_folder, tmp_path / "local", **OPTIONS)
-    assert (cached / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="someone/else is no folder, and not to be had from the Hub") as error:
-        compose("someone/else", "someone/vision", tmp_path / "new", **OPTIONS)
-    assert "\n" not in str(error.value)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    names = ["--language-model", f"someone/language@{REVISION}", "--vision-model", "someone/vision"]
+    assert cli.main(["compose", *names, str(tmp_path / "cached"), *options]) == 0
+    assert (tmp_path / "cached" / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
+    assert "nothing tells whether the local copy of someone/vision is complete" in caplog.text
+    (entry,) = json.loads((tmp_path / "cached" / "provenance.json").read_text())
+    assert entry["sources"] == [
+        {"role": "language_model", "repo": "someone/language", "revision": REVISION},
+        {"role": "vision_model", "repo": "someone/vision", "revision": REVISION},
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["someone/else", "someone/language@v2", f"someone/language@{REVISION[::-1]}", "someone/language@", "a/b/c"]
+)
+def test_hub_ids_that_cannot_be_had(name, backbones, cache, tmp_path):
+    make, _, vision_folder = backbones
+    cache("someone/language", make()[1])
+    with pytest.raises(ValueError, match="is no folder, and not to be had from the Hub") as error:
+        compose(name, vision_folder, tmp_path / "new", **OPTIONS)
+    assert "\n" not in str(error.value) and str(error.value).startswith(name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_half_a_repository_in_the_cache(backbones, cache, tmp_path):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    cached = cache("someone/language", language_folder)
+    snapshot = cached / "snapshots" / REVISION
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="No weights in .*someone--language"):
+        compose("someone/language", vision_folder, tmp_path / "new", **OPTIONS)
+    # What the client notes of a repository when it downloads from it.
+    files = [file.name for file in language_folder.iterdir()]
+    (cached / "trees").mkdir()
+    shutil.copy(language_folder / "model.safetensors", snapshot)
+    write_tree_cache(str(cached), REVISION, {name: TreeCacheEntry(1, "0", None, None, None) for name in files})
+    compose("someone/language", vision_folder, tmp_path / "whole", **OPTIONS)
+    (snapshot / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match="someone/language is no folder, and not to be had from the Hub"):
+        compose("someone/language", vision_folder, tmp_path / "new", **OPTIONS)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_wins_over_a_revision(backbones, tmp_path):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    shutil.copytree(language_folder, tmp_path / "language@main")
+    compose(tmp_path / "language@main", vision_folder, tmp_path / "new", **OPTIONS)
+    (entry,) = json.loads((tmp_path / "new" / "provenance.json").read_text())
+    assert entry["sources"][0] == {"role": "language_model", "folder": "language@main"}
+
+
+def test_pickles_are_read_where_there_is_nothing_better(backbones, cache, tmp_path):
+    make, siglip, vision_folder = backbones
+    _, language_folder = make()
+    expected = compose(language_folder, vision_folder, tmp_path / "expected", **OPTIONS)
+    old = tmp_path / "old"
+    shutil.copytree(vision_folder, old)
+    (old / "model.safetensors").unlink()
+    torch.save(siglip.state_dict(), old / "pytorch_model.bin")
+    cache("someone/old", old)
+    folder = compose(language_folder, "someone/old", tmp_path / "new", **OPTIONS)
+    found, expected = (load_file(path / "model.safetensors") for path in (folder, expected))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_composed_model_has_a_published_form(backbones, tmp_path):

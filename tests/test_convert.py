@@ -20,7 +20,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, SiglipVisionConfig
 
-from flashsloth import FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor, register_auto_classes
+from flashsloth import (
+    FlashSlothForCausalLM,
+    FlashSlothImageProcessor,
+    FlashSlothProcessor,
+    cli,
+    register_auto_classes,
+)
 from flashsloth.convert import add_special_tokens, convert_checkpoint, published, to_original
 from flashsloth.convert.tensors import Checkpoint, LazyTensor, write_tensors
 
@@ -236,6 +242,21 @@ def test_layouts_of_the_source(layout, weights, converted, tmp_path):
     assert FlashSlothImageProcessor.from_pretrained(tmp_path / "ours").hd
 
 
+def test_hub_ids_come_from_the_cache(source, converted, tmp_path, monkeypatch):
+    """The Hub itself is switched off (conftest)."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    for name, folder in (("Tongbo--FlashSloth-3.2B", source), ("microsoft--phi-2", golden_checkpoint.TOKENIZER)):
+        snapshots = tmp_path / "cache" / f"models--{name}" / "snapshots"
+        snapshots.mkdir(parents=True)
+        (snapshots / revision).symlink_to(folder)
+    names = [f"Tongbo/FlashSloth-3.2B@{revision}", str(tmp_path / "ours")]
+    assert cli.main(["convert", *names, "--tokenizer", f"microsoft/phi-2@{revision}"]) == 0
+    assert Checkpoint(tmp_path / "ours").keys() == Checkpoint(converted).keys()
+    (entry,) = json.loads((tmp_path / "ours" / "provenance.json").read_text())
+    assert entry["sources"] == [{"role": "checkpoint", "repo": "Tongbo/FlashSloth-3.2B", "revision": revision}]
+
+
 def test_shards_of_the_result(source, weights, tmp_path):
     folder = convert_checkpoint(source, tmp_path / "ours", max_shard_size="15MB")
     index = read_json(folder / "model.safetensors.index.json")
@@ -262,6 +283,7 @@ def test_folder_is_complete(converted, processor):
         "modeling_flashsloth.py",
         "processing_flashsloth.py",
         "processor_config.json",
+        "provenance.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }
@@ -418,7 +440,7 @@ def test_config_errors(changes, message, source, tmp_path):
 
 
 def test_source_errors(source, tmp_path):
-    with pytest.raises(ValueError, match="nowhere.config.json does not exist"):
+    with pytest.raises(ValueError, match="nowhere is no folder, and not to be had from the Hub"):
         convert_checkpoint(tmp_path / "nowhere", tmp_path / "ours")
     broken = with_config(source, tmp_path / "broken")
     (broken / "config.json").write_text("{")
