@@ -1,0 +1,96 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+What may stand in a model card: ids are checked, and all other text is made harmless where it stands in Markdown. YAML
+needs no such care, as it is written by a YAML library.
+"""
+
+import re
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+
+# Ids as on https://huggingface.co/docs/hub/repositories-licenses: "apache-2.0", "openrail++".
+LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*\+*")
+# ISO 639 codes, and two that the Hub adds (https://huggingface.co/docs/hub/model-cards).
+LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+URL = re.compile(r"https?://[A-Za-z0-9./_~#?&=%+:-]+")
+
+
+def check_hub_id(value, what: str) -> str:
+    """
+    The id of a model or dataset on the Hub.
+
+    Raises:
+        ValueError: If it can be none.
+    """
+    try:
+        validate_repo_id(value)
+    except HFValidationError as error:
+        raise ValueError(f"{what} {value!r} is no id on the Hub such as owner/name: {error}") from error
+    if not value:
+        raise ValueError(f"{what} is empty; give an id on the Hub such as owner/name.")
+    return value
+
+
+def check_repo_id(value) -> str:
+    """The id of the card's own repository, with its owner, as the addresses in the card need it."""
+    check_hub_id(value, "The repository")
+    if "/" not in value:
+        raise ValueError(f"The repository {value!r} lacks its owner: name it as owner/name.")
+    return value
+
+
+def check_license(value) -> str:
+    """The id of a license on the Hub."""
+    if not isinstance(value, str) or not LICENSE.fullmatch(value):
+        raise ValueError(f"{value!r} is no license id of the Hub, which are lower-case, such as apache-2.0 or mit.")
+    return value
+
+
+def check_language(value) -> str:
+    """The code of a language, or "code" or "multilingual"."""
+    if not isinstance(value, str) or not LANGUAGE.fullmatch(value):
+        raise ValueError(f"{value!r} is no language code: two or three lower-case letters, such as en (ISO 639).")
+    return value
+
+
+def check_commit(value, what: str) -> str:
+    """The full hash of a commit."""
+    if not isinstance(value, str) or not COMMIT.fullmatch(value):
+        raise ValueError(f"{what} {value!r} is no full commit hash of 40 hexadecimal digits.")
+    return value
+
+
+def check_url(value, what: str) -> str:
+    """A web address of plain characters."""
+    if not isinstance(value, str) or not URL.fullmatch(value):
+        raise ValueError(f"{what} {value!r} is no plain http(s) address.")
+    return value
+
+
+def markdown(value) -> str:
+    """
+    Text as it reads, on one line, in which nothing acts as Markdown, HTML or mathematics: what is neither letter,
+    digit nor harmless becomes a character reference, which Markdown takes for text only
+    (https://spec.commonmark.org/0.31.2/#entity-and-numeric-character-references).
+    """
+    text = "".join(character if character.isprintable() else " " for character in str(value))
+    return re.sub(r"[^\w .,;%/+=?-]|_", lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
+
+
+def last_part(path: str) -> str:
+    """The last part of a path of any system; a model or data set is named by it, as paths are nobody's business."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def listed(values) -> str:
+    """Names, such as those of modules or data, as a list in a sentence of Markdown."""
+    names = [values] if isinstance(values, str) else values
+    return ", ".join(markdown(last_part(str(name))) for name in names)
+
+
+def link(repo: str, kind: str = "") -> str:
+    """A checked id on the Hub as a link; `kind` is "datasets/" for a dataset."""
+    return f"[{markdown(repo)}](https://huggingface.co/{kind}{repo})"
