@@ -1,0 +1,77 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Weights of patches land on the pixels that the patches were made of."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_config
+from PIL import Image
+
+from flashsloth import FlashSlothImageProcessor
+from flashsloth.attention_maps import over_picture, pooled_patches
+from flashsloth.modeling_flashsloth import SpatialPooling
+
+
+CUT = make_config(vision_config={"image_size": 26})  # six patches of 4 pixels, and 2 pixels that no patch covers
+
+
+def brightness(picture, config, hd):
+    """Weights that any picture has: the mean brightness of each patch of its views, (V, P), adding up to 1."""
+    size, patch, grid = config.vision_config.image_size, config.vision_config.patch_size, config.grid_size
+    processor = FlashSlothImageProcessor(size={"height": size, "width": size}, hd=hd, do_normalize=False, fill_color=0)
+    views = processor(picture, return_tensors="pt")["pixel_values"].mean(1)[:, : grid * patch, : grid * patch]
+    weights = views.unflatten(-1, (grid, patch)).unflatten(-3, (grid, patch)).mean((-3, -1)).flatten(1)
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("config", [make_config(), CUT], ids=["whole patches", "cut"])
+@pytest.mark.parametrize("hd", [False, True], ids=["standard", "hd"])
+@pytest.mark.parametrize("size", [(240, 240), (480, 200), (150, 400)], ids=["square", "wide", "tall"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_a_bright_spot_is_found_where_it_is(config, hd, size, mode):
+    width, height = size
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    left, top = round(0.6 * width), round(0.15 * height)
+    pixels[top : top + 40, left : left + 40] = 255
+    density = over_picture(brightness(Image.fromarray(pixels), config, hd), size, config, mode=mode)
+    assert density.shape == (height, width)
+    assert density.sum() == pytest.approx(1, abs=0.05)
+    x = (density.sum(0) * (torch.arange(width) + 0.5)).sum() / density.sum()
+    y = (density.sum(1) * (torch.arange(height) + 0.5)).sum() / density.sum()
+    # within a quarter of a patch of the standard view
+    assert abs(x - (left + 20)) < 0.25 * width / config.grid_size
+    assert abs(y - (top + 20)) < 0.25 * height / config.grid_size
+
+
+def test_pixels_that_no_patch_covers_have_no_weight():
+    weights = torch.full((1, CUT.num_patches), 1 / CUT.num_patches)
+    density = over_picture(weights, (52, 52), CUT, mode="nearest")
+    assert torch.all(density[:48, :48] > 0)
+    assert density[48:].sum() == density[:, 48:].sum() == 0
+
+
+def test_tiles_are_those_of_the_grid():
+    config = make_config()
+    weights = torch.zeros(5, config.num_patches)
+    weights[2] = 1 / config.num_patches  # the upper right tile
+    density = over_picture(weights, (48, 48), config, mode="nearest")
+    assert density[:24, 24:].sum() == pytest.approx(1)
+    assert density.sum() == pytest.approx(1)
+
+
+def test_pooling_weights_return_to_their_patches():
+    config = make_config()
+    patches = torch.randn(1, config.num_patches, config.vision_config.hidden_size)
+    torch.manual_seed(0)
+    visual_tokens, weights = SpatialPooling(config)(patches)
+    weighted = pooled_patches(weights)[..., None] * patches
+    grid, size = config.grid_size, config.pooling_size
+    side = grid // size
+    regions = weighted.view(1, side, size, side, size, -1).sum((2, 4)).flatten(1, 2)
+    torch.testing.assert_close(regions, visual_tokens)
+
+
+@pytest.mark.parametrize("shape", [(2, 36), (1, 35), (4, 1, 36)])
+def test_weights_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"1 or 5 views of 36 patches"):
+        over_picture(torch.zeros(shape), (40, 30), make_config())
