@@ -15,7 +15,8 @@ from flashsloth import cli
 from flashsloth.train import checks
 from flashsloth.train.checks import BadRow, check, check_cached, good_rows, report, write_jsonl
 from flashsloth.train.config import DataSource
-from flashsloth.train.data import FEATURES, load_data
+from flashsloth.train.data import load_data
+from flashsloth.train.rows import FEATURES
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,8 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from flashsloth.train.config import DataSource
 from flashsloth.train.conversations import conversation
-from flashsloth.train.data import FEATURES, MESSAGES, load_data
+from flashsloth.train.data import load_data
+from flashsloth.train.rows import FEATURES, MESSAGES
 
 
 IMAGE = {"type": "image", "text": None}
@@ -197,6 +198,24 @@ def test_folders(tmp_path, cache):
     check_columns(load(str(tmp_path / "folder")))
     with pytest.raises(ValueError, match="no split 'validation': it has train, test"):
         load(DataSource(str(tmp_path / "splits"), split="validation"))
+
+
+def test_folders_of_json_are_read_like_their_files(tmp_path, cache):
+    """Record by record: `load_dataset` would hold a whole array in memory."""
+    folder = tmp_path / "folder"
+    (folder / "images").mkdir(parents=True)
+    make_image(0).save(folder / "images" / "0.png")
+    file = write_json(folder / "rows.json", [llava(id="a", image="images/0.png"), llava("Hi?", id="b")])
+    assert load(str(folder))._fingerprint == load(file)._fingerprint  # of the file and of what reads it
+    assert load(str(folder))[0]["images"][0].size == (40, 30)
+    write_json(folder / "more.jsonl", [llava("Hi?", id="c")])
+    assert load(str(folder))["id"][:] == ["c", "a", "b"]
+    stream = load(DataSource(str(folder), streaming=True))
+    assert sorted(row["id"] for row in stream) == ["a", "b", "c"]
+    write_json(folder / "test.json", [llava("Hi?", id="d")])
+    assert load(DataSource(str(folder), split="test"))["id"][:] == ["d"]
+    with pytest.raises(ValueError, match="folder has no split 'validation': it has"):
+        load(DataSource(str(folder), split="validation"))
 
 
 def test_image_bytes_are_not_copied(tmp_path, cache):

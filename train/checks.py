@@ -84,7 +84,7 @@ def check(
     else:
         rows, total = _EncodedRows(dataset), len(dataset)
         num_workers = min(os.cpu_count() or 1, -(-total // ROWS_PER_TASK))
-    checker = _RowChecker(processor, max_length, hd)
+    checker = RowChecker(processor, max_length, hd)
     loader = DataLoader(rows, batch_size=ROWS_PER_TASK, num_workers=num_workers, collate_fn=checker)
     bad, first = [], 0
     with tqdm(total=total, desc="Checking rows", unit=" rows", disable=not progress) as bar:
@@ -134,8 +134,7 @@ def good_rows(
     progress: bool = True,
 ) -> Dataset | IterableDataset:
     """
-    The rows to train on. A stream is returned as it is: it cannot be read before it is trained on, and a broken row of
-    it stops the run where it comes.
+    The rows to train on. A stream is returned as it is: see [`~flashsloth.train.streams.StreamCheck`].
 
     Args:
         on_bad_rows (`str`): "stop" or "skip"; with "skip" the rows that are left out are listed in
@@ -146,7 +145,7 @@ def good_rows(
         ValueError: If there are broken rows and `on_bad_rows` is "stop", or if no row is left.
     """
     if isinstance(dataset, IterableDataset):
-        logger.info("The data is a stream and is not checked: a broken row stops the run where it comes.")
+        logger.info("The data is a stream: its rows are checked as they come.")
         return dataset
     bad = check_cached(dataset, processor, max_length, hd, folder, progress)
     skipped = Path(folder) / SKIPPED_FILE
@@ -168,6 +167,13 @@ def good_rows(
     write_jsonl(bad, skipped)
     broken = {row.index for row in bad}
     return dataset.select([index for index in range(len(dataset)) if index not in broken])
+
+
+def skipped_rows(folder: str | Path) -> list[dict]:
+    """What a run left out, each row once: epochs, and runs that go on, meet the rows of a stream again."""
+    file = Path(folder) / SKIPPED_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in dict.fromkeys(lines)]
 
 
 def report(bad: list[BadRow]) -> str:
@@ -212,8 +218,8 @@ class _EncodedRows(torch.utils.data.Dataset):
         return self.dataset[indices].to_pylist()
 
 
-class _RowChecker:
-    """Checks rows; as the `collate_fn` of a `DataLoader`, in its workers."""
+class RowChecker:
+    """Checks rows whose images are not decoded; as the `collate_fn` of a `DataLoader`, in its workers."""
 
     def __init__(self, processor: FlashSlothProcessor, max_length: int | None, hd: bool):
         self.processor = processor
@@ -242,6 +248,8 @@ class _RowChecker:
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
                 # As in training: `datasets` decodes, the processor makes it RGB.
                 self.processor.image_processor.fetch_images([Image().decode_example(image)])
+        except (ConnectionError, TimeoutError):
+            raise  # of a remote image, after some tries: nothing is known of the row
         except FileNotFoundError:
             return MISSING_IMAGE, name
         except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):

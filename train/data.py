@@ -6,41 +6,28 @@ grow with the number of rows; images are decoded by whoever reads a row.
 """
 
 import glob
-import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import datasets
-import ijson
 import pyarrow
 import pyarrow.compute
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List
+from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from flashsloth.train.config import DataSource
-from flashsloth.train.conversations import conversation, num_characters
+from flashsloth.train.rows import FEATURES, FORMAT, make_row, open_json, text_columns
 
 
 logger = logging.getLogger(__name__)
 
-MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
-# `length` is the number of characters of all texts: batches of rows of similar length need no tokenizer.
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "images": List(Image()),
-        "messages": MESSAGES,
-        "num_images": Value("int32"),
-        "length": Value("int32"),
-    }
-)
-
-# Part of every cache's key. Raise it when rows are converted in another way: caches of the old way would be read.
-FORMAT = 1
+JSON = (".json", ".jsonl")
 # Column of the number of images, where the images themselves are not read.
 COUNT = "_num_images"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -50,7 +37,9 @@ SHUFFLE_BUFFER = 1000
 STREAM_SHARDS = 64
 
 
-def load_data(sources: list[DataSource], seed: int) -> Dataset | IterableDataset:
+def load_data(
+    sources: list[DataSource], seed: int, check: Callable[[IterableDataset, str], IterableDataset] | None = None
+) -> Dataset | IterableDataset:
     """
     Opens the sources and mixes them.
 
@@ -60,6 +49,8 @@ def load_data(sources: list[DataSource], seed: int) -> Dataset | IterableDataset
     Args:
         sources (`list[DataSource]`): What to open.
         seed (`int`): Of the mixture, and of the order of streams.
+        check (`Callable`, *optional*): Takes each source that is read as a stream, with images that are not decoded,
+            and its path, and returns what of it goes into the mixture: a [`~flashsloth.train.streams.StreamCheck`].
 
     Returns:
         `Dataset`, or `IterableDataset` if a source streams, with the columns `id`, `images`, `messages`, `num_images`
@@ -77,6 +68,8 @@ def load_data(sources: list[DataSource], seed: int) -> Dataset | IterableDataset
     is_stream = any(source.streaming for source in sources)
     if is_stream:
         parts = [_as_stream(part, seed) for part in parts]
+        if check is not None:
+            parts = [check(part, source.path) for part, source in zip(parts, sources, strict=True)]
     if len(parts) == 1:
         mixture = parts[0]
     elif without:
@@ -85,7 +78,9 @@ def load_data(sources: list[DataSource], seed: int) -> Dataset | IterableDataset
         shares = [weight / sum(weights) for weight in weights]
         mixture = datasets.interleave_datasets(parts, shares, seed=seed, stopping_strategy="all_exhausted")
     if is_stream:
-        return mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        # Decoded last: rows wait as files' bytes for being shuffled. `datasets` 5.2 passes over `decode` behind a
+        # filter, but not behind a map.
+        return mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).map(features=FEATURES).decode(True)
     for source, part in zip(sources, parts, strict=True):
         logger.info("%s: %s rows", source.path, f"{len(part):,}")
     if len(parts) > 1:
@@ -94,9 +89,10 @@ def load_data(sources: list[DataSource], seed: int) -> Dataset | IterableDataset
 
 
 def _as_stream(part: Dataset | IterableDataset, seed: int) -> IterableDataset:
-    if isinstance(part, IterableDataset):
-        return part
-    return part.shuffle(seed=seed).to_iterable_dataset(num_shards=min(len(part), STREAM_SHARDS))
+    """Rows whose images are not decoded."""
+    if not isinstance(part, IterableDataset):
+        part = part.shuffle(seed=seed).to_iterable_dataset(num_shards=min(len(part), STREAM_SHARDS))
+    return part.decode(False)
 
 
 def _open(source: DataSource) -> Dataset | IterableDataset:
@@ -105,19 +101,20 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
     folder = _image_folder(source, path)
     kinds = sorted({Path(file).suffix.lower() for file in files})
     try:
-        if os.path.isdir(path):
+        if os.path.isdir(path) and (files := _json_files(path, source)):
+            return _open_json(files, folder, source)
+        elif os.path.isdir(path):
             rows = _open_folder(path, source)
-        elif kinds and set(kinds) <= {".json", ".jsonl"}:
+        elif kinds and set(kinds) <= set(JSON):
             _refuse(source, "name", "revision", "split")
-            parts = [_open_json(os.path.abspath(file), folder, source) for file in files]
-            return datasets.concatenate_datasets(parts)
+            return _open_json(files, folder, source)
         elif kinds == [".parquet"]:
             _refuse(source, "name", "revision")
             rows = datasets.load_dataset("parquet", data_files=files, split=source.split, streaming=source.streaming)
         elif kinds:
             found = " and ".join(kind or "files without an ending" for kind in kinds)
             raise ValueError(f"{source.path} is of the type {found}: it has to be .json, .jsonl or .parquet")
-        elif HUB_ID.fullmatch(path) and Path(path).suffix not in (".json", ".jsonl", ".parquet"):
+        elif HUB_ID.fullmatch(path) and Path(path).suffix not in (*JSON, ".parquet"):
             rows = _open_hub(path, source)
         else:
             raise FileNotFoundError(f"No such data: {source.path} is no file, folder or pattern of files that exist")
@@ -126,7 +123,9 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
     if isinstance(rows, Dataset) and not len(rows):
         raise ValueError(f"{source.path} has no rows")
     try:
-        return (_convert if isinstance(rows, Dataset) else _convert_stream)(rows, folder, source.captions)
+        if isinstance(rows, IterableDataset):
+            return _convert_stream(rows, folder, source)
+        return _convert(rows, folder, source.captions)
     except ValueError as error:
         raise ValueError(f"{source.path}, {error}") from error
 
@@ -151,9 +150,38 @@ def _refuse(source: DataSource, *settings: str) -> None:
             raise ValueError(f"{source.path} is a file, which has no {setting}: leave out {setting} ({value})")
 
 
+def _open_json(files: list[str], folder: str, source: DataSource) -> Dataset | IterableDataset:
+    parts = [open_json(os.path.abspath(file), folder, source.captions, source.streaming) for file in files]
+    return datasets.concatenate_datasets(parts)
+
+
+def _json_files(path: str, source: DataSource) -> list[str]:
+    """
+    The files of the split, if the folder holds JSON, pictures perhaps, and nothing else; otherwise none. Splits are
+    told from the files' names as `load_dataset` tells them, which would hold whole arrays in memory.
+    """
+    if _is_saved(path) or source.name is not None:
+        return []
+    splits = DataFilesDict.from_local_or_remote(get_data_patterns(path), base_path=path)
+    names = [Path(file) for files in splits.values() for file in files]
+    is_image_folder = any(name.name in ImageFolder.METADATA_FILENAMES for name in names)
+    kinds = {name.suffix.lower() for name in names}
+    if is_image_folder or not kinds & set(JSON) or kinds - {*JSON, *ImageFolder.EXTENSIONS}:
+        return []
+    _refuse(source, "revision")
+    if source.split not in splits:
+        raise ValueError(f"{source.path} has no split {source.split!r}: it has {', '.join(map(str, splits))}")
+    return [file for file in splits[source.split] if Path(file).suffix.lower() in JSON]
+
+
+def _is_saved(path: str) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_dict.json"))
+
+
 def _open_folder(path: str, source: DataSource) -> Dataset | IterableDataset:
     _refuse(source, "revision")
-    if not any(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_dict.json")):
+    if not _is_saved(path):
         return datasets.load_dataset(path, source.name, split=source.split, streaming=source.streaming)
     rows = datasets.load_from_disk(path)
     if isinstance(rows, DatasetDict):
@@ -174,48 +202,6 @@ def _open_hub(path: str, source: DataSource) -> Dataset | IterableDataset:
         ) from error
 
 
-def _open_json(path: str, folder: str, source: DataSource) -> Dataset | IterableDataset:
-    settings = {"path": path, "folder": folder, "captions": source.captions}
-    if source.streaming:
-        return IterableDataset.from_generator(_json_rows, features=FEATURES, gen_kwargs=settings)
-    stat = os.stat(path)
-    key = {"size": stat.st_size, "modified": stat.st_mtime_ns, "format": FORMAT}
-    try:
-        return Dataset.from_generator(_json_rows, features=FEATURES, gen_kwargs=settings | key)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):  # says what is wrong, and where
-            raise ValueError(str(error.__cause__)) from error
-        raise
-
-
-def _json_rows(path: str, folder: str, captions: bool, **cache_key) -> Iterator[dict]:
-    """Converts the rows of a JSON array or of JSON lines one by one; the cache key is for `datasets` only."""
-    index = -1
-    try:
-        for index, record in enumerate(_json_records(path)):
-            if not isinstance(record, dict):
-                raise ValueError(f"row {index}: it is {str(record)[:80]!r}; a row is a mapping of names to values")
-            yield _row(record, index, folder, captions)
-    except (json.JSONDecodeError, ijson.JSONError) as error:
-        raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from error
-    if index < 0:
-        raise ValueError(f"{path} has no rows")
-
-
-def _json_records(path: str) -> Iterator:
-    with open(path, "rb") as file:
-        first = file.read(1)
-        while first.isspace() or first in (b"\xef", b"\xbb", b"\xbf"):  # spaces, and a byte order mark
-            first = file.read(1)
-        file.seek(-len(first), os.SEEK_CUR)
-        if first == b"[":
-            yield from ijson.items(file, "item", use_float=True)
-        else:
-            yield from (json.loads(line) for line in file if not line.isspace())
-
-
 def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
     """Converts the texts of rows; the bytes of images are neither read nor copied if they stand in `images`."""
     pictures = None
@@ -228,7 +214,7 @@ def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
         for column, feature in (("image", Image(decode=False)), ("images", List(Image(decode=False)))):
             if column in rows.features and _holds_images(rows.features[column]):
                 rows = _with_images(rows, column, feature)
-        function, features = _row, FEATURES
+        function, features = make_row, FEATURES
 
     fingerprint = Hasher.hash([rows._fingerprint, folder, captions, FORMAT])
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "flashsloth" / f"{fingerprint}.arrow"
@@ -250,16 +236,16 @@ def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
     return datasets.concatenate_datasets([pictures, texts], axis=1).select_columns(list(FEATURES))
 
 
-def _convert_stream(rows: IterableDataset, folder: str, captions: bool) -> IterableDataset:
+def _convert_stream(rows: IterableDataset, folder: str, source: DataSource) -> IterableDataset:
     if rows.features is not None:
         rows = rows.decode(False)
     return rows.map(
-        _row,
+        _stream_row,
         with_indices=True,
-        fn_kwargs={"folder": folder, "captions": captions},
+        fn_kwargs={"folder": folder, "captions": source.captions, "path": source.path},
         remove_columns=list(next(iter(rows))),
         features=FEATURES,
-    ).decode(True)
+    )
 
 
 def _has_encoded_images(rows: Dataset) -> bool:
@@ -280,32 +266,13 @@ def _with_images(rows: Dataset, column: str, feature) -> Dataset:
     return Dataset(rows.data, info=info, split=rows.split, fingerprint=rows._fingerprint)
 
 
-def _row(record: Mapping, index: int, folder: str, captions: bool) -> dict:
-    images = record.get("images", record.get("image"))
-    images = [] if images is None else images if isinstance(images, list) else [images]
-    images = [_image(image, index, folder) for image in images]
-    return {"images": images, **_texts(dict(record), index, len(images), captions)}
+def _stream_row(record: Mapping, index: int, folder: str, captions: bool, path: str) -> dict:
+    try:
+        return make_row(record, index, folder, captions)
+    except ValueError as error:  # comes while the run goes on, far from where the source was opened
+        raise ValueError(f"{path}, {error}") from error
 
 
 def _counted_row(record: Mapping, index: int, folder: str, captions: bool) -> dict:
     record = dict(record)
-    return _texts(record, index, record.pop(COUNT), captions)
-
-
-def _texts(record: dict, index: int, num_images: int, captions: bool) -> dict:
-    try:
-        messages = conversation(record, num_images, captions)
-    except ValueError as error:
-        raise ValueError(f"row {index}: {error}") from error
-    name = index if record.get("id") is None else record["id"]
-    return {"id": str(name), "messages": messages, "num_images": num_images, "length": num_characters(messages)}
-
-
-def _image(image, index: int, folder: str) -> str | dict | None:
-    if isinstance(image, str):
-        return image if "://" in image else os.path.join(folder, image)
-    if isinstance(image, bytes):
-        return {"bytes": image, "path": None}
-    if image is None or (isinstance(image, dict) and image.keys() <= {"bytes", "path"}):
-        return image
-    raise ValueError(f"row {index}: an image is {str(image)[:80]!r}; it has to be a path, a URL or the file's bytes")
+    return text_columns(record, index, record.pop(COUNT), captions)

@@ -12,7 +12,6 @@ finished model, with processor and code, is `OUTPUT_DIR/model`; `training.json` 
 
 import contextlib
 import difflib
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -28,13 +27,14 @@ from flashsloth.ask import has_fast_bfloat16
 from flashsloth.convert.folders import new_folder
 from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
 from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
-from flashsloth.train.checks import SKIPPED_FILE, good_rows
+from flashsloth.train.checks import SKIPPED_FILE, good_rows, skipped_rows
 from flashsloth.train.config import StageConfig, read_config
 from flashsloth.train.data import load_data
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW
 from flashsloth.train.record import write_record
 from flashsloth.train.sharding import num_elements
+from flashsloth.train.streams import StreamCheck
 from flashsloth.train.trainer import FlashSlothTrainer
 
 
@@ -137,8 +137,12 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         select_trainable(model, stage.trainable)
 
     # Data
+    last = last_complete_checkpoint(output)
+    if is_main and not last:
+        (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
     with config.main_process_first(desc="reading and checking the data"):
-        dataset = load_data(stage.data, config.seed)
+        check_stream = StreamCheck(processor, config.max_length, stage.hd, stage.on_bad_rows, output)
+        dataset = load_data(stage.data, config.seed, check_stream)
         dataset = good_rows(dataset, processor, config.max_length, stage.hd, stage.on_bad_rows, output, is_main)
     if isinstance(dataset, IterableDataset) and config.max_steps <= 0:
         raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")
@@ -159,7 +163,6 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     )
     for part, trainable, count in parameter_groups(trainer.model):
         logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
-    last = last_complete_checkpoint(output)
     if last:
         logger.info("Going on from %s", last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -171,9 +174,7 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         if is_main:
             (folder / TRAINING_ARGS_NAME).unlink()  # a pickle of this machine's settings; training.json is for people
             trainer.save_state()
-            skipped_file = output / SKIPPED_FILE
-            lines = skipped_file.read_text(encoding="utf-8").splitlines() if skipped_file.is_file() else []
-            skipped = [json.loads(line) for line in lines]
+            skipped = skipped_rows(output)
             write_provenance(
                 folder,
                 "train",

@@ -19,12 +19,19 @@ from transformers import PreTrainedTokenizerFast
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.convert import compose
 from flashsloth.convert.folders import new_folder
+from flashsloth.convert.provenance import PROVENANCE_FILE, read_provenance, write_provenance
 from flashsloth.train.config import DataSource, read_config
 from flashsloth.train.record import draw
 from flashsloth.train.sft import train_stage
 from flashsloth.train.tiny.curves import read_curves
 from flashsloth.train.tiny.data import in_batches_of_similar_length, make_dataset
-from flashsloth.train.tiny.evaluate import evaluate
+from flashsloth.train.tiny.evaluate import (
+    answers_table,
+    checkpoint_folders,
+    command_line,
+    evaluate,
+    write_evaluation,
+)
 from flashsloth.train.tiny.language import train_language_model
 from flashsloth.train.tiny.tokenizer import train_tokenizer
 from flashsloth.train.tiny.tower import train_tower
@@ -34,6 +41,9 @@ logger = logging.getLogger("flashsloth.train.tiny")
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 STAGES = {"stage1": "captions", "stage2": "questions", "hd": "hd"}  # and the set each learns from
+# What the backbones learn from, in words: their pictures and texts are drawn up while they train.
+BACKBONE_DATA = {"tower": "generated pictures and their descriptions", "language_model": "generated texts"}
+EXAM = {"split": "heldout", "questions": 1000, "small": 300}
 
 
 def make_backbones(settings: dict, work: Path) -> None:
@@ -48,6 +58,25 @@ def make_backbones(settings: dict, work: Path) -> None:
             torch.manual_seed(settings["seed"])
             with new_folder(work / name) as folder:
                 make(tokenizer, settings[name], work / f"{name}_training", folder)
+                write_provenance(
+                    folder,
+                    "train",
+                    sources=[],
+                    before=[],
+                    data=[BACKBONE_DATA[name]],
+                    trainable=[name],
+                    steps=settings[name]["steps"],
+                    global_batch_size=settings[name]["batch_size"],
+                    learning_rate=settings[name]["learning_rate"],
+                    seed=settings["seed"],
+                )
+
+
+def join_provenance(work: Path) -> None:
+    """Puts before the composition how its two backbones were made, which `compose` does not ask of backbones."""
+    (composed,) = read_provenance(work / "composed")
+    before = [*read_provenance(work / "tower"), *read_provenance(work / "language_model")]
+    write_provenance(work / "composed", "compose", composed["sources"], before, seed=composed["seed"])
 
 
 def make_data(settings: dict, work: Path) -> None:
@@ -69,6 +98,8 @@ def export(source: Path, destination: Path) -> None:
     with new_folder(unfinished) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        if (source / PROVENANCE_FILE).is_file():
+            shutil.copy(source / PROVENANCE_FILE, folder)
     if destination.exists():
         shutil.rmtree(destination)
     unfinished.rename(destination)
@@ -92,6 +123,7 @@ def main() -> None:
         compose(
             work / "language_model", work / "tower", work / "composed", vision_feature_layer=-1, **settings["compose"]
         )
+        join_provenance(work)
     start = work / "composed"
     for name, data in STAGES.items():
         logger.info("%s", name)
@@ -100,10 +132,13 @@ def main() -> None:
         stage.data = [DataSource(str(work / "data" / data))]
         start = train_stage(stage, config)
     draw(read_curves(work), work / "curves.png")
-    checkpoints = {"standard": parsed.export / "flashsloth-tiny", "HD": parsed.export / "flashsloth-tiny-hd"}
+    checkpoints = checkpoint_folders(parsed.export)
     export(work / "stage2" / "model", checkpoints["standard"])
     export(work / "hd" / "model", checkpoints["HD"])
-    result = evaluate(checkpoints, "heldout", questions=1000, small=300)
+    answers = evaluate(checkpoints, **EXAM)
+    for name, folder in checkpoints.items():
+        write_evaluation(folder, answers[name], EXAM["split"], command_line(**EXAM))
+    result = answers_table(answers)
     (work / "result.md").write_text(result + "\n")
     print(result)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from datasets import Dataset, Features, Image, List, Value
 
-from flashsloth.train.data import MESSAGES
+from flashsloth.train.rows import MESSAGES
 from flashsloth.train.tiny.questions import DESCRIBE, KINDS, Turn, ask, caption, conversation
 from flashsloth.train.tiny.scenes import Scene, generator, make_scene, render
 

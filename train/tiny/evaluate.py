@@ -2,16 +2,19 @@
 """
 Measures the tiny checkpoints by exact match on held-out questions and prints a Markdown table:
 
-    python -m flashsloth.train.tiny.evaluate [--questions 1000] [--split heldout]
+    python -m flashsloth.train.tiny.evaluate [--questions 1000] [--split heldout] [--write]
 
 Beside each checkpoint stands what it answers when every picture is replaced by grey, and what it reads of words and
-numbers that are too small for the standard view.
+numbers that are too small for the standard view. `--write` also notes the scores in `evaluation.json` of each
+checkpoint, from which its model card is made.
 """
 
 import argparse
+import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -29,6 +32,12 @@ from flashsloth.train.tiny.scenes import CANVAS
 CHECKPOINTS = Path(flashsloth.__file__).parent / "checkpoints"
 GREY = Image.new("RGB", (CANVAS, CANVAS), (127, 127, 127))
 LONGEST_ANSWER = 32  # tokens
+EVALUATION_FILE = "evaluation.json"
+
+# The sets of questions, as their scores are noted.
+SEEN = "generated pictures"
+GREYED = "generated pictures, each replaced by grey"
+SMALL = "generated pictures with small text"
 
 
 @dataclass(frozen=True)
@@ -115,17 +124,70 @@ def load(folder: Path) -> tuple[FlashSlothForCausalLM, FlashSlothProcessor]:
     )
 
 
-def evaluate(folders: dict[str, Path], split: str, questions: int, small: int) -> str:
-    """The table for the given checkpoints, on `questions` exam questions and `small` ones about small text."""
+@dataclass(frozen=True)
+class Answers:
+    """What a checkpoint answered: to the exam, to the exam with grey pictures, and about small text."""
+
+    seen: list[Outcome]
+    greyed: list[Outcome]
+    small: list[Outcome]
+
+
+def evaluate(folders: dict[str, Path], split: str, questions: int, small: int) -> dict[str, Answers]:
+    """The answers of the given checkpoints to `questions` exam questions and `small` ones about small text."""
     exam = make_dataset("exam", split, questions)
     small_text = make_dataset("small_text", split, small)
-    columns = {}
+    answers = {}
     for name, folder in folders.items():
         model, processor = load(folder)
-        reading = accuracy(examine(model, processor, small_text))
-        columns[name] = by_kind(examine(model, processor, exam)) | {"small text": reading}
-        columns[f"{name}, grey"] = by_kind(examine(model, processor, exam, grey=True))
+        reading = examine(model, processor, small_text)
+        seen = examine(model, processor, exam)
+        answers[name] = Answers(seen, examine(model, processor, exam, grey=True), reading)
+    return answers
+
+
+def answers_table(answers: dict[str, Answers]) -> str:
+    """The table of all checkpoints."""
+    columns = {}
+    for name, given in answers.items():
+        columns[name] = by_kind(given.seen) | {"small text": accuracy(given.small)}
+        columns[f"{name}, grey"] = by_kind(given.greyed)
     return table(columns)
+
+
+def write_evaluation(folder: Path, answers: Answers, split: str, command: str) -> None:
+    """
+    Notes a checkpoint's scores in its `evaluation.json`.
+
+    Args:
+        folder (`Path`): The checkpoint.
+        answers (`Answers`): What it answered.
+        split (`str`): Split of the questions.
+        command (`str`): What repeats the measurement.
+    """
+    scores = []
+    for name, outcomes in ((SEEN, answers.seen), (GREYED, answers.greyed), (SMALL, answers.small)):
+        counts = Counter(outcome.kind for outcome in outcomes) | {"all": len(outcomes)}
+        kinds = by_kind(outcomes) if name != SMALL else {"all": accuracy(outcomes)}
+        scores += [score(name, kind, value, counts[kind], split, command) for kind, value in kinds.items()]
+    text = json.dumps(scores, indent=2, ensure_ascii=False)
+    (folder / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def score(dataset: str, kind: str, value: float, n: int, split: str, command: str) -> dict:
+    """One score as `evaluation.json` has it: `value` percent of the `n` questions of a kind."""
+    return {
+        "task": f"questions about {dataset}",
+        "dataset": {"name": dataset, "repo": None, "config": kind, "split": split, "revision": None},
+        "metric": "exact_match",
+        "value": round(value, 1),
+        "unit": "percent",
+        "n": n,
+        "origin": "measured",
+        "source": None,
+        "command": command,
+        "date": date.today().isoformat(),
+    }
 
 
 def main() -> None:
@@ -134,12 +196,25 @@ def main() -> None:
     parser.add_argument("--split", default="heldout", choices=("heldout", "validation"))
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--small", type=int, default=300, help="questions about small text")
+    parser.add_argument("--write", action="store_true", help=f"note the scores in each checkpoint's {EVALUATION_FILE}")
     parsed = parser.parse_args()
-    folders = {
-        "standard": parsed.checkpoints / "flashsloth-tiny",
-        "HD": parsed.checkpoints / "flashsloth-tiny-hd",
-    }
-    print(evaluate(folders, parsed.split, parsed.questions, parsed.small))
+    folders = checkpoint_folders(parsed.checkpoints)
+    answers = evaluate(folders, parsed.split, parsed.questions, parsed.small)
+    print(answers_table(answers))
+    if parsed.write:
+        command = command_line(parsed.split, parsed.questions, parsed.small)
+        for name, folder in folders.items():
+            write_evaluation(folder, answers[name], parsed.split, command)
+
+
+def checkpoint_folders(folder: Path) -> dict[str, Path]:
+    """The two checkpoints in a folder, by the names that the table has for them."""
+    return {"standard": folder / "flashsloth-tiny", "HD": folder / "flashsloth-tiny-hd"}
+
+
+def command_line(split: str, questions: int, small: int) -> str:
+    """What repeats a measurement."""
+    return f"python -m flashsloth.train.tiny.evaluate --split {split} --questions {questions} --small {small}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,127 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Streams with broken rows: where they stop a run, what it says, and that leaving them out can be repeated."""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from conftest import QUICK_RUN, make_image, make_model
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+import flashsloth
+from flashsloth.cli import main
+from flashsloth.train.checks import skipped_rows
+from flashsloth.train.config import DataSource
+from flashsloth.train.data import load_data
+from flashsloth.train.streams import BadRowError, StreamCheck
+
+
+CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
+BROKEN = {"b3": "truncated image", "b7": "empty turn"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # 5 seconds at the end of a stream
+
+
+@pytest.fixture
+def source(tmp_path) -> DataSource:
+    """Twelve rows with a picture each; that of one is cut off, and another has an empty answer."""
+    make_image(0, 60, 60).save(tmp_path / "good.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:-1000])
+    rows = []
+    for index in range(12):
+        answer = "" if index == 7 else f"It is {index}."
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
+        rows.append({"id": f"b{index}", "image": "cut.jpg" if index == 3 else "good.jpg", "conversations": turns})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return DataSource(str(tmp_path / "rows.jsonl"), streaming=True)
+
+
+def open_stream(sources, processor, on_bad_rows, folder):
+    return load_data(sources, 0, StreamCheck(processor, None, False, on_bad_rows, folder))
+
+
+def test_broken_rows_are_left_out_and_listed_once(source, processor, tmp_path):
+    stream = open_stream([source], processor, "skip", tmp_path / "out")
+    rows = list(stream)
+    assert {row["id"] for row in rows} == {f"b{index}" for index in range(12)} - BROKEN.keys()
+    assert rows[0]["images"][0].size == (60, 60)
+    assert [row["id"] for row in stream] == [row["id"] for row in rows]
+    skipped = skipped_rows(tmp_path / "out")
+    assert {row["id"]: row["reason"] for row in skipped} == BROKEN
+    assert [(row["source"], row["index"]) for row in skipped] == [(source.path, 3), (source.path, 7)]
+
+
+def test_a_broken_row_stops_a_worker_with_one_line_that_names_it(source, processor, tmp_path):
+    stream = open_stream([source], processor, "stop", tmp_path / "out")
+    with pytest.raises(BadRowError) as error:
+        list(DataLoader(stream, batch_size=None, num_workers=1))
+    assert str(error.value).startswith(f"{source.path}: row 3 of the stream, id 'b3', is broken (truncated image: ")
+    assert "\n" not in str(error.value) and "on_bad_rows=skip" in str(error.value)
+    assert not skipped_rows(tmp_path / "out")
+
+
+def test_what_is_mixed_into_a_stream_is_checked_as_well(source, processor, tmp_path):
+    paths = [source.path]
+    for name in ("second", "third"):
+        paths.append(str(shutil.copy(source.path, tmp_path / f"{name}.jsonl")))
+    sources = [source, DataSource(paths[1], streaming=True), DataSource(paths[2])]
+    rows = list(open_stream(sources, processor, "skip", tmp_path / "out"))
+    assert len(rows) == 30 and all(row["images"][0].size == (60, 60) for row in rows)
+    skipped = {(row["source"], row["id"]) for row in skipped_rows(tmp_path / "out")}
+    assert skipped == {(path, name) for path in paths for name in BROKEN}
+
+
+def test_a_row_of_no_known_form_names_the_stream(tmp_path):
+    rows = {"messages": [[{"role": "user", "content": "Hi?"}], [None]]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    stream = load_data([DataSource(str(tmp_path / "rows.parquet"), streaming=True)], 0)
+    with pytest.raises(ValueError, match="rows.parquet, row 1: "):
+        list(stream)
+
+
+def test_a_lost_connection_is_not_the_fault_of_a_row(source, processor, tmp_path, monkeypatch):
+    def lose(*args, **kwargs):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(datasets.Image, "decode_example", lose)
+    with pytest.raises(ConnectionError):
+        list(open_stream([source], processor, "skip", tmp_path / "out"))
+    assert not skipped_rows(tmp_path / "out")
+
+
+def test_training_skips_and_a_resumed_run_skips_the_same(source, processor, tmp_path, capsys):
+    make_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    command = [
+        "train",
+        str(CONFIGS / "stage1.yaml"),
+        f"model={tmp_path / 'model'}",
+        f"data={{path: {source.path}, streaming: true}}",
+        f"output_dir={tmp_path / 'out'}",
+        "max_steps=3",
+        "save_steps=2",
+        *QUICK_RUN,
+        "dataloader_num_workers=1",
+    ]
+    assert main(command) == 2
+    assert f"{source.path}: row 3 of the stream, id 'b3'" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+    weights = []
+    for _ in range(2):
+        assert main([*command, "on_bad_rows=skip"]) == 0
+        weights.append(load_file(tmp_path / "out" / "model" / "model.safetensors"))
+        skipped = json.loads((tmp_path / "out" / "training.json").read_text())["data"]["skipped"]
+        assert {row["id"]: row["reason"] for row in skipped} == BROKEN
+        shutil.rmtree(tmp_path / "out" / "model")
+        shutil.rmtree(tmp_path / "out" / "checkpoint-3")
+    first, second = weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
