@@ -110,11 +110,12 @@ class LoopbackHub(LoopbackServer):
             raise Refusal(status, message, "RepoNotFound")
         return repo
 
-    def writable(self, request: Request, kind: str, repo_id: str) -> Repo:
+    def writable(self, request: Request, kind: str, repo_id: str, revision: str = "main") -> Repo:
         repo = self.repo(request, kind, repo_id)
         # The client takes a 401 for a missing repository; from an endpoint that is not https, it has to be told so.
         self.writer(request, "RepoNotFound")
-        if repo_id.split("/")[0] not in NAMESPACES and "create_pr" not in request.query:
+        proposes = "create_pr" in request.query or revision.startswith("refs/pr/")
+        if repo_id.split("/")[0] not in NAMESPACES and not proposes:
             raise Refusal(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         return repo
 
@@ -200,6 +201,17 @@ class LoopbackHub(LoopbackServer):
             answer[prefixes[prefix]].append(item)
         return json_answer(answer)
 
+    def discussions(self, request: Request, kind: str, repo_id: str) -> Answer:
+        repo = self.repo(request, kind, repo_id)
+        main, found = repo.refs["refs/heads/main"].history(), []
+        for ref, commit in repo.refs.items():
+            if ref.startswith("refs/pr/"):
+                opening = [proposed for proposed in commit.history() if proposed not in main][-1]
+                about = {"title": opening.title, "num": int(ref.removeprefix("refs/pr/")), "author": {"name": USER}}
+                about |= {"createdAt": opening.iso_date, "status": "open", "isPullRequest": True}
+                found.append({**about, "repo": {"name": repo_id, "type": repo.repo_type}})
+        return json_answer({"discussions": found, "count": len(found), "start": 0})
+
     def commits(self, request: Request, kind: str, repo_id: str, revision: str) -> Answer:
         history = _commit(self.repo(request, kind, repo_id), revision).history()
         authors = [{"user": USER}]
@@ -223,7 +235,7 @@ class LoopbackHub(LoopbackServer):
         return json_answer([entries[path] for path in asked.get("paths", []) if path in entries])
 
     def preupload(self, request: Request, kind: str, repo_id: str, revision: str) -> Answer:
-        repo = self.writable(request, kind, repo_id)
+        repo = self.writable(request, kind, repo_id, revision)
         commit = _commit(repo, revision)
         files = []
         for asked in request.json()["files"]:
@@ -259,7 +271,7 @@ class LoopbackHub(LoopbackServer):
         return json_answer({})
 
     def write_commit(self, request: Request, kind: str, repo_id: str, revision: str) -> Answer:
-        repo = self.writable(request, kind, repo_id)
+        repo = self.writable(request, kind, repo_id, revision)
         head = _commit(repo, revision)
         header, changes = {}, {}
         for line in request.body.decode().splitlines():
@@ -345,6 +357,7 @@ ROUTES = (
     ("GET", f"{_API}(?:/revision/{_REVISION})?", LoopbackHub.info),
     ("GET", f"{_API}/refs", LoopbackHub.refs),
     ("GET", f"{_API}/commits/{_REVISION}", LoopbackHub.commits),
+    ("GET", f"{_API}/discussions", LoopbackHub.discussions),
     ("GET", f"{_API}/tree/{_REVISION}(?:/(?P<path>.+))?", LoopbackHub.tree),
     ("POST", f"{_API}/paths-info/{_REVISION}", LoopbackHub.paths_info),
     ("POST", f"{_API}/preupload/{_REVISION}", LoopbackHub.preupload),

@@ -1,0 +1,280 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+A model folder to the Hub, in two commits: the folder's files, then the model card, whose examples are pinned to the
+first commit. What the Hub holds already is found by its hashes and not sent again, so that the same push goes on where
+a lost connection cut it off, and does nothing when all is there. Until a commit is complete, the Hub serves the one
+before it.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import quote
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.constants import DEFAULT_REVISION, REGEX_COMMIT_OID, REPOCARD_NAME
+from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.lfs import UploadInfo
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
+from tqdm import tqdm
+
+from flashsloth.publish.card import card_files, pinned_revision
+from flashsloth.publish.connection import clear_errors, redact, redacted_logs, retried
+from flashsloth.publish.folder import custom_code, is_model_file, publishable_files
+from flashsloth.publish.trial import try_folder
+from flashsloth.publish.values import check_repo_id
+
+
+logger = logging.getLogger(__name__)
+
+MESSAGE = "Upload FlashSloth model"
+CARD_MESSAGE = "Model card"
+PULL_REQUEST = "refs/pr/"
+NO_REVISION = "0" * 40  # stands in a card for the commit that it will be pinned to
+
+
+@dataclass
+class LocalFile:
+    """
+    A file to publish.
+
+    Args:
+        content (`Path` or `bytes`): The file, or what it is to hold.
+    """
+
+    content: Path | bytes
+
+    @property
+    def size(self) -> int:
+        return self._info.size
+
+    def is_same_as(self, remote: RepoFile | None) -> bool:
+        """Whether a file on the Hub holds the same, by its hash: of LFS or of git."""
+        if remote is None or remote.size != self.size:
+            return False
+        if remote.lfs:
+            self._hash()
+            return remote.lfs.sha256 == self._info.sha256.hex()
+        return remote.blob_id == self._git_hash
+
+    def addition(self, path: str) -> CommitOperationAdd:
+        addition = CommitOperationAdd(path, self.content)
+        addition.upload_info = self._info  # with the hash, if it is known
+        return addition
+
+    @cached_property
+    def _info(self) -> UploadInfo:
+        is_bytes = isinstance(self.content, bytes)
+        return UploadInfo.from_bytes(self.content) if is_bytes else UploadInfo.from_path(str(self.content))
+
+    def _hash(self) -> None:
+        """Reads the file for its sha256, of which `_info` would show no progress."""
+        if self._info.is_hashed:
+            return
+        with (
+            self.content.open("rb") as file,
+            tqdm.wrapattr(file, "read", self.size, desc=f"Comparing {self.content.name}", leave=False) as read,
+        ):
+            self._info.sha256 = sha_fileobj(read)
+
+    @cached_property
+    def _git_hash(self) -> str:
+        return git_hash(self.content if isinstance(self.content, bytes) else self.content.read_bytes())
+
+
+def contents(folder, repo_id: str, keep_card: bool = False, **card_options) -> tuple[dict[str, LocalFile], dict]:
+    """
+    Checks a folder and says what a push of it publishes, without the network.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model folder.
+        repo_id (`str`): The repository, `owner/name`.
+        keep_card (`bool`, *optional*, defaults to `False`): Whether to publish the folder's own README.md, or to leave
+            the Hub's as it is, instead of making a model card.
+        card_options: `license`, `languages`, `datasets` and `base_models`, see [`card_files`].
+
+    Returns:
+        `tuple`: By path in the repository, the files of the first commit as [`LocalFile`], and the content of those of
+        the second one, with [`NO_REVISION`] in place of the first commit.
+
+    Raises:
+        ValueError: If the folder cannot be published, or an option is malformed.
+    """
+    check_repo_id(repo_id)
+    if keep_card and any(card_options.values()):
+        given = ", ".join(name for name, value in card_options.items() if value)
+        raise ValueError(f"--keep-card makes no model card, in which {given} would stand: leave out one or the other.")
+    files = {path: LocalFile(content) for path, content in publishable_files(folder, keep_card).items()}
+    card = {} if keep_card else card_files(Path(folder), repo_id, NO_REVISION, **card_options)
+    return files, card
+
+
+def push(
+    folder,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str = MESSAGE,
+    keep_card: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
+    **card_options,
+) -> str:
+    """
+    Publishes a model folder, after it was tried in a process without this package.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model folder.
+        repo_id (`str`): The repository, `owner/name`, which is made if it does not exist.
+        private (`bool`, *optional*, defaults to `False`): Make it private.
+        revision (`str`, *optional*): The branch, which is made if it does not exist, or `refs/pr/N`; "main" if unset.
+        create_pr (`bool`, *optional*, defaults to `False`): Open a pull request, or go on with one's own open one of
+            the same `message`.
+        message (`str`, *optional*, defaults to "Upload FlashSloth model"): Of the commit, or title of the request.
+        keep_card (`bool`, *optional*, defaults to `False`), card_options: See [`contents`].
+        endpoint (`str`, *optional*): The Hub's URL; as HF_ENDPOINT says if unset.
+        token (`str`, *optional*): As HF_TOKEN or `hf auth login` says if unset.
+
+    Returns:
+        `str`: The URL of the repository, of the branch or of the pull request.
+
+    Raises:
+        ValueError: If the folder cannot be published or does not work, or the Hub refuses it.
+        OSError: If the Hub or the connection fails, also after several attempts.
+    """
+    if create_pr and revision:
+        raise ValueError("A pull request is to the main branch: give either --create-pr or --revision.")
+    if revision and REGEX_COMMIT_OID.fullmatch(revision):
+        raise ValueError(f"{revision} is a commit, to which nothing can be added: name a branch.")
+    if not message.strip():
+        raise ValueError("The message is empty.")
+    files, card = contents(folder, repo_id, keep_card, **card_options)
+    for name in custom_code({path: file.content for path, file in files.items()}):
+        logger.warning("%s is not this version's own code; it is published as it is", name)
+    token = token or get_token()
+    api = HfApi(endpoint=endpoint, token=token)
+    upload = _Upload(api, repo_id, files, card, private, revision or DEFAULT_REVISION, create_pr, message)
+    with redacted_logs(token), clear_errors(repo_id, token):
+        user = retried(upload.check_rights)
+        try_folder(folder)
+        return redact(retried(lambda: upload.run(user)), token)
+
+
+@dataclass
+class _Upload:
+    """One push. Each step looks first at what the Hub holds, so that all may be done again at any time."""
+
+    api: HfApi
+    repo_id: str
+    files: Mapping[str, LocalFile]
+    card: Mapping[str, bytes]
+    private: bool
+    revision: str
+    create_pr: bool
+    message: str
+    # What the Hub is known to hold.
+    remote: dict[str, RepoFile] = field(default_factory=dict)
+    head: str = ""
+
+    def check_rights(self) -> str:
+        """
+        Returns the user's name.
+
+        Raises:
+            ValueError: If the token may only read, or its user has no part in the owner of the repository.
+        """
+        me = self.api.whoami()
+        if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise ValueError(f"The token of {me['name']} may only read: use one that may write.")
+        namespaces = [me["name"], *(organization["name"] for organization in me.get("orgs", []))]
+        owner = self.repo_id.split("/")[0]
+        if not self.create_pr and owner not in namespaces:
+            raise ValueError(
+                f"{me['name']} may not write to {self.repo_id}, but to repositories of {', '.join(namespaces)}; "
+                "elsewhere with --create-pr."
+            )
+        return me["name"]
+
+    def run(self, user: str) -> str:
+        """Brings the Hub to hold what is published, and returns its URL."""
+        self._prepare(user)
+        self.head = self.api.model_info(self.repo_id, revision=self.revision).sha
+        self.remote = self._tree(self.head)
+        before = self.head
+        stale = [path for path in self.remote if is_model_file(path) and path not in self.files]
+        self._commit(self.files, stale, self.message)
+        if self.card:
+            pin = self.head if self.head != before else self._pinned() or self.head
+            card = {path: data.replace(NO_REVISION.encode(), pin.encode()) for path, data in self.card.items()}
+            self._commit({path: LocalFile(data) for path, data in card.items()}, [], CARD_MESSAGE)
+        if self.head == before:
+            logger.info("The Hub holds all of it already")
+        return self._url()
+
+    def _prepare(self, user: str) -> None:
+        """Makes the repository and the branch, or finds the pull request to go on with."""
+        if self.create_pr:
+            requests = self.api.get_repo_discussions(
+                self.repo_id, author=user, discussion_type="pull_request", discussion_status="open"
+            )
+            same = [request.git_reference for request in requests if request.title == self.message]
+            self.revision = same[0] if same else DEFAULT_REVISION
+        elif not self.revision.startswith(PULL_REQUEST):
+            self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True)
+            if self.private and not self.api.model_info(self.repo_id).private:
+                raise ValueError(f"{self.repo_id} exists and is public: make it private in its settings first.")
+            if self.revision != DEFAULT_REVISION:
+                self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+
+    def _tree(self, revision: str) -> dict[str, RepoFile]:
+        tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
+        return {file.path: file for file in tree if isinstance(file, RepoFile)}
+
+    def _commit(self, files: Mapping[str, LocalFile], stale: list[str], message: str) -> None:
+        """One commit of what differs, and none if nothing does."""
+        changed = [path for path, file in files.items() if not file.is_same_as(self.remote.get(path))]
+        if not changed and not stale:
+            return
+        for path in changed:
+            logger.info("Uploading %s (%s bytes)", path, f"{files[path].size:,}")
+        for path in stale:
+            logger.info("Removing %s, which the folder no longer holds", path)
+        opens = self.create_pr and not self.revision.startswith(PULL_REQUEST)
+        info = self.api.create_commit(
+            self.repo_id,
+            [*(files[path].addition(path) for path in changed), *(CommitOperationDelete(path) for path in stale)],
+            commit_message=message,
+            revision=self.revision,
+            create_pr=opens,
+            parent_commit=self.head,  # what was compared with
+        )
+        if info.oid == self.head:
+            raise ValueError(f"The .gitignore of {self.repo_id} keeps out {', '.join(changed)}: remove those lines.")
+        self.head = info.oid
+        if opens:
+            self.revision = info.pr_revision
+
+    def _pinned(self) -> str | None:
+        """The commit that the card on the Hub is pinned to, if it holds the same model."""
+        if REPOCARD_NAME not in self.remote:
+            return None
+        with tempfile.TemporaryDirectory() as cache:
+            file = self.api.hf_hub_download(self.repo_id, REPOCARD_NAME, revision=self.head, cache_dir=cache)
+            pin = pinned_revision(Path(file).read_text(encoding="utf-8"))
+        try:
+            tree = self._tree(pin) if pin else {}
+        except RevisionNotFoundError:  # another repository's, or of a history that was rewritten
+            return None
+        return pin if tree and all(file.is_same_as(tree.get(path)) for path, file in self.files.items()) else None
+
+    def _url(self) -> str:
+        url = f"{self.api.endpoint}/{self.repo_id}"
+        if self.revision.startswith(PULL_REQUEST):
+            return f"{url}/discussions/{self.revision.removeprefix(PULL_REQUEST)}"
+        return url if self.revision == DEFAULT_REVISION else f"{url}/tree/{quote(self.revision, safe='')}"

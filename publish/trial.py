@@ -1,0 +1,151 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+A folder tried as a stranger will use it: loaded in a new process that has no cache, no network, no token and not this
+package, only what the folder holds, and asked a question about a picture. This file is also the program of that
+process, for which reason it imports nothing of the package.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+PACKAGE = "flashsloth"
+QUESTION = "What is this?"
+# Enough to have gone through prefill and cached decoding; a CPU without bfloat16 instructions takes minutes for more.
+NEW_TOKENS = 2
+# Environment variables of the Hub's and transformers' settings, and those that hold secrets.
+SETTINGS = ("HF_", "HUGGING", "TRANSFORMERS_")
+SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY")
+
+
+def try_folder(folder) -> None:
+    """
+    Loads a folder in a process of its own through AutoProcessor, AutoModelForCausalLM and AutoModelForImageTextToText,
+    in the dtype that it is stored in, and has it answer.
+
+    Args:
+        folder (`str` or `os.PathLike`): The model folder.
+
+    Raises:
+        ValueError: If a step fails; says which, and why.
+    """
+    start = time.perf_counter()
+    logger.info("Trying the model in a process of its own, without this package")
+    with tempfile.TemporaryDirectory() as home:
+        # -P keeps the folder of this file out of the import path.
+        command = [sys.executable, "-P", __file__, str(Path(folder).resolve()), home]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        status = subprocess.run(command, env=_environment(home), cwd=home, **streams).returncode
+        result_file = Path(home) / RESULT_FILE
+        result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else {}
+    if "answer" in result:
+        logger.info("It answers, after %.0f s", time.perf_counter() - start)
+        return
+    where = f"{folder} does not work where this package is not installed:"
+    if "error" in result:
+        raise ValueError(f"{where} {result['step']} failed: {result['error']}")
+    hint = f"signal {-status}; is there memory enough for the model?" if status < 0 else f"status {status}"
+    raise ValueError(f"{where} the process that tried it ended with {hint}")
+
+
+def _environment(home: str) -> dict[str, str]:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(SETTINGS) and not any(word in name.upper() for word in SECRETS)
+    }
+    return environment | {
+        "HF_HOME": home,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+
+
+class _NoPackage:
+    """Stands for a machine without the package, among the importer's finders."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == PACKAGE:
+            raise ModuleNotFoundError(f"No module named {name!r} where the model is loaded", name=name)
+
+
+class Trial:
+    """
+    What the process does. `step` says at any time what it is about.
+
+    Args:
+        folder (`str`): The model folder.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.step = "importing torch and transformers"
+
+    def run(self) -> str:
+        """Returns the answer; whatever goes wrong is raised."""
+        import torch
+        from PIL import Image
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+
+        self.step = "loading with AutoProcessor"
+        processor = AutoProcessor.from_pretrained(self.folder, trust_remote_code=True)
+
+        self.step = "loading with AutoModelForCausalLM"
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=True)
+        with torch.device("meta"):  # without weights: they are the same through both classes
+            causal = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+
+        self.step = "loading with AutoModelForImageTextToText"
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            self.folder, trust_remote_code=True, dtype="auto", device_map=device, output_loading_info=True
+        )
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if info[kind]:
+                names = ", ".join(map(str, sorted(info[kind])[:3]))
+                raise ValueError(f"the weights do not fit the config: {len(info[kind])} {kind} such as {names}")
+        if type(causal).__name__ != type(model).__name__:
+            raise ValueError(f"it gives {type(model).__name__}, but AutoModelForCausalLM {type(causal).__name__}")
+
+        self.step = "answering a question about a picture"
+        picture = Image.new("RGB", (64, 48), "red")
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(model.device, dtype=model.dtype)
+        output = model.generate(
+            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+        if not all(logits.isfinite().all() for logits in output.logits):
+            raise ValueError("its logits are not finite numbers")
+        return processor.decode(output.sequences[0, inputs["input_ids"].shape[1] :])
+
+
+def main() -> None:
+    """`python trial.py FOLDER HOME`: loads, asks, and writes `HOME/result.json`."""
+    folder, home = sys.argv[1:]
+    sys.meta_path.insert(0, _NoPackage())
+    trial = Trial(folder)
+    try:
+        result = {"answer": trial.run()}
+    except Exception as error:  # the process's outermost boundary: the other process reports it
+        result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    (Path(home) / RESULT_FILE).write_text(json.dumps({"step": trial.step, **result}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
