@@ -10,9 +10,12 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TextStreamer
 
 from flashsloth import register_auto_classes
+from flashsloth.convert.downloads import TOKENIZER_FILES, find_files, find_model
 
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
+# What a model is loaded from, beside its weights.
+MODEL_FILES = (*TOKENIZER_FILES, "*.jinja", "*.py")
 
 # Instruction sets that multiply matrices of bfloat16, by the names of `torch.cpu.get_capabilities`: x86, then Arm.
 # AVX-512 alone does not: it has to imitate them, and is slower than in float32
@@ -69,42 +72,55 @@ def has_fast_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
 
 
-def load(model_id: str, trust_remote_code: bool = False):
+def load(model_id: str, revision: str | None = None, trust_remote_code: bool = False):
     """
     Loads a model and its processor onto the accelerator, or the CPU if there is none.
 
     Args:
         model_id (`str`): A folder, or `owner/name` on the Hub.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder holds, which is
-            needed where that code differs from this package's.
+        revision (`str`, *optional*): Commit, branch or tag of the Hub repository. Whatever is named, all files are of
+            one commit.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds,
+            which is needed where that code differs from this package's.
 
     Returns:
         `tuple`: The model, in evaluation mode, and the processor.
 
     Raises:
-        ValueError: If there is no such model, if it is not a FlashSloth, or if it needs code that is not trusted.
+        ValueError: If there is no such model or revision, if it is not a FlashSloth, or if it needs code that is not
+            trusted.
         FileNotFoundError: If `model_id` can only be a folder, and there is none.
+        OSError: If the Hub cannot be reached, or the connection is lost.
     """
     register_auto_classes()
-    is_folder = Path(model_id).is_dir()
-    if not is_folder and (model_id.count("/") != 1 or model_id.startswith((".", "/", "~"))):
-        raise FileNotFoundError(f"No model folder at '{model_id}'; give a folder or a Hub id such as owner/name.")
+    folder = Path(model_id)
+    is_remote = not folder.is_dir()
+    name = f"{model_id}@{revision}" if revision else model_id
+    if revision and not is_remote:
+        raise ValueError(f"'{model_id}' is a folder, which has no revision {revision}; a Hub repository may have one.")
+    if is_remote:
+        if model_id.count("/") != 1 or model_id.startswith((".", "/", "~")):
+            raise FileNotFoundError(f"No model folder at '{model_id}'; give a folder or a Hub id such as owner/name.")
+        folder = find_files(name, MODEL_FILES)
     try:
-        config = AutoConfig.from_pretrained(model_id, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if config.model_type != "flashsloth":
             raise ValueError(
                 f"'{model_id}' is a model of type '{config.model_type}', not a FlashSloth; a checkpoint in the "
                 "published layout is made one by `flashsloth convert`."
             )
-        processor = AutoProcessor.from_pretrained(model_id, trust_remote_code=trust_remote_code)
+        if is_remote:
+            # Weights are fetched of what is known to be a FlashSloth only, and of the commit of the other files.
+            folder = find_model(f"{name.partition('@')[0]}@{folder.name}", MODEL_FILES)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model = AutoModelForImageTextToText.from_pretrained(
-            model_id, trust_remote_code=trust_remote_code, dtype="auto", device_map=device
+            folder, trust_remote_code=trust_remote_code, dtype="auto", device_map=device
         )
-    except OSError as error:
-        # How transformers reports missing or unreadable files of a model, and a Hub that does not have or give it.
-        where = "The folder" if is_folder else "There is no such folder, and the Hub id"
-        raise ValueError(f"{where} '{model_id}' cannot be loaded: {error}") from error
+    except ConnectionError:
+        raise
+    except OSError as error:  # how transformers reports missing or unreadable files of a model
+        raise ValueError(f"The model '{model_id}' cannot be loaded: {error}") from error
     return model.eval(), processor
 
 

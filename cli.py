@@ -53,7 +53,7 @@ def run_ask(args: argparse.Namespace) -> None:
 
     model_id = args.model or str(EMBEDDED_CHECKPOINT)
     _log(f"Loading {model_id}")
-    model, processor = load(model_id, trust_remote_code=args.trust_remote_code)
+    model, processor = load(model_id, args.revision, args.trust_remote_code)
     _log(f"Loaded onto {model.device} in {time.perf_counter() - start:.1f} s")
     if not args.json:
         _log("Answer:")
@@ -93,10 +93,18 @@ def run_compose(args: argparse.Namespace) -> None:
     print(args.dst)
 
 
+def run_quantize(args: argparse.Namespace) -> None:
+    with _extra_packages("quantize", "quantize"):
+        from flashsloth.convert.quantization import quantize
+
+    quantize(args.src, args.dst, args.weights, group_size=args.group_size)
+    print(args.dst)
+
+
 def run_train(args: argparse.Namespace) -> None:
     if args.devices and not args.plan:
         raise ValueError("--devices belongs to --plan; a run's devices are those that torchrun or accelerate starts")
-    with _training_packages("train"):
+    with _extra_packages("train", "train"):
         from flashsloth.train import config, plan, sft
 
     if args.plan:
@@ -115,7 +123,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_merge(args: argparse.Namespace) -> None:
-    with _training_packages("merge"):
+    with _extra_packages("merge", "train"):
         from flashsloth.train import lora
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -124,7 +132,7 @@ def run_merge(args: argparse.Namespace) -> None:
 
 
 def run_data_check(args: argparse.Namespace) -> None:
-    with _training_packages("data check"):
+    with _extra_packages("data check", "train"):
         from flashsloth import FlashSlothProcessor, register_auto_classes
         from flashsloth.train import checks
         from flashsloth.train.config import read_config
@@ -236,6 +244,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_ask(commands)
     _add_convert(commands)
     _add_compose(commands)
+    _add_quantize(commands)
     _add_train(commands)
     _add_merge(commands)
     _add_data(commands)
@@ -249,6 +258,9 @@ def _add_ask(commands) -> None:
     ask = _add_command(commands, "ask", run_ask, "answer a question about any number of images")
     ask.add_argument("question", metavar="QUESTION", type=_question)
     ask.add_argument("--model", metavar="M", help="folder, or owner/name on the Hub; the embedded checkpoint if unset")
+    ask.add_argument(
+        "--revision", metavar="R", help="commit, branch or tag of the model on the Hub; its main branch if unset"
+    )
     ask.add_argument(
         "--image", metavar="FILE_OR_URL", action="append", default=[], help="a picture; may be given several times"
     )
@@ -329,6 +341,16 @@ def _add_compose(commands) -> None:
     compose.add_argument("--max-shard-size", metavar="SIZE", help="limit of a weight file; 5GB if unset")
 
 
+def _add_quantize(commands) -> None:
+    quantize = _add_command(commands, "quantize", run_quantize, "a model whose decoder has 8 or 4 bits per weight")
+    quantize.add_argument("src", metavar="SRC", help="FlashSloth: a folder, or REPO[@REVISION] on the Hub")
+    quantize.add_argument("dst", metavar="DST", help="folder to write")
+    quantize.add_argument("--weights", choices=["int8", "int4"], required=True, help="of the decoder's linear layers")
+    quantize.add_argument(
+        "--group-size", metavar="N", type=_positive, help="int4: weights that share a scale; the largest that fits"
+    )
+
+
 def _add_train(commands) -> None:
     train = _add_command(commands, "train", run_train, "one training stage")
     train.add_argument("config", metavar="CONFIG.yaml", help="the stage; train/configs has examples")
@@ -381,12 +403,12 @@ def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentPar
 
 
 @contextlib.contextmanager
-def _training_packages(command: str) -> Iterator[None]:
-    """Says what to install where one of the packages for training is missing."""
+def _extra_packages(command: str, extra: str) -> Iterator[None]:
+    """Says what to install where a package is missing that only some commands need."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ValueError(f"{command} needs {error.name}; install it with: pip install 'flashsloth[train]'") from error
+        raise ValueError(f"{command} needs {error.name}; install it with: pip install 'flashsloth[{extra}]'") from error
 
 
 def _question(text: str) -> str:

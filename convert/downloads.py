@@ -8,6 +8,7 @@ from httpx2 import HTTPError
 from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -26,6 +27,8 @@ TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 SAFETENSORS_FILES = ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors")
 PYTORCH_FILES = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 SUBFOLDERS = ("*/*",)
+
+REFUSED = (401, 403)  # status codes of HTTP
 
 
 def find_model(name, files: tuple[str, ...] = CONFIG_FILES) -> Path:
@@ -53,8 +56,13 @@ def find_model(name, files: tuple[str, ...] = CONFIG_FILES) -> Path:
 
 def find_tokenizer(name) -> Path:
     """The folder of a tokenizer; see [`find_model`]."""
+    return find_files(name, TOKENIZER_FILES)
+
+
+def find_files(name, files: tuple[str, ...]) -> Path:
+    """The folder of some of a model's files, by their patterns; see [`find_model`]."""
     folder = Path(name)
-    return folder if folder.is_dir() else _download(str(name), TOKENIZER_FILES)
+    return folder if folder.is_dir() else _download(str(name), files)
 
 
 def _download(name: str, files: tuple[str, ...]) -> Path:
@@ -73,6 +81,8 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
             raise ValueError(reason) from error
         raise ConnectionError(reason) from error
     except HTTPError as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in REFUSED:
+            raise ValueError(f"The Hub does not give {name} to this token: {one_line(error)}") from error
         raise ConnectionError(
             f"The download of {name} failed ({one_line(error)}). Run the command again: it goes on from what has come."
         ) from error

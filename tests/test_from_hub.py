@@ -1,0 +1,145 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""What loads from a Hub by name: a stranger's Auto classes and pipeline, and the commands of this package."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_image, make_model, prepare, user
+from huggingface_hub import constants
+from loopback_hub import LoopbackHub
+
+from flashsloth import cli
+
+
+REPO = "lab/flashsloth"
+QUESTION = "What is this?"
+
+# A machine without the package, as in test_remote_code.py; its code and its files come from the Hub.
+STRANGER = """
+import json, sys
+
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "flashsloth":
+            raise ModuleNotFoundError("the package is not installed here")
+
+sys.meta_path.insert(0, NoPackage())
+
+from PIL import Image
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, pipeline)
+
+repo, old, new, picture, question = sys.argv[1:]
+pinned = {"trust_remote_code": True, "revision": old}
+latest = {"trust_remote_code": True}
+content = [{"type": "image", "image": Image.open(picture)}, {"type": "text", "text": question}]
+chat = [{"role": "user", "content": content}]
+greedy = {"max_new_tokens": 8, "do_sample": False}
+
+def answer(auto_class):
+    processor = AutoProcessor.from_pretrained(repo, **pinned)
+    model = auto_class.from_pretrained(repo, **pinned)
+    inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt")
+    ids = model.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1]:]
+    return processor.decode(ids, skip_special_tokens=True)
+
+def code(**kwargs):
+    return type(AutoConfig.from_pretrained(repo, **kwargs)).code_version
+
+codes = [code(**latest), code(**pinned)]
+answers = [answer(AutoModelForCausalLM), answer(AutoModelForImageTextToText)]
+pipe = pipeline("image-text-to-text", model=repo, **pinned)
+answers.append(pipe(text=chat, generate_kwargs=greedy, return_full_text=False)[0]["generated_text"])
+codes += [code(**latest), code(**latest, code_revision=old)]
+print(json.dumps({"answers": answers, "codes": codes}))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    make_model().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def run(hub: LoopbackHub, work: Path, *arguments, token: str | None = None, **env) -> subprocess.CompletedProcess:
+    """A Python process that knows no other Hub, and has nothing in its caches but what it has put there before."""
+    environment = hub.environment(work / "home", token) | env
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=work)
+
+
+def test_a_stranger_loads_a_pinned_revision(folder, hub, processor, tmp_path):
+    config = (folder / "configuration_flashsloth.py").read_text()
+    mark = "\nFlashSlothConfig.code_version = '{}'\n"
+    hub.add_repo(REPO, folder)
+    old = hub.commit(REPO, {"configuration_flashsloth.py": (config + mark.format("old")).encode()})
+    new = hub.commit(REPO, {"configuration_flashsloth.py": (config + mark.format("new")).encode()})
+    image = make_image(0)
+    image.save(tmp_path / "picture.png")
+    done = run(hub, tmp_path, "-c", STRANGER, REPO, old, new, tmp_path / "picture.png", QUESTION)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    inputs = prepare(processor, [user(image, QUESTION)])
+    ids = make_model().generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert result["answers"] == [processor.decode(ids, skip_special_tokens=True)] * 3
+    assert result["codes"] == ["new", "old", "new", "old"]
+    # nothing of the newer commit was needed but what says that it is newer
+    weights = [request.path for request in hub.requests if request.path.endswith(".safetensors")]
+    assert weights and all(old in path for path in weights)
+
+
+def ask(*arguments: str) -> int:
+    return cli.main(["ask", "--max-new-tokens", "8", *arguments, QUESTION])
+
+
+def test_ask(folder, hub, monkeypatch, capsys):
+    old = hub.add_repo(REPO, folder)
+    assert ask("--model", str(folder)) == 0
+    answer = capsys.readouterr().out
+    assert answer
+    other = make_model(seed=1)
+    other.save_pretrained(folder.parent / "other")
+    hub.commit(REPO, {"model.safetensors": (folder.parent / "other" / "model.safetensors").read_bytes()})
+    hub.requests.clear()
+    assert ask("--model", REPO, "--revision", old) == 0
+    assert capsys.readouterr().out == answer
+    assert hub.count("GET", REPO) == hub.count("GET", f"{REPO}/.*{old}")
+    assert ask("--model", REPO) == 0
+    assert capsys.readouterr().out not in ("", answer)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert ask("--model", REPO, "--revision", old) == 0
+    assert capsys.readouterr().out == answer
+
+
+def test_ask_what_cannot_be_loaded(folder, hub, monkeypatch, capsys):
+    hub.add_repo(REPO, folder)
+    hub.add_repo("lab/llama", {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"large"})
+    hub.add_repo("sloth/secret", folder, private=True)
+
+    def error(status: int, *arguments: str) -> str:
+        capsys.readouterr()
+        assert ask(*arguments) == status
+        output = capsys.readouterr()
+        assert output.out == "" and "hf_" not in output.err
+        return next(line for line in output.err.splitlines() if line.startswith("flashsloth ask: error:"))
+
+    assert "Repository Not Found" in error(2, "--model", "lab/nothing")
+    assert "Repository Not Found" in error(2, "--model", "sloth/secret")
+    assert "Revision Not Found" in error(2, "--model", REPO, "--revision", "v9")
+    assert "has no revision main" in error(2, "--model", str(folder), "--revision", "main")
+    assert "of type 'llama', not a FlashSloth" in error(2, "--model", "lab/llama")
+    assert not hub.count("GET", "lab/llama/resolve/.*safetensors")
+    monkeypatch.setenv("HF_TOKEN", "hf_NotTheToken")
+    assert "Invalid credentials" in error(2, "--model", "sloth/secret")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.fail("GET", f"/api/models/{REPO}/revision/main")
+    assert "Run the command again" in error(1, "--model", REPO)
+    hub.fail("GET", "model.safetensors", 500)
+    assert "Run the command again" in error(1, "--model", REPO)
+    assert ask("--model", "sloth/secret") == ask("--model", REPO) == 0
