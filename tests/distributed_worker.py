@@ -3,7 +3,7 @@
 The same training loop in one process and in several; test_distributed.py compares them. The loss and the batches are
 those of `flashsloth train`, the model is sharded as the shipped accelerate configs shard it:
 
-    torchrun --nproc_per_node 2 tests/distributed_worker.py {fsdp2,zero3} MODEL RESULT
+    torchrun --nproc_per_node 2 tests/distributed_worker.py {fsdp2,zero2,zero3} MODEL RESULT
 
 RESULT becomes a folder with the trained model and `losses.json`.
 """
@@ -99,7 +99,6 @@ class FSDP2:
         plugin = FullyShardedDataParallelPlugin(
             fsdp_version=settings["fsdp_version"],
             auto_wrap_policy=settings["fsdp_auto_wrap_policy"],
-            transformer_cls_names_to_wrap=settings["fsdp_transformer_layer_cls_to_wrap"].split(","),
             reshard_after_forward=settings["fsdp_reshard_after_forward"],
             cpu_ram_efficient_loading=False,
         )
@@ -117,10 +116,10 @@ class FSDP2:
         return {name: weight.full_tensor() for name, weight in self.model.state_dict().items()}
 
 
-class Zero3:
-    """Partitioned from the moment of loading on, as transformers does it under ZeRO-3."""
+class Zero:
+    """DeepSpeed. Under ZeRO-3 parameters are partitioned from the moment of loading on, as transformers does it."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, stage: int):
         import deepspeed
         from transformers.integrations import HfDeepSpeedConfig
 
@@ -131,10 +130,12 @@ class Zero3:
             "train_micro_batch_size_per_gpu": 2,
             "gradient_clipping": MAX_GRAD_NORM,
             # By default parameters as small as all of these stay whole on every rank.
-            "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+            "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
             "zero_force_ds_cpu_optimizer": False,
         }
-        self.config = HfDeepSpeedConfig(config)  # from_pretrained partitions for as long as this object lives
+        self.stage = stage
+        if stage == 3:
+            self.config = HfDeepSpeedConfig(config)  # from_pretrained partitions for as long as this object lives
         self.unwrapped = load(folder)
         optimizer = torch.optim.AdamW(self.unwrapped.parameters(), lr=LEARNING_RATE)
         self.model, *_ = deepspeed.initialize(model=self.unwrapped, optimizer=optimizer, config=config)
@@ -144,12 +145,12 @@ class Zero3:
         self.model.step()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return self.model._zero3_consolidated_16bit_state_dict()
+        return self.model._zero3_consolidated_16bit_state_dict() if self.stage == 3 else self.unwrapped.state_dict()
 
 
 def train_together(kind: str, folder: str, result: str) -> None:
     """Trains with its peers; the first process saves the model and the losses, which are summed over ranks."""
-    sharded = {"fsdp2": FSDP2, "zero3": Zero3}[kind](folder)
+    sharded = FSDP2(folder) if kind == "fsdp2" else Zero(folder, stage=int(kind.removeprefix("zero")))
     losses = []
     for batch in micro_batches(FlashSlothProcessor.from_pretrained(folder), dist.get_rank()):
         num_targets = count_targets(batch)

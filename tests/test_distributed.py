@@ -82,7 +82,9 @@ def alone(start) -> tuple[list[float], dict[str, torch.Tensor]]:
     return losses, weights
 
 
-@pytest.mark.parametrize("kind", ["fsdp2", pytest.param("zero3", marks=needs_deepspeed)])
+@pytest.mark.parametrize(
+    "kind", ["fsdp2", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)]
+)
 def test_sharded_training_equals_one_process(kind, start, alone, tmp_path):
     launch(WORKER, kind, start, tmp_path)
     losses = json.loads((tmp_path / "losses.json").read_text())
