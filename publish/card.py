@@ -37,6 +37,7 @@ from flashsloth.publish.values import (
     check_language,
     check_license,
     check_repo_id,
+    code,
     link,
     listed,
     markdown,
@@ -51,7 +52,7 @@ HUB = "https://huggingface.co"
 # "conversational" shows the chat widget (https://huggingface.co/docs/hub/models-widgets), "custom_code" that loading
 # needs trust_remote_code.
 TAGS = ["flashsloth", "vision-language-model", "conversational", "custom_code"]
-PIN = re.compile(r'revision="([0-9a-f]{40})"')
+PIN = re.compile(r'^revision = "([0-9a-f]{40})"$', flags=re.MULTILINE)
 
 
 def card_files(
@@ -227,7 +228,6 @@ def _template_values(
     return {
         "repo_id": repo_id,
         "title": markdown(repo_id.split("/")[1]),
-        "pin": f', revision="{code_revision}"' if code_revision else "",
         "code_revision": code_revision,
         "model": model,
         "config": config,
@@ -240,14 +240,14 @@ def _template_values(
         "vision_model": markdown(config.vision_config.model_type),
         "lineage": lineage,
         "bases": [link(name) for name in lineage.base_models],
-        "history": [describe(entry) for entry in lineage.entries],
+        "history": describe(lineage),
         "only_data": listed(_all_data(lineage)) if lineage.is_from_nothing else "",
         "what_published": lineage.published["what"] if lineage.published else "",
         "dataset_links": [link(name, "datasets/") for name in datasets],
         "training": _training_rows(training) if training else [],
         "measured": _scores(evaluations, "measured"),
         "published": _scores(evaluations, "published"),
-        "commands": sorted({markdown(e.command) for e in evaluations if e.command}),
+        "commands": sorted({code(e.command) for e in evaluations if e.command}),
         "question": widget[0]["text"],
         "picture": f"widget/{widget[0]['file']}",
         "other_question": widget[1]["text"],

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.convert.folders import expected_shapes, main_dtype
+from flashsloth.convert.folders import main_dtype, model_on_meta
 from flashsloth.convert.tensors import Checkpoint, one_line, read_json, read_json_list
 from flashsloth.publish.folder import EVALUATION_FILE, RUN_RESULT, TRAINING_FILE
 from flashsloth.publish.lineage import published
@@ -112,7 +112,7 @@ def read_model(folder: Path) -> ModelFacts:
         config=config,
         hd=image_processor.hd,
         tile_grid=image_processor.tile_grid,
-        num_parameters=sum(math.prod(shape) for shape in expected_shapes(config).values()),
+        num_parameters=model_on_meta(config).num_parameters(),
         num_bytes=sum(file.stat().st_size for file in folder.glob("model*.safetensors")),
         dtype=None if is_quantized else str(main_dtype(Checkpoint(folder))).removeprefix("torch."),
     )

@@ -7,13 +7,20 @@ from pathlib import Path
 
 from flashsloth.convert.provenance import PROVENANCE_FILE, read_provenance
 from flashsloth.convert.tensors import read_json
-from flashsloth.publish.values import check_commit, check_hub_id, last_part, link, listed, markdown
+from flashsloth.publish.values import check_commit, check_hub_id, code, last_part, link, listed, markdown
 
 
 PUBLISHED_FILE = Path(__file__).parent / "published.json"
 COMMANDS = ("compose", "convert", "train", "merge", "quantize")
 LEARNING = {"train", "merge"}
-ROLES = {"language_model": "language model", "vision_model": "vision model", "adapter": "adapter"}
+ROLES = {
+    "language_model": "language model",
+    "vision_model": "vision model",
+    "tokenizer": "tokenizer",
+    "adapter": "adapter",
+    "checkpoint": "checkpoint",
+}
+NO_BASES = {"adapter", "tokenizer"}  # roles of what a model is not made of, but with
 # Settings of a command that its sentence gives in brackets, and their names there.
 SETTINGS = {"learning_rate": "learning rate", "weights": "weights", "seed": "seed"}
 
@@ -52,8 +59,9 @@ class Lineage:
     @property
     def is_from_nothing(self) -> bool:
         """Whether every part of it was trained in the runs that `entries` list, from random numbers."""
-        first = [entry for entry in self.entries if entry["command"] == "train" and not entry["sources"]]
-        return bool(first) and not self.base_models
+        num_first = sum(entry["command"] == "train" and not entry["sources"] for entry in self.entries)
+        num_parts = 2 if "compose" in self.commands else 1  # a language model and a vision tower
+        return num_first >= num_parts and not self.base_models
 
     @property
     def published(self) -> dict | None:
@@ -87,7 +95,7 @@ def read_lineage(folder, base_models=()) -> Lineage:
     for entry in reversed(entries):
         crossed.add(entry["command"])
         names = tuple(
-            source["repo"] for source in entry["sources"] if "repo" in source and source.get("role") != "adapter"
+            source["repo"] for source in entry["sources"] if "repo" in source and source.get("role") not in NO_BASES
         )
         if names:
             return Lineage(entries, names, _relation(crossed, len(names)))
@@ -124,45 +132,55 @@ def _check_entry(entry: dict, number: int) -> dict:
     return entry
 
 
-def describe(entry: dict) -> str:
-    """One step of a model's making, as a sentence of Markdown. What is not known is left out."""
-    sources = " and ".join(_describe_source(source) for source in entry["sources"])
+def describe(lineage: Lineage) -> list[str]:
+    """The steps of a model's making, a sentence of Markdown each. What is not known is left out."""
+    return [_describe(entry, is_first=number == 0) for number, entry in enumerate(lineage.entries)]
+
+
+def _describe(entry: dict, is_first: bool) -> str:
+    # A local folder that a step goes on from is what the step before made, if there is one.
+    shown = [source for source in entry["sources"] if "repo" in source or is_first or entry["command"] == "compose"]
+    sources = " and ".join(_describe_source(source) for source in shown)
+    of, from_ = (f" of {sources}", f" from {sources}") if sources else ("", "")
     match entry["command"]:
         case "compose":
-            text = f"composed of {sources}; every other weight initialized at random"
+            text = f"composed{of}, with random numbers for every other weight"
         case "convert":
-            text = f"converted from {sources}, with the weights as they were"
+            text = f"converted{from_}, with the weights as they were"
         case "train":
-            text = _describe_training(entry) + (f", from {sources}" if sources else ", from random weights")
+            text = _describe_training(entry, from_ if entry["sources"] else " from random weights")
         case "merge":
-            text = f"merged from {sources}"
+            text = f"an adapter merged{from_}"
         case "quantize":
-            text = f"quantized from {sources}"
-    details = {key: entry[key] for key in SETTINGS if key in entry}
-    if details:
-        text += f" ({', '.join(f'{SETTINGS[key]} {markdown(value)}' for key, value in details.items())})"
-    text += f". {markdown(entry['note'])}" if "note" in entry else "."
+            text = f"weights quantized{from_}"
+    details = [f"{name} {markdown(entry[key])}" for key, name in SETTINGS.items() if key in entry]
+    text += f" ({', '.join(details)})." if details else "."
+    if "note" in entry:
+        text += f" {markdown(entry['note'])}"
     return f"{markdown(entry['date'])}: {text}" if "date" in entry else text[0].upper() + text[1:]
 
 
 def _describe_source(source: dict) -> str:
-    role = ROLES.get(source.get("role"), "")
+    role = ROLES.get(source.get("role"), "model")
     if "repo" not in source:
-        return f"{role} {markdown(last_part(source['folder']))}".strip()
+        return f"the local {role} {markdown(last_part(source['folder']))}"
     revision = f" at revision {source['revision'][:7]}" if "revision" in source else ""
-    return f"{role} {link(source['repo'])}{revision}".strip()
+    return f"the {role} {link(source['repo'])}{revision}"
 
 
-def _describe_training(entry: dict) -> str:
-    text = "trained"
-    trainable = entry.get("trainable")
-    if isinstance(trainable, dict):
-        text += " by an adapter"
-    elif trainable:
-        text += f" {listed(trainable)}"
-    if entry.get("hd"):
-        text += " in high definition"
+def _describe_training(entry: dict, from_: str) -> str:
+    trainable = entry.get("trainable", [])
+    what = "an adapter" if isinstance(trainable, dict) else ", ".join(code(name) for name in trainable)
+    text = (
+        " ".join(part for part in ("trained", what, "in high definition" if entry.get("hd") else "") if part) + from_
+    )
+    if entry.get("data"):
+        text += f" on {listed(entry['data'])}"
     if "steps" in entry:
-        text += f" for {markdown(entry['steps'])} steps"
-        text += f" of {markdown(entry['global_batch_size'])} rows" if "global_batch_size" in entry else ""
-    return text + (f" on {listed(entry['data'])}" if entry.get("data") else "")
+        text += f", for {_number(entry['steps'])} steps"
+        text += f" of {_number(entry['global_batch_size'])} rows" if "global_batch_size" in entry else ""
+    return text
+
+
+def _number(value) -> str:
+    return f"{value:,}" if isinstance(value, int) else markdown(value)

@@ -15,6 +15,9 @@ LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*\+*")
 # ISO 639 codes, and two that the Hub adds (https://huggingface.co/docs/hub/model-cards).
 LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# What Markdown may act on: all but letters, digits and plain punctuation. An underscore between letters is plain.
+ACTIVE = re.compile(r"[^\w .,;%/+=?()'-]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+PLAIN = re.compile(r"[A-Za-z0-9_ .,/=:+%-]+")
 URL = re.compile(r"https?://[A-Za-z0-9./_~#?&=%+:-]+")
 
 
@@ -72,12 +75,21 @@ def check_url(value, what: str) -> str:
 
 def markdown(value) -> str:
     """
-    Text as it reads, on one line, in which nothing acts as Markdown, HTML or mathematics: what is neither letter,
-    digit nor harmless becomes a character reference, which Markdown takes for text only
+    Text as it reads, on one line, in which nothing acts as Markdown, HTML or mathematics: what may becomes a character
+    reference, which Markdown takes for text only
     (https://spec.commonmark.org/0.31.2/#entity-and-numeric-character-references).
     """
-    text = "".join(character if character.isprintable() else " " for character in str(value))
-    return re.sub(r"[^\w .,;%/+=?-]|_", lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
+    return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", _one_line(value))
+
+
+def code(value) -> str:
+    """The same as a code span, where it holds nothing but plain characters."""
+    text = _one_line(value)
+    return f"`{text}`" if PLAIN.fullmatch(text) else markdown(text)
+
+
+def _one_line(value) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
 
 
 def last_part(path: str) -> str:
@@ -87,7 +99,7 @@ def last_part(path: str) -> str:
 
 def listed(values) -> str:
     """Names, such as those of modules or data, as a list in a sentence of Markdown."""
-    names = [values] if isinstance(values, str) else values
+    names = values if isinstance(values, list) else [values]
     return ", ".join(markdown(last_part(str(name))) for name in names)
 
 

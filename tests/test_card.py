@@ -184,9 +184,9 @@ def test_training(folder):
     }
     (folder / "training.json").write_text(json.dumps(record))
     text = card_of(folder, license="mit").text
-    assert f"1. Composed of language model [{PHI}](https://huggingface.co/{PHI}) and vision model" in text
+    assert f"1. Composed of the language model [{PHI}](https://huggingface.co/{PHI}) and the vision model" in text
     assert (
-        "trained model.pooling for 140 steps of 64 rows on captions.json, from composed (learning rate 0.002)" in text
+        "2026-11-24: trained `model.pooling` on captions.json, for 140 steps of 64 rows (learning rate 0.002)." in text
     )
     rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", text, flags=re.MULTILINE))
     assert rows["optimizer"] == "muon" and rows["epochs"] == "3" and rows["processes"] == "8"
@@ -327,9 +327,9 @@ def test_examples_run(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     assert len(blocks) == 5
     loads = re.findall(r"(?:from_pretrained|pipeline)\([^)]*trust_remote_code=True[^)]*\)", "".join(blocks))
-    assert len(loads) == 5 and all(f'revision="{COMMIT}"' in load for load in loads)
-    script = "\n".join(blocks).replace(f', revision="{COMMIT}"', "")
-    script = re.sub(rf'hf_hub_download\("{REPO}", ("[^"]+")\)', r"\1", script).replace(f'"{REPO}"', '"model"')
+    assert len(loads) == 5 and all("revision=revision" in load for load in loads)
+    script = "\n".join(blocks).replace(f'repo = "{REPO}"\nrevision = "{COMMIT}"', 'repo = "model"')
+    script = re.sub(r'hf_hub_download\(repo, ("[^"]+")\)', r"\1", script.replace(", revision=revision", ""))
     (tmp_path / "flashsloth").mkdir()
     (tmp_path / "flashsloth" / "__init__.py").write_text("raise ImportError('no example may need the package')")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
@@ -337,6 +337,17 @@ def test_examples_run(tmp_path):
     answers = [line.strip() for line in done.stdout.splitlines() if not line.startswith("{")]
     assert answers[:4] == ["pink", "pink", "[' pink', ' 2']", "pink"]
     assert (tmp_path / "fine-tuned" / "modeling_flashsloth.py").is_file()
+
+
+def test_the_shipped_checkpoints_have_cards():
+    """From their own files: they know what they were trained on, and how well they answer."""
+    for name, value in (("flashsloth-tiny", 95.0), ("flashsloth-tiny-hd", 93.5)):
+        card = card_of(TINY.parent / name, license="apache-2.0")
+        scores = {(r.dataset_name, r.dataset_config): r.metric_value for r in card.data.eval_results}
+        assert scores["generated pictures", "all"] == value and len(scores) == 21
+        assert card.data.metrics == ["exact_match"] and card.data.get("base_model") is None
+        assert "All of it was trained from random weights on generated pictures" in card.text
+        assert ("in high definition" in card.text) == name.endswith("hd")
 
 
 def test_variants_say_what_they_are(tmp_path, processor):

@@ -42,7 +42,10 @@ logger = logging.getLogger("flashsloth.train.tiny")
 CONFIGS = Path(__file__).parent.parent / "configs"
 STAGES = {"stage1": "captions", "stage2": "questions", "hd": "hd"}  # and the set each learns from
 # What the backbones learn from, in words: their pictures and texts are drawn up while they train.
-BACKBONE_DATA = {"tower": "generated pictures and their descriptions", "language_model": "generated texts"}
+BACKBONE_DATA = {
+    "tower": "generated pictures with handwritten digits of scikit-learn in them",
+    "language_model": "generated scenes told in words",
+}
 EXAM = {"split": "heldout", "questions": 1000, "small": 300}
 
 

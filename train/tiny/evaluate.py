@@ -177,7 +177,7 @@ def write_evaluation(folder: Path, answers: Answers, split: str, command: str) -
 def score(dataset: str, kind: str, value: float, n: int, split: str, command: str) -> dict:
     """One score as `evaluation.json` has it: `value` percent of the `n` questions of a kind."""
     return {
-        "task": f"questions about {dataset}",
+        "task": "visual question answering",
         "dataset": {"name": dataset, "repo": None, "config": kind, "split": split, "revision": None},
         "metric": "exact_match",
         "value": round(value, 1),
