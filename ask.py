@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, TextStreamer
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, TextStreamer
 
 from flashsloth import register_auto_classes
 from flashsloth.convert.downloads import TOKENIZER_FILES, find_files, find_model
@@ -72,7 +72,14 @@ def has_fast_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
 
 
-def load(model_id: str, revision: str | None = None, trust_remote_code: bool = False):
+def is_quantized(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint's weights are quantized; its config says how."""
+    return "quantization_config" in config.to_dict()
+
+
+def load(
+    model_id: str, revision: str | None = None, trust_remote_code: bool = False, dtype: torch.dtype | str = "auto"
+):
     """
     Loads a model and its processor onto the accelerator, or the CPU if there is none.
 
@@ -82,6 +89,9 @@ def load(model_id: str, revision: str | None = None, trust_remote_code: bool = F
             one commit.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds,
             which is needed where that code differs from this package's.
+        dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): Of the weights and of all computation:
+            `"auto"` for the checkpoint's own, `"fast"` for float32 in its place where that is bfloat16 and the CPU has
+            no instructions for it.
 
     Returns:
         `tuple`: The model, in evaluation mode, and the processor.
@@ -114,8 +124,12 @@ def load(model_id: str, revision: str | None = None, trust_remote_code: bool = F
             folder = find_model(f"{name.partition('@')[0]}@{folder.name}", MODEL_FILES)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        if dtype == "fast":
+            is_slow = config.dtype == torch.bfloat16 and str(device) == "cpu" and not has_fast_bfloat16()
+            # the scales of a quantized checkpoint keep their dtype
+            dtype = "float32" if is_slow and not is_quantized(config) else "auto"
         model = AutoModelForImageTextToText.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, dtype="auto", device_map=device
+            folder, trust_remote_code=trust_remote_code, dtype=dtype, device_map=device
         )
     except ConnectionError:
         raise

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from flashsloth import cli
+from flashsloth import ask, cli
 from flashsloth.ask import EMBEDDED_CHECKPOINT
 
 
@@ -210,3 +211,14 @@ def test_ask_another_kind_of_model(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"model_type": "phi"}')
     assert cli.main(["ask", "--model", str(tmp_path), "Hello?"]) == 2
     assert "'phi', not a FlashSloth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("is_fast", "dtype", "expected"),
+    [(False, "fast", torch.float32), (True, "fast", torch.bfloat16), (False, "auto", torch.bfloat16)],
+)
+def test_bfloat16_is_replaced_on_a_cpu_that_is_slow_at_it(is_fast, dtype, expected, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(ask, "has_fast_bfloat16", lambda: is_fast)
+    model, _ = ask.load(str(EMBEDDED_CHECKPOINT), dtype=dtype)
+    assert model.dtype == expected
