@@ -276,8 +276,8 @@ def _add_ask(commands) -> None:
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="fast",
-        help="of the weights; auto is the checkpoint's own. Unset, it is that too, but float32 in place of bfloat16 on "
-        "a CPU without instructions for it: twice the memory, many times the speed",
+        help="of the weights; auto is the checkpoint's own. Unset, it is that too, but float32 in place of bfloat16 "
+        "on a CPU without instructions for it: twice the memory, many times the speed",
     )
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
     ask.add_argument(
