@@ -96,8 +96,10 @@ def clear_errors(repo_id: str, token: str | None) -> Iterator[None]:
         raise ValueError("The Hub is not reached while HF_HUB_OFFLINE is set: unset it.") from None
     except HfHubHTTPError as error:
         raise _explained(error, repo_id, token) from None
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise _failure(f"The connection to the Hub failed ({one_line(error)})", repo_id, token) from None
+    except httpx2.InvalidURL as error:
+        raise ValueError(redact(f"HF_ENDPOINT is no URL: {one_line(error)}", token)) from None
+    except (httpx2.HTTPError, OSError) as error:  # the second is of the storage's own client, or a file's
+        raise _failure(f"The upload failed ({one_line(error).rstrip('.')})", repo_id, token) from None
     except RuntimeError as error:  # an upload that failed in a thread, by whichever protocol
         cause = f" ({one_line(error.__cause__)})" if error.__cause__ else ""
         raise _failure(one_line(error).rstrip(".") + cause, repo_id, token) from None

@@ -75,10 +75,8 @@ class LocalFile:
         """Reads the file for its sha256, of which `_info` would show no progress."""
         if self._info.is_hashed:
             return
-        with (
-            self.content.open("rb") as file,
-            tqdm.wrapattr(file, "read", self.size, desc=f"Comparing {self.content.name}", leave=False) as read,
-        ):
+        bar = {"desc": f"Comparing {self.content.name}", "unit": "B", "unit_scale": True, "leave": False}
+        with self.content.open("rb") as file, tqdm.wrapattr(file, "read", self.size, **bar) as read:
             self._info.sha256 = sha_fileobj(read)
 
     @cached_property
@@ -160,10 +158,12 @@ def push(
     token = token or get_token()
     api = HfApi(endpoint=endpoint, token=token)
     upload = _Upload(api, repo_id, files, card, private, revision or DEFAULT_REVISION, create_pr, message)
-    with redacted_logs(token), clear_errors(repo_id, token):
-        user = retried(upload.check_rights)
+    with redacted_logs(token):
+        with clear_errors(repo_id, token):
+            user = retried(upload.check_rights)
         try_folder(folder)
-        return redact(retried(lambda: upload.run(user)), token)
+        with clear_errors(repo_id, token):
+            return redact(retried(lambda: upload.run(user)), token)
 
 
 @dataclass

@@ -2,12 +2,14 @@
 """Model folders to the Hub on the loopback, through the real client; in this process, and once as a stranger would."""
 
 import json
+import logging
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 import torch
 from conftest import make_image, make_model
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from flashsloth import cli
 from flashsloth.publish import connection
+from flashsloth.publish.connection import clear_errors, redact, redacted_logs
 from flashsloth.publish.folder import custom_code, publishable_files
 from flashsloth.publish.hub import push
 from flashsloth.publish.trial import Trial, try_folder
@@ -23,7 +26,7 @@ from flashsloth.publish.trial import _environment as trial_environment
 
 REPO = "sloth/tiny"
 ENGLISH = {"license": "apache-2.0", "languages": ["en"]}
-PIN = re.compile(r'revision="([0-9a-f]{40})"')
+COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
 CARD = {"README.md", "widget/colors.png", "widget/counting.png", "widget/reading.png"}
 
 
@@ -79,8 +82,8 @@ def test_new_repository(hub, folder, publish):
     assert set(served) == {*local_files(folder), *CARD, ".gitattributes"}
     assert commits(hub) == ["Model card", "Upload FlashSloth model", "initial commit"]
     # every example is pinned to the commit of the files
-    pins = PIN.findall(served["README.md"].decode())
-    assert len(pins) >= 4 and set(pins) == {hub.head(REPO).parent.sha}
+    pins = COMMIT.findall(served["README.md"].decode())
+    assert len(pins) >= 3 and set(pins) == {hub.head(REPO).parent.sha}
 
 
 def test_second_push_changes_nothing(hub, publish):
@@ -104,7 +107,7 @@ def test_only_what_changed_is_sent(hub, folder, publish):
     assert [request.method for request in hub.requests[requests:]].count("PUT") == 1
     assert commits(hub)[:2] == ["Model card", "Better weights"]
     # the pin is to the new files, and the old one serves the old ones
-    assert set(PIN.findall(after["README.md"].decode())) == {hub.head(REPO).parent.sha}
+    assert set(COMMIT.findall(after["README.md"].decode())) == {hub.head(REPO).parent.sha}
     assert first_pin.files[changed].content == before[changed]
 
 
@@ -114,7 +117,7 @@ def test_another_card_alone_keeps_the_pin(hub, publish):
     publish(languages=["en", "fr"])
     after = hub.files(REPO)
     assert {path for path in after if after[path] != before.get(path)} == {"README.md"}
-    assert set(PIN.findall(after["README.md"].decode())) == {pin}
+    assert set(COMMIT.findall(after["README.md"].decode())) == {pin}
 
 
 def test_old_shards_go_and_other_files_stay(hub, folder, publish, processor):
@@ -283,6 +286,22 @@ def test_refusals(hub, folder, publish):
     with pytest.raises(ValueError, match="Nobody is logged in"):
         push(folder, REPO, endpoint=hub.url)
     assert commits(hub) == ["A commit of the test", "initial commit"]
+
+
+def test_no_token_is_shown(caplog):
+    token = "a-token-of-another-form"
+    text = f"{token} hf_{'x' * 34} http://me:pass@hub.example/a?X-Signature=abc https://hub.example/b?c=d."
+    shown = "<token> <token> http://hub.example/a https://hub.example/b"
+    assert redact(text, token) == shown
+    with redacted_logs(token):
+        logging.getLogger("huggingface_hub.utils").warning("%s thrown while requesting", text)
+    assert caplog.messages == [f"{shown} thrown while requesting"]
+    for raised in (httpx2.ReadError(text), ConnectionError(text), RuntimeError(text)):
+        with pytest.raises(OSError) as error, clear_errors(REPO, token):
+            raise raised
+        assert shown in str(error.value) and error.value.__suppress_context__
+    with pytest.raises(ValueError, match=shown), clear_errors(REPO, token):
+        raise ValueError(text)
 
 
 # What is refused before anything is sent
