@@ -32,7 +32,8 @@ from flashsloth.publish.values import check_repo_id
 logger = logging.getLogger(__name__)
 
 MESSAGE = "Upload FlashSloth model"
-CARD_MESSAGE = "Model card"
+CARD_MESSAGE = "Model card by flashsloth push"
+CARD_FOLDERS = (".eval_results/", "widget/")  # of what goes with a card
 PULL_REQUEST = "refs/pr/"
 NO_REVISION = "0" * 40  # stands in a card for the commit that it will be pinned to
 
@@ -212,7 +213,7 @@ class _Upload:
         if self.card:
             pin = self.head if self.head != before else self._pinned() or self.head
             card = {path: data.replace(NO_REVISION.encode(), pin.encode()) for path, data in self.card.items()}
-            self._commit({path: LocalFile(data) for path, data in card.items()}, [], CARD_MESSAGE)
+            self._commit({path: LocalFile(data) for path, data in card.items()}, self._stale_results(), CARD_MESSAGE)
         if self.head == before:
             logger.info("The Hub holds all of it already")
         return self._url()
@@ -272,6 +273,14 @@ class _Upload:
         except RevisionNotFoundError:  # another repository's, or of a history that was rewritten
             return None
         return pin if tree and all(file.is_same_as(tree.get(path)) for path, file in self.files.items()) else None
+
+    def _stale_results(self) -> list[str]:
+        """What an earlier card brought along, by the title of the commit, and this one does not: withdrawn scores."""
+        paths = [path for path in self.remote if path.startswith(CARD_FOLDERS) and path not in self.card]
+        if not paths:
+            return []
+        files = self.api.get_paths_info(self.repo_id, paths, expand=True, revision=self.head)
+        return [file.path for file in files if file.last_commit.title == CARD_MESSAGE]
 
     def _url(self) -> str:
         url = f"{self.api.endpoint}/{self.repo_id}"

@@ -19,7 +19,7 @@ from flashsloth import cli
 from flashsloth.publish import connection
 from flashsloth.publish.connection import clear_errors, redact, redacted_logs
 from flashsloth.publish.folder import custom_code, publishable_files
-from flashsloth.publish.hub import push
+from flashsloth.publish.hub import CARD_MESSAGE, push
 from flashsloth.publish.trial import Trial, try_folder
 from flashsloth.publish.trial import _environment as trial_environment
 
@@ -80,7 +80,7 @@ def test_new_repository(hub, folder, publish):
     served = hub.files(REPO)
     assert {path: served[path] for path in local_files(folder)} == local_files(folder)
     assert set(served) == {*local_files(folder), *CARD, ".gitattributes"}
-    assert commits(hub) == ["Model card", "Upload FlashSloth model", "initial commit"]
+    assert commits(hub) == [CARD_MESSAGE, "Upload FlashSloth model", "initial commit"]
     # every example is pinned to the commit of the files
     pins = COMMIT.findall(served["README.md"].decode())
     assert len(pins) >= 3 and set(pins) == {hub.head(REPO).parent.sha}
@@ -105,7 +105,7 @@ def test_only_what_changed_is_sent(hub, folder, publish):
     after = hub.files(REPO)
     assert {path for path in after if after[path] != before.get(path)} == {changed, "README.md"}
     assert [request.method for request in hub.requests[requests:]].count("PUT") == 1
-    assert commits(hub)[:2] == ["Model card", "Better weights"]
+    assert commits(hub)[:2] == [CARD_MESSAGE, "Better weights"]
     # the pin is to the new files, and the old one serves the old ones
     assert set(COMMIT.findall(after["README.md"].decode())) == {hub.head(REPO).parent.sha}
     assert first_pin.files[changed].content == before[changed]
@@ -133,6 +133,20 @@ def test_old_shards_go_and_other_files_stay(hub, folder, publish, processor):
     # in one commit: no revision lacks weights or has them twice
     assert hub.head(REPO).parent.files.keys() >= {"model.safetensors"}
     assert not any("model-" in path for path in hub.head(REPO).parent.files)
+
+
+def test_withdrawn_scores_go(hub, folder, publish):
+    score = {"task": "yes or no", "metric": "exact_match", "value": 80.0, "n": 100, "origin": "measured"}
+    dataset = {"name": "POPE", "repo": "lmms-lab/POPE", "split": "test", "task_id": "pope"}
+    (folder / "evaluation.json").write_text(json.dumps([{**score, "dataset": dataset, "date": "2026-11-24"}]))
+    publish()
+    hub.commit(REPO, {".eval_results/theirs.yaml": b"- by: others\n"})
+    ours = ".eval_results/lmms-lab--POPE.yaml"
+    assert ours in hub.files(REPO)
+    (folder / "evaluation.json").unlink()
+    publish()
+    served = hub.files(REPO)
+    assert ours not in served and "evaluation.json" not in served and ".eval_results/theirs.yaml" in served
 
 
 def test_branch(hub, publish):
@@ -213,7 +227,7 @@ def test_record_of_the_run_goes_along_without_paths(hub, saved, tmp_path, quick)
 def test_lost_connection_is_retried(hub, folder, publish, method, path, fault):
     hub.fail(method, path, **fault)
     publish()
-    assert commits(hub) == ["Model card", "Upload FlashSloth model", "initial commit"]
+    assert commits(hub) == [CARD_MESSAGE, "Upload FlashSloth model", "initial commit"]
     assert hub.files(REPO).keys() >= {*local_files(folder), *CARD}
 
 
@@ -477,7 +491,7 @@ def test_command(hub, folder, tmp_path):
     assert "It answers" in done.stderr and "Uploading config.json" in done.stderr
     assert "PUT" in done.stderr and "signature" not in done.stderr  # the lost upload is told, but not its address
     assert hub.token not in done.stdout + done.stderr
-    assert commits(hub) == ["Model card", "First", "initial commit"]
+    assert commits(hub) == [CARD_MESSAGE, "First", "initial commit"]
 
     # a stranger with access, by name
     script = tmp_path / "stranger.py"
