@@ -19,7 +19,6 @@ from huggingface_hub import (
     eval_result_entries_to_yaml,
 )
 from huggingface_hub.utils import yaml_dump
-from packaging.requirements import Requirement
 
 from flashsloth.convert.tensors import read_json_list
 from flashsloth.publish.facts import (
@@ -259,9 +258,8 @@ def _template_values(
 def _requirements(model: ModelFacts) -> str:
     """What loads the model, in the lower bounds of this package."""
     needed = {"torch", "transformers", "pillow"}
-    own = [Requirement(line) for line in requires("flashsloth")]
-    names = [f'"{line.name}{line.specifier}"' for line in own if line.name in needed and line.marker is None]
-    return " ".join([*names, *(["torchao"] if model.is_quantized else [])])
+    own = [f'"{line}"' for line in requires("flashsloth") if re.match(r"[\w-]+", line)[0] in needed]
+    return " ".join([*own, *(["torchao"] if model.is_quantized else [])])
 
 
 def _all_data(lineage: Lineage) -> list[str]:

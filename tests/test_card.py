@@ -350,6 +350,27 @@ def test_the_shipped_checkpoints_have_cards():
         assert ("in high definition" in card.text) == name.endswith("hd")
 
 
+def test_the_readme_has_the_published_scores():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Model zoo")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in readme.splitlines() if line.startswith("|")]
+    table = {name: cells for name, *cells in rows if len(cells) == len(published()["benchmarks"])}
+    assert table.pop("published") == published()["benchmarks"] and table.pop("---")
+    checkpoints = published()["checkpoints"]
+    assert {name: [float(cell) for cell in cells] for name, cells in table.items()} == {
+        checkpoint["name"]: checkpoint["scores"] for checkpoint in checkpoints.values() if checkpoint["scores"]
+    }
+    for repo in checkpoints:
+        assert f"(https://huggingface.co/{repo})" in readme and f"`flashsloth convert {repo} " in readme
+
+
+def test_the_hub_accepts_the_card(hub, folder, tmp_path):
+    files = card_files(note(folder, [COMPOSE, TRAIN], [SCORE]), REPO, COMMIT, license="mit", languages=["en"])
+    (tmp_path / "README.md").write_bytes(files["README.md"])
+    ModelCard.load(tmp_path / "README.md").validate()
+    with pytest.raises(ValueError, match="license"):
+        ModelCard("---\nlicense: [1]\nmodel-index: 3\n---\n", ignore_metadata_errors=True).validate()
+
+
 def test_variants_say_what_they_are(tmp_path, processor):
     folder = tmp_path / "plain"
     make_model(make_config(pooling_mode="average", num_query_tokens=0)).save_pretrained(folder)
