@@ -217,6 +217,9 @@ def main(argv: list[str] | None = None) -> int:
         args.arguments = unknown
     elif unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    # Where torchao is installed transformers imports it, and it tells of kernels that are for other machines.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         args.run(args)
     except KeyboardInterrupt:

@@ -27,7 +27,7 @@ from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
-from transformers.utils import can_return_tuple, torch_compilable_check
+from transformers.utils import can_return_tuple, is_torchao_available, torch_compilable_check
 
 from .configuration_flashsloth import FlashSlothConfig
 
@@ -249,6 +249,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    is_quantized = False  # transformers sets it on a model that it loads so
 
     def post_init(self):
         super().post_init()
@@ -262,6 +263,12 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
         else:
             super()._init_weights(module)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        if self.is_quantized:
+            # transformers 5.23 cannot undo what it did to load such weights; saved as they are, they load again.
+            kwargs.setdefault("save_original_format", False)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class FlashSlothModel(FlashSlothPreTrainedModel):
@@ -679,6 +686,41 @@ def _by_row(tensor: torch.Tensor, view_index: torch.Tensor) -> torch.Tensor:
 def _is_any_of(input_ids: torch.Tensor, token_ids: int | list[int]) -> torch.Tensor:
     token_ids = [token_ids] if isinstance(token_ids, int) else token_ids
     return torch.isin(input_ids, torch.tensor(token_ids, device=input_ids.device))
+
+
+def _int4_linear(
+    inputs: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
+) -> torch.Tensor:
+    """
+    The product with a weight in torchao's plain int4 format, of any dtype and on any device.
+
+    Args:
+        inputs (`torch.Tensor` of shape `(M, in)`)
+        weight (`torch.Tensor` of shape `(out, in / 2)`): two values of -8 to 7 in a byte, the first in its low half.
+        scale, zero_point (`torch.Tensor` of shape `(in / group, out)`): a weight is `value * scale + zero_point`.
+
+    Returns:
+        `torch.Tensor` of shape `(M, out)`
+    """
+    scale, zero_point = scale.to(inputs.dtype), zero_point.to(inputs.dtype)
+    values = inputs.new_empty(weight.shape[0], inputs.shape[1])
+    values[:, 0::2] = (weight << 4) >> 4  # shifts carry the sign
+    values[:, 1::2] = weight >> 4
+    groups = values.unflatten(1, (scale.shape[0], -1)).mul_(scale.t().unsqueeze(-1))
+    sums = inputs.unflatten(1, (scale.shape[0], -1)).sum(-1)
+    return torch.addmm(sums @ zero_point, inputs, groups.flatten(1).t())
+
+
+if is_torchao_available():
+    # torchao's `Int4Tensor` multiplies by an operator of mslk, whose kernels are for GPUs; where mslk is installed,
+    # torchao has imported it by now (with transformers). Without it the operator is missing, and this one stands in.
+    try:
+        _ = torch.ops.mslk.bf16i4bf16_rowwise
+    except AttributeError:
+        torch.library.define(
+            "mslk::bf16i4bf16_rowwise", "(Tensor X, Tensor WQ, Tensor w_scale, Tensor w_zp) -> Tensor"
+        )
+        torch.library.impl("mslk::bf16i4bf16_rowwise", "CompositeImplicitAutograd", _int4_linear)
 
 
 FlashSlothModel.register_for_auto_class("AutoModel")

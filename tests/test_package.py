@@ -99,7 +99,7 @@ def test_lower_bounds_and_pins_agree(setup_cfg):
             name, version = line.split("==")
             pins[name] = version
     extras = setup_cfg["options.extras_require"]
-    lines = [setup_cfg["options"]["install_requires"], extras["train"], extras["dev"]]
+    lines = [setup_cfg["options"]["install_requires"], extras["train"], extras["quantize"], extras["dev"]]
     requirements = [Requirement(line) for line in "\n".join(lines).splitlines() if line]
     for requirement in requirements:
         if requirement.name != "flashsloth":
