@@ -102,6 +102,10 @@ def test_merged_model_answers_as_base_with_adapter(folders, tmp_path):
     names = {path.name for path in (tmp_path / "merged").iterdir()}
     assert {"modeling_flashsloth.py", "processor_config.json", "generation_config.json", "tokenizer.json"} <= names
     assert not [name for name in names if "adapter" in name]
+    text = (tmp_path / "merged" / "provenance.json").read_text()
+    entry = json.loads(text)[-1]
+    assert entry["command"] == "merge" and "/" not in text
+    assert entry["sources"] == [{"role": "base", "folder": "base"}, {"role": "adapter", "folder": "adapter"}]
 
 
 def test_processor_of_the_adapter_is_kept(folders, tmp_path):
@@ -161,7 +165,7 @@ def test_quantization_reaches_the_decoder_only(model, monkeypatch):
 
 
 def test_adapter_learns_on_a_quantized_base_and_merges_into_the_unquantized_one(tmp_path):
-    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes, which is no dependency")
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which the dev extra installs on Linux")
     settings = {"r": 8, "modules_to_save": ["model.query_tokens"]}
     model = FlashSlothForCausalLM.from_pretrained(
         EMBEDDED_CHECKPOINT, quantization_config=quantization_config("nf4", settings), dtype=torch.bfloat16

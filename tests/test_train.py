@@ -118,6 +118,17 @@ def test_training_json_tells_how_to_repeat_the_run(finished, start):
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_model_says_what_it_was_trained_from_and_no_path_of_this_machine(finished):
+    text = (finished / "model" / "provenance.json").read_text()
+    entry = json.loads(text)[-1]
+    assert entry["command"] == "train"
+    assert entry["sources"] == [{"role": "base", "folder": "model"}]
+    assert entry["data"] == ["data"]
+    assert entry["trainable"] == sorted(STAGE2, key=entry["trainable"].index)
+    assert (entry["steps"], entry["global_batch_size"], entry["hd"]) == (3, 4, False)
+    assert "/" not in text
+
+
 def test_checkpoints_are_complete_folders(finished, chats):
     folders = sorted(folder.name for folder in finished.glob("checkpoint-*"))
     assert folders == ["checkpoint-2", "checkpoint-3"]  # save_total_limit: 2

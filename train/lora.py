@@ -111,8 +111,13 @@ def quantization_config(quantization: str, settings: dict) -> BitsAndBytesConfig
         bnb_4bit_quant_type=quantization,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[*NOT_QUANTIZED, *(settings.get("modules_to_save") or [])],
+        llm_int8_skip_modules=not_quantized(settings),
     )
+
+
+def not_quantized(settings: dict) -> list[str]:
+    """Modules of a quantized base that stay as they are; `settings` are the stage's `lora:` settings."""
+    return [*NOT_QUANTIZED, *(settings.get("modules_to_save") or [])]
 
 
 def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None:
