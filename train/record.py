@@ -80,6 +80,6 @@ def draw(curves: Curves, file: Path) -> None:
         # A warm-up starts at a learning rate of 0, which has no logarithm.
         is_positive = all(value > 0 for points in lines.values() for _, value in points)
         axis.set(title=title, xlabel="step", yscale="log" if is_positive else "linear")
-        if len(lines) > 1:
+        if len(axis.lines) > 1:
             axis.legend()
     figure.savefig(file, dpi=110)

@@ -87,10 +87,11 @@ def make_data(settings: dict, work: Path) -> None:
     for stage, name in STAGES.items():
         if not (work / "data" / name).exists():
             logger.info("data: %s", name)
-            batch_size = read_config(CONFIGS / f"tiny_{stage}.yaml", [])[1].per_device_train_batch_size
+            _, config = read_config(CONFIGS / f"tiny_{stage}.yaml", settings["stage_overrides"])
             rows = make_dataset(name, "train", settings["rows"][name])
             with new_folder(work / "data" / name) as folder:
-                in_batches_of_similar_length(rows, batch_size, settings["seed"]).save_to_disk(folder)
+                size = config.per_device_train_batch_size
+                in_batches_of_similar_length(rows, size, settings["seed"]).save_to_disk(folder)
 
 
 def export(source: Path, destination: Path) -> None:
@@ -108,12 +109,12 @@ def export(source: Path, destination: Path) -> None:
     unfinished.rename(destination)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="folder for everything in between")
     parser.add_argument("--export", type=Path, default=Path("checkpoints"), help="folder for the two checkpoints")
-    parser.add_argument("--config", type=Path, default=CONFIGS / "tiny.yaml", help="sizes and steps of the backbones")
-    parsed = parser.parse_args()
+    parser.add_argument("--config", type=Path, default=CONFIGS / "tiny.yaml", help="sizes and steps")
+    parsed = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_flush_denormal(True)  # denormal numbers slow a CPU down
     register_auto_classes()
@@ -130,7 +131,7 @@ def main() -> None:
     start = work / "composed"
     for name, data in STAGES.items():
         logger.info("%s", name)
-        stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", [])
+        stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", settings["stage_overrides"])
         stage.model, config.output_dir = str(start), str(work / name)
         stage.data = [DataSource(str(work / "data" / data))]
         start = train_stage(stage, config)
@@ -138,9 +139,10 @@ def main() -> None:
     checkpoints = checkpoint_folders(parsed.export)
     export(work / "stage2" / "model", checkpoints["standard"])
     export(work / "hd" / "model", checkpoints["HD"])
-    answers = evaluate(checkpoints, **EXAM)
+    exam = EXAM | settings["exam"]
+    answers = evaluate(checkpoints, **exam)
     for name, folder in checkpoints.items():
-        write_evaluation(folder, answers[name], EXAM["split"], command_line(**EXAM))
+        write_evaluation(folder, answers[name], exam["split"], command_line(**exam))
     result = answers_table(answers)
     (work / "result.md").write_text(result + "\n")
     print(result)
