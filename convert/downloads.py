@@ -65,6 +65,15 @@ def find_files(name, files: tuple[str, ...]) -> Path:
     return folder if folder.is_dir() else _download(str(name), files)
 
 
+def download_error(name: str, error: HTTPError) -> ValueError | ConnectionError:
+    """What to raise for a download that failed: a user's error if the Hub refuses it, else the connection's."""
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in REFUSED:
+        return ValueError(f"The Hub does not give {name} to this token: {one_line(error)}")
+    return ConnectionError(
+        f"The download of {name} failed ({one_line(error)}). Run the command again: it goes on from what has come."
+    )
+
+
 def _download(name: str, files: tuple[str, ...]) -> Path:
     repo_id, at, revision = name.partition("@")
     try:
@@ -81,11 +90,7 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
             raise ValueError(reason) from error
         raise ConnectionError(reason) from error
     except HTTPError as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code in REFUSED:
-            raise ValueError(f"The Hub does not give {name} to this token: {one_line(error)}") from error
-        raise ConnectionError(
-            f"The download of {name} failed ({one_line(error)}). Run the command again: it goes on from what has come."
-        ) from error
+        raise download_error(name, error) from error
     try:
         get_cached_repo_tree(repo_id, revision=Path(folder).name)
     except CachedRepoTreeNotFoundError:

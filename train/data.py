@@ -20,7 +20,10 @@ from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from httpx2 import HTTPError
+from huggingface_hub import is_offline_mode
 
+from flashsloth.convert.downloads import download_error
 from flashsloth.train.config import DataSource
 from flashsloth.train.rows import FEATURES, FORMAT, make_row, open_json, text_columns
 
@@ -59,6 +62,7 @@ def load_data(
     Raises:
         ValueError: If a source is in no known form, or some sources have a weight and others none.
         FileNotFoundError: If a file or folder does not exist.
+        ConnectionError: If the Hub cannot be reached, or the connection is lost.
     """
     weights = [source.weight for source in sources]
     without = [source.path for source in sources if source.weight is None]
@@ -196,10 +200,17 @@ def _open_hub(path: str, source: DataSource) -> Dataset | IterableDataset:
         return datasets.load_dataset(
             path, source.name, split=source.split, revision=source.revision, streaming=source.streaming
         )
+    except HTTPError as error:
+        raise download_error(f"the dataset {source.path}", error) from error
     except (FileNotFoundError, ConnectionError) as error:
-        raise ValueError(
+        reason = (
             f"There is no file or folder {source.path}, and the Hub dataset of that name cannot be loaded: {error}"
-        ) from error
+        )
+        if isinstance(error, ConnectionError) and not is_offline_mode():
+            raise ConnectionError(reason) from error
+        raise ValueError(reason) from error
+    except ValueError as error:  # a split or a configuration that the dataset does not have
+        raise ValueError(f"{source.path}: {error}") from error
 
 
 def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
