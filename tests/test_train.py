@@ -247,6 +247,23 @@ def test_unsuitable_checkpoints(start, tmp_path):
         run("stage2", start, tmp_path, f"model={tmp_path / 'holes'}")
 
 
+@pytest.mark.parametrize("sharding", ["FSDP", "DeepSpeed"])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer=muon"], "optimizer muon does not work on what {} shards: take adamw, or"),
+        (["trainable=[]", "lora={r: 2}", "quantization=nf4"], "quantization nf4 does not work on what {} shards"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_before_anything_is_loaded(
+    start, tmp_path, monkeypatch, sharding, overrides, message
+):
+    stage, config = settings("stage2", start, tmp_path, f"model={tmp_path / 'nothing'}", *overrides)
+    monkeypatch.setenv(f"ACCELERATE_USE_{sharding.upper()}", "true")
+    with pytest.raises(ValueError, match=message.format(sharding)):
+        train_stage(stage, config)
+
+
 @pytest.mark.parametrize("is_fast", [False, True])
 def test_bf16_on_a_cpu_that_is_slow_at_it_is_said_before_anything_else(start, tmp_path, is_fast, monkeypatch, caplog):
     monkeypatch.setattr(sft, "has_fast_bfloat16", lambda: is_fast)

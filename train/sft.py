@@ -33,7 +33,7 @@ from flashsloth.train.data import load_data
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW
 from flashsloth.train.record import write_record
-from flashsloth.train.sharding import num_elements
+from flashsloth.train.sharding import num_elements, refuse_unsharded_only
 from flashsloth.train.streams import StreamCheck
 from flashsloth.train.trainer import FlashSlothTrainer
 
@@ -118,6 +118,7 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     if finished.is_dir():
         logger.info("%s is complete; nothing to train", finished)
         return finished
+    refuse_unsharded_only(stage, config)
     register_auto_classes()
     is_main = config.process_index == 0
     if not is_main:

@@ -4,11 +4,35 @@
 import contextlib
 from collections.abc import Iterator
 
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import SFTConfig
 
 from flashsloth import FlashSlothForCausalLM
+from flashsloth.train.config import StageConfig
+
+
+def refuse_unsharded_only(stage: StageConfig, config: SFTConfig) -> None:
+    """
+    Raises:
+        ValueError: If the launch shards the model, by accelerate's environment or by the settings, and the stage has
+            what works on whole parameters only: Muon, whose steps are products of whole matrices, or a quantized base.
+    """
+    if config.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        sharding = "DeepSpeed"
+    elif config.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        sharding = "FSDP"
+    else:
+        return
+    remedy = "or run without sharding: on one device, or by torchrun or train/configs/accelerate/ddp.yaml on several"
+    if stage.optimizer == "muon":
+        raise ValueError(f"optimizer muon does not work on what {sharding} shards: take adamw, {remedy}")
+    if stage.quantization:
+        raise ValueError(
+            f"quantization {stage.quantization} does not work on what {sharding} shards: leave it out, {remedy}"
+        )
 
 
 def gather_head_before_loss(model: FlashSlothForCausalLM) -> None:
