@@ -24,12 +24,14 @@ from flashsloth.convert.tensors import read_json_list
 from flashsloth.publish.facts import (
     Evaluation,
     ModelFacts,
+    has_curves,
     published_evaluations,
     read_evaluations,
     read_model,
     read_training,
 )
 from flashsloth.publish.lineage import Lineage, describe, published, read_lineage
+from flashsloth.publish.tables import score_rows, training_rows
 from flashsloth.publish.values import (
     check_commit,
     check_hub_id,
@@ -115,9 +117,9 @@ def card_files(
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        **_template_values(
-            repo_id, code_revision, model, lineage, evaluations, read_training(folder), datasets, widget
-        ),
+        training=training_rows(read_training(folder)),
+        has_curves=has_curves(folder),
+        **_template_values(repo_id, code_revision, model, lineage, evaluations, datasets, widget),
     )
     _check_round_trip(card, data)
     files = {"README.md": str(card).encode()}
@@ -218,7 +220,6 @@ def _template_values(
     model: ModelFacts,
     lineage: Lineage,
     evaluations: list[Evaluation],
-    training: dict | None,
     datasets: Sequence[str],
     widget: list[dict],
 ) -> dict:
@@ -243,9 +244,8 @@ def _template_values(
         "only_data": listed(_all_data(lineage)) if lineage.is_from_nothing else "",
         "what_published": lineage.published["what"] if lineage.published else "",
         "dataset_links": [link(name, "datasets/") for name in datasets],
-        "training": _training_rows(training) if training else [],
-        "measured": _scores(evaluations, "measured"),
-        "published": _scores(evaluations, "published"),
+        "measured": score_rows(evaluations, "measured"),
+        "published": score_rows(evaluations, "published"),
         "commands": sorted({code(e.command) for e in evaluations if e.command}),
         "question": widget[0]["text"],
         "picture": f"widget/{widget[0]['file']}",
@@ -256,75 +256,12 @@ def _template_values(
 
 
 def _requirements(model: ModelFacts) -> str:
-    """What loads the model, in the lower bounds of this package."""
-    needed = {"torch", "transformers", "pillow"}
-    own = [f'"{line}"' for line in requires("flashsloth") if re.match(r"[\w-]+", line)[0] in needed]
-    return " ".join([*own, *(["torchao"] if model.is_quantized else [])])
+    """What loads the model, with the lower bounds of this package."""
+    needed = ["torch", "transformers", "pillow", *(["torchao"] if model.is_quantized else [])]
+    bounds = dict(re.match(r"([\w-]+)([^;]*)", line).groups() for line in requires("flashsloth"))
+    return " ".join(f'"{name}{bounds.get(name, "").strip()}"' for name in needed)
 
 
 def _all_data(lineage: Lineage) -> list[str]:
     """All data that a model was trained on, in the order of its training."""
     return list(dict.fromkeys(name for entry in lineage.entries for name in entry.get("data", [])))
-
-
-def _scores(evaluations: list[Evaluation], origin: str) -> list[dict[str, str]]:
-    """The rows of a table of scores."""
-    return [
-        {
-            "task": markdown(e.task),
-            "dataset": markdown(e.dataset_name) if e.dataset_repo is None else link(e.dataset_repo, "datasets/"),
-            "part": markdown(", ".join(part for part in (e.dataset_config, e.dataset_split) if part)),
-            "metric": markdown(e.metric) + (f" in {markdown(e.unit)}" if e.unit else ""),
-            "value": markdown(e.value),
-            "n": "" if e.n is None else f"{e.n:,}",
-            "date": e.date or "",
-            "source": f"[{markdown(e.source_name)}]({e.source_url})" if e.source_url else "",
-        }
-        for e in evaluations
-        if e.origin == origin
-    ]
-
-
-# Settings of the last run that a reader wants to see, and what the card calls them.
-STAGE_SETTINGS = {"optimizer": "optimizer", "hd": "high definition", "learning_rates": "learning rates by module"}
-RUN_SETTINGS = {
-    "learning_rate": "learning rate",
-    "lr_scheduler_type": "schedule",
-    "warmup_steps": "warm-up steps",
-    "num_train_epochs": "epochs",
-    "max_steps": "steps",
-    "per_device_train_batch_size": "rows per device",
-    "gradient_accumulation_steps": "gradient accumulation steps",
-    "weight_decay": "weight decay",
-    "max_grad_norm": "gradient norm, at most",
-    "max_length": "tokens per row, at most",
-    "bf16": "bfloat16",
-    "seed": "seed",
-}
-
-
-def _training_rows(training: dict) -> list[tuple[str, str]]:
-    """Name and value of what `training.json` says of the last run, without what it left unset."""
-    stage, run = _part(training, "stage"), _part(training, "config")
-    rows = [(name, stage.get(key)) for key, name in STAGE_SETTINGS.items()]
-    rows += [(name, run.get(key)) for key, name in RUN_SETTINGS.items()]
-    rows += [("processes", training.get("processes")), ("rows of data", _part(training, "data").get("rows"))]
-    rows += [(f"{name} version", version) for name, version in _part(training, "versions").items()]
-    # -1 and 0 steps stand for "as many as the epochs take" in the trainer's settings.
-    unset = (None, -1, 0, "", {}, [])
-    return [(markdown(name), _setting(value)) for name, value in rows if value not in unset or value is False]
-
-
-def _setting(value) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{markdown(name)} {markdown(item)}" for name, item in value.items())
-    return markdown(value)
-
-
-def _part(training: dict, key: str) -> dict:
-    part = training.get(key, {})
-    if not isinstance(part, dict):
-        raise ValueError(f"{key!r} in training.json is {part!r}, and must be an object.")
-    return part

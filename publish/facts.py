@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
 from flashsloth.convert.folders import main_dtype, model_on_meta
 from flashsloth.convert.tensors import Checkpoint, one_line, read_json, read_json_list
-from flashsloth.publish.folder import EVALUATION_FILE, RUN_RESULT, TRAINING_FILE
+from flashsloth.publish.folder import CURVES_FILE, EVALUATION_FILE, RUN_RESULT, TRAINING_FILE
 from flashsloth.publish.lineage import published
 from flashsloth.publish.values import check_hub_id, check_url
 
@@ -118,12 +118,21 @@ def read_model(folder: Path) -> ModelFacts:
     )
 
 
-def read_training(folder: Path) -> dict | None:
-    """The record of the run that made the folder, in it or beside it: what is published with it."""
-    file = folder / TRAINING_FILE
-    if not file.is_file() and folder.resolve().name == RUN_RESULT:
-        file = folder.resolve().parent / TRAINING_FILE
-    return read_json(file) if file.is_file() else None
+def read_training(folder: Path) -> dict:
+    """The record of the run that made the folder; empty if there is none."""
+    file = _record(folder, TRAINING_FILE)
+    return read_json(file) if file.is_file() else {}
+
+
+def has_curves(folder: Path) -> bool:
+    """Whether a picture of the run's curves is published with the folder."""
+    return _record(folder, CURVES_FILE).is_file()
+
+
+def _record(folder: Path, name: str) -> Path:
+    """A file about the run that made the folder: in it, or beside it as the run left it."""
+    file = folder / name
+    return folder.resolve().parent / name if not file.is_file() and folder.resolve().name == RUN_RESULT else file
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:

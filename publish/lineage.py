@@ -22,7 +22,7 @@ ROLES = {
 }
 NO_BASES = {"adapter", "tokenizer"}  # roles of what a model is not made of, but with
 # Settings of a command that its sentence gives in brackets, and their names there.
-SETTINGS = {"learning_rate": "learning rate", "weights": "weights", "seed": "seed"}
+SETTINGS = {"learning_rate": "learning rate", "group_size": "group size", "seed": "seed"}
 
 
 @cache
@@ -152,7 +152,8 @@ def _describe(entry: dict, is_first: bool) -> str:
         case "merge":
             text = f"an adapter merged{from_}"
         case "quantize":
-            text = f"weights quantized{from_}"
+            kind = f" to {markdown(entry['weights'])}" if "weights" in entry else ""
+            text = f"weights of the decoder's layers quantized{kind}{from_}"
     details = [f"{name} {markdown(entry[key])}" for key, name in SETTINGS.items() if key in entry]
     text += f" ({', '.join(details)})." if details else "."
     if "note" in entry:

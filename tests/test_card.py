@@ -191,7 +191,16 @@ def test_training(folder):
     rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", text, flags=re.MULTILINE))
     assert rows["optimizer"] == "muon" and rows["epochs"] == "3" and rows["processes"] == "8"
     assert rows["bfloat16"] == "no" and rows["trl version"] == "1.16.0" and "steps" not in rows
-    assert "/home" not in text and "/x/y" not in text
+    assert "/home" not in text and "/x/y" not in text and "curves.png" not in text
+
+
+def test_a_record_beside_the_model_belongs_to_it(folder, tmp_path):
+    """As a run leaves it: OUTPUT_DIR/model, with training.json and curves.png in OUTPUT_DIR."""
+    (tmp_path / "training.json").write_text('{"processes": 3}')
+    (tmp_path / "curves.png").write_bytes(b"a picture")
+    assert "| processes | 3 |" not in card_of(folder, license="mit").text
+    text = card_of(folder.rename(tmp_path / "model"), license="mit").text
+    assert "| processes | 3 |" in text and "](curves.png)" in text
 
 
 def test_published_scores_belong_to_the_published_weights_only(folder):
@@ -377,3 +386,13 @@ def test_variants_say_what_they_are(tmp_path, processor):
     processor.save_pretrained(folder)
     text = card_of(folder, license="mit").text
     assert "averages of 3 x 3 patches" in text and "Embedded Query" not in text
+
+
+def test_a_quantized_model_says_so(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "torchao"}}))
+    quantize = {"command": "quantize", "sources": [{"role": "base", "repo": "me/model"}], "weights": "int4"}
+    card = card_of(note(folder, [{**quantize, "group_size": 32}]), license="mit")
+    assert (card.data.base_model, card.data.base_model_relation) == (["me/model"], "quantized")
+    assert "quantized to int4 from the model [me/model](https://huggingface.co/me/model) (group size 32)" in card.text
+    assert re.search(r'pip install .*"torchao', card.text) and "### Fine-tuning" not in card.text
