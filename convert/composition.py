@@ -2,16 +2,16 @@
 """A new, untrained FlashSloth from a causal language model and a SigLIP."""
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from flashsloth import FlashSlothConfig
+from flashsloth.convert.backbones import language_tensors, read_text_config, read_vision_config, vision_tensors
+from flashsloth.convert.checks import config_errors
 from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
 from flashsloth.convert.folders import (
     check_tensors,
@@ -22,14 +22,9 @@ from flashsloth.convert.folders import (
     write_model_folder,
 )
 from flashsloth.convert.provenance import describe_source, write_provenance
-from flashsloth.convert.published_config import ORIGIN_FIELDS, read_vision_fields
-from flashsloth.convert.tensors import Checkpoint, LazyTensor, one_line, read_json
+from flashsloth.convert.tensors import Checkpoint, LazyTensor
 from flashsloth.convert.tokens import add_special_tokens, base_vocabulary_size, load_tokenizer, token_id_fields
 
-
-# Where the tensors of the two backbones go: beginnings of their names there and here.
-LANGUAGE_MODEL_RENAMES = (("model.", "model.language_model."), ("lm_head.", "lm_head."))
-VISION_MODEL_RENAMES = (("embeddings.", "model.vision_tower.embeddings."), ("encoder.", "model.vision_tower.encoder."))
 
 # The backbones of the published models. The commits are the ones under which public code pins and caches these
 # repositories; the Hub itself could not be asked where this was written.
@@ -105,9 +100,9 @@ def compose(
     dst = Path(dst)
     with new_folder(dst) as folder, quiet_transformers():
         language_folder, vision_folder = find_model(language_model, TOKENIZER_FILES), find_model(vision_model)
-        language_tensors = Checkpoint(language_folder)
-        text_config = read_text_config(language_folder)
-        vision_config = read_vision_config(vision_folder, vision_feature_layer)
+        language_checkpoint, vision_checkpoint = Checkpoint(language_folder), Checkpoint(vision_folder)
+        text_config = read_text_config(language_folder, language_checkpoint)
+        vision_config = read_vision_config(vision_folder, vision_checkpoint, vision_feature_layer)
 
         tokenizer_folder = language_folder if tokenizer is None else find_tokenizer(tokenizer)
         tokenizer = load_tokenizer(tokenizer_folder, "Pass the tokenizer's folder with --tokenizer.")
@@ -126,7 +121,8 @@ def compose(
         text_config.eos_token_id, text_config.pad_token_id = token_ids["eos_token_id"], token_ids["pad_token_id"]
         if query_base_token_id is None:
             query_base_token_id = single_token_id(tokenizer, QUERY_BASE_TEXT)
-        try:
+        where = f"The pair of {language_folder} and {vision_folder}"
+        with config_errors(where):
             config = FlashSlothConfig(
                 vision_config=vision_config,
                 text_config=text_config,
@@ -139,19 +135,15 @@ def compose(
                 query_base_token_id=query_base_token_id,
                 image_suffix_length=num_tokens(tokenizer, "\n"),
                 turn_prefix_length=num_tokens(tokenizer, "USER:"),
-                lm_head_bias="lm_head.bias" in language_tensors,
+                lm_head_bias="lm_head.bias" in language_checkpoint,
                 tie_word_embeddings=text_config.tie_word_embeddings,
                 bos_token_id=tokenizer.bos_token_id,
                 **token_ids,
             )
-        except StrictDataclassError as error:
-            raise ValueError(
-                f"{language_folder} and {vision_folder} do not fit: {one_line(error.__cause__)}"
-            ) from error
+            shapes = expected_shapes(config)
 
         generator = torch.Generator().manual_seed(seed)
-        shapes = expected_shapes(config)
-        tensors = renamed(language_tensors, LANGUAGE_MODEL_RENAMES)
+        tensors = language_tensors(language_checkpoint)
         dtype = main_dtype(tensors) if dtype is None else as_dtype(dtype)
         if config.tie_word_embeddings:
             tensors.pop("lm_head.weight", None)  # some checkpoints store it although it is the embedding
@@ -159,10 +151,10 @@ def compose(
             grow_vocabulary(tensors, old_vocab_size, text_config, generator)
         backbones = ("model.language_model.", "lm_head.")
         check_tensors(tensors, shapes_of(shapes, backbones), language_folder, "It must be a causal language model.")
-        vision_tensors = used_vision_tensors(Checkpoint(vision_folder), vision_config.num_hidden_layers)
-        vision_shapes = shapes_of(shapes, ("model.vision_tower.",))
-        check_tensors(vision_tensors, vision_shapes, vision_folder, "It must be a SigLIP model.")
-        tensors.update(vision_tensors)
+        tower = vision_tensors(vision_checkpoint, vision_config.num_hidden_layers)
+        tower_shapes = shapes_of(shapes, ("model.vision_tower.",))
+        check_tensors(tower, tower_shapes, vision_folder, "It must be a SigLIP model.")
+        tensors.update(tower)
         tensors.update(new_tensors(shapes, tensors, config.initializer_range, generator))
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         write_model_folder(folder, config, tensors, tokenizer, hd=hd, max_shard_size=max_shard_size)
@@ -183,34 +175,6 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return known[name]
 
 
-def read_text_config(folder: Path) -> PreTrainedConfig:
-    """The config of a causal language model, without traces of where it came from."""
-    read_json(folder / "config.json")  # names the file if there is none
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, KeyError, StrictDataclassError) as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be read: {one_line(error)}") from error
-    if config.sub_configs:
-        raise ValueError(f"{folder} is a {config.model_type!r} model of several parts, not a language model alone.")
-    fields = {name: value for name, value in config.to_dict().items() if name not in ORIGIN_FIELDS}
-    return AutoConfig.for_model(**fields)
-
-
-def read_vision_config(folder: Path, feature_layer: int) -> PreTrainedConfig:
-    """The config of the vision half of a SigLIP, cut at the layer whose output is used."""
-    fields = {**read_vision_fields(folder / "config.json"), "model_type": "siglip_vision_model"}
-    config = AutoConfig.for_model(**fields)
-    depth = config.num_hidden_layers + 1 + feature_layer
-    if feature_layer > -1 or depth < 1:
-        raise ValueError(
-            f"vision_feature_layer={feature_layer} must lie between -1 (the last of the tower's "
-            f"{config.num_hidden_layers} layers) and {-config.num_hidden_layers} (its first)."
-        )
-    config.num_hidden_layers = depth
-    config.vision_use_head = False
-    return config
-
-
 def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
     """The token that is exactly `text`, or `None` if it takes several."""
     token_ids = tokenizer.encode(text, add_special_tokens=False)
@@ -220,32 +184,6 @@ def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None
 def num_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     """How many tokens `text` takes."""
     return len(tokenizer.encode(text, add_special_tokens=False))
-
-
-def renamed(tensors: Mapping[str, LazyTensor], table: tuple[tuple[str, str], ...]) -> dict[str, LazyTensor]:
-    """Tensors under the names of this project; those that the table does not know keep theirs."""
-    result = {}
-    for name, tensor in tensors.items():
-        new_name = next((new + name.removeprefix(old) for old, new in table if name.startswith(old)), name)
-        result[new_name] = tensor
-    return result
-
-
-def used_vision_tensors(checkpoint: Mapping[str, LazyTensor], num_layers: int) -> dict[str, LazyTensor]:
-    """What of a SigLIP model, whole or its vision half, goes into the tower."""
-    # The vision half alone was saved with this prefix by transformers 4, and is without it by transformers 5.
-    prefix = "vision_model." if any(name.startswith("vision_model.") for name in checkpoint) else ""
-    layer = re.compile(r"encoder\.layers\.(\d+)\.")
-    used = {}
-    for name, tensor in checkpoint.items():
-        if not name.startswith(prefix):
-            continue  # the text half
-        name = name.removeprefix(prefix)
-        match = layer.match(name)
-        if name.startswith(("post_layernorm.", "head.")) or (match and int(match[1]) >= num_layers):
-            continue
-        used[name] = tensor
-    return renamed(used, VISION_MODEL_RENAMES)
 
 
 def shapes_of(shapes: Mapping[str, tuple[int, ...]], prefixes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
+from flashsloth.convert.checks import check_depth, config_errors
 from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
 from flashsloth.convert.folders import (
     check_tensors,
@@ -56,6 +57,12 @@ RENAMES = (
     ("lm_head.", "lm_head."),
 )
 
+# How the names of a tower's layers begin in our layout, by the field that holds its config.
+TOWER_LAYERS = {
+    "text_config": "model.language_model.layers.",
+    "vision_config": "model.vision_tower.encoder.layers.",
+}
+
 
 def rename(name: str, *, to_original: bool = False) -> str | None:
     """A tensor's name in the other layout, or `None` if the table does not know it."""
@@ -106,12 +113,15 @@ def convert_checkpoint(src, dst, *, tokenizer=None, vision_config=None, max_shar
         src = find_model(src, TOKENIZER_FILES)
         published = read_published_config(src)
         checkpoint = Checkpoint(src)
-        vision = infer_vision_config(published, checkpoint, vision_config)
-        tensors = without_unused_layers(published, checkpoint, vision)
-        config = config_from_published(published, tensors, vision)
+        check_depth(published, checkpoint, "model.layers.", src / "config.json")
+        with config_errors(src / "config.json"):
+            vision = infer_vision_config(published, checkpoint, vision_config)
+            tensors = without_unused_layers(published, checkpoint, vision)
+            config = config_from_published(published, tensors, vision)
+            shapes = published_shapes(config)
         check_tensors(
             tensors,
-            published_shapes(config),
+            shapes,
             src,
             "Download the checkpoint again; if its tower is not so400m, pass the SigLIP config with --vision-config.",
         )
@@ -144,19 +154,28 @@ def to_original(src, dst, *, max_shard_size: int | str = "5GB") -> Path:
     """
     src, dst = Path(src), Path(dst)
     with new_folder(dst) as folder, quiet_transformers():
-        model_type = read_json(src / "config.json").get("model_type")
+        file = src / "config.json"
+        fields = read_json(file)
+        model_type = fields.get("model_type")
         if model_type != FlashSlothConfig.model_type:
             raise ValueError(
-                f"{src / 'config.json'} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. Pass a "
-                "folder that `flashsloth convert` wrote."
+                f"{file} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. Pass a folder that "
+                "`flashsloth convert` wrote."
             )
-        config = FlashSlothConfig.from_pretrained(src)
-        check_has_published_form(config)
         checkpoint = Checkpoint(src)
-        check_tensors(checkpoint, expected_shapes(config), src, "Save the model again.")
-        hd = FlashSlothImageProcessor.from_pretrained(src).hd
+        with config_errors(file):
+            for tower, layers in TOWER_LAYERS.items():
+                check_depth(fields[tower], checkpoint, layers, file)
+            config = FlashSlothConfig.from_pretrained(src)
+            check_has_published_form(config)
+            shapes = expected_shapes(config)
+        check_tensors(checkpoint, shapes, src, "Save the model again.")
+        read_json(src / "processor_config.json")  # names the file if it is damaged
+        with config_errors(src / "processor_config.json"):
+            hd = FlashSlothImageProcessor.from_pretrained(src).hd
         tokenizer = load_own_tokenizer(src)
-        published = published_config(config, str(main_dtype(checkpoint)).removeprefix("torch."), hd)
+        with config_errors(file):
+            published = published_config(config, str(main_dtype(checkpoint)).removeprefix("torch."), hd)
         write_json(published, folder / "config.json")
         published_tokenizer(tokenizer, published["tokenizer_model_max_length"]).save_pretrained(folder)
         renamed = {rename(name, to_original=True): tensor for name, tensor in checkpoint.items()}

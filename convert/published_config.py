@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PhiConfig, SiglipVisionConfig
 
 from flashsloth import FlashSlothConfig
-from flashsloth.convert.tensors import LazyTensor, one_line, read_json
+from flashsloth.convert.tensors import LazyTensor, read_json
 
 
 logger = logging.getLogger(__name__)
@@ -88,23 +87,18 @@ def config_from_published(
     query_hidden_size, _ = shape_of(tensors, "model.lqformer.down_projector_image.weight", 2)
     defaults = FlashSlothConfig()
     token_ids = {name: getattr(defaults, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    try:
-        return FlashSlothConfig(
-            vision_config=vision_config,
-            text_config=PhiConfig(**text_fields, **token_ids),
-            num_query_tokens=num_query_tokens,
-            query_hidden_size=query_hidden_size,
-            query_num_heads=published["num_attention_heads"],
-            tie_word_embeddings=published.get("tie_word_embeddings", False),
-            initializer_range=published.get("initializer_range", defaults.initializer_range),
-            # not read by the model: what `to_original` returns to
-            original_config=published,
-            **FIXED_FIELDS,
-        )
-    except StrictDataclassError as error:
-        raise ValueError(
-            f"The published config.json does not describe a FlashSloth: {one_line(error.__cause__)}"
-        ) from error
+    return FlashSlothConfig(
+        vision_config=vision_config,
+        text_config=PhiConfig(**text_fields, **token_ids),
+        num_query_tokens=num_query_tokens,
+        query_hidden_size=query_hidden_size,
+        query_num_heads=published["num_attention_heads"],
+        tie_word_embeddings=published.get("tie_word_embeddings", False),
+        initializer_range=published.get("initializer_range", defaults.initializer_range),
+        # not read by the model: what `to_original` returns to
+        original_config=published,
+        **FIXED_FIELDS,
+    )
 
 
 def infer_vision_config(published: dict, checkpoint: Mapping[str, LazyTensor], vision_config) -> SiglipVisionConfig:
@@ -146,6 +140,8 @@ def read_vision_fields(file: Path) -> dict:
     """The fields of a SigLIP config.json, of the whole model or of its vision half."""
     fields = read_json(file)
     fields = fields.get("vision_config", fields)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} has a vision_config that is a {type(fields).__name__}, not an object.")
     if fields.get("model_type", "siglip_vision_model") != "siglip_vision_model":
         raise ValueError(f"{file} is a config of {fields['model_type']!r}, not of a SigLIP vision model.")
     missing = [name for name in ("num_attention_heads", "image_size") if name not in fields]
@@ -157,7 +153,7 @@ def read_vision_fields(file: Path) -> dict:
 def num_vision_layers(published: dict, checkpoint: Mapping[str, LazyTensor]) -> int:
     """Layers up to the one whose output is read. Published checkpoints hold no others."""
     layers = {int(match[1]) for name in checkpoint if (match := re.match(rf"{VISION}encoder\.layers\.(\d+)\.", name))}
-    depth = max(layers) + 1
+    depth = max(layers, default=-1) + 1
     if f"{VISION}post_layernorm.weight" in checkpoint:
         # a tower as SigLIP has it; the index counts hidden states, of which there is one more than layers
         return depth + 1 + published.get("mm_vision_select_layer", -2)

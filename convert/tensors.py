@@ -3,15 +3,17 @@
 
 import json
 import math
-import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
+
+from flashsloth.convert.safetensors_header import SAFETENSORS_DTYPES, check_header
 
 
 # Names under which `save_pretrained` stores weights, in the order in which they are looked for.
@@ -22,19 +24,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
 )
 
-# Names of the safetensors format (https://huggingface.co/docs/safetensors).
-SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+MAX_JSON_BYTES = 100_000_000  # of configs and indices; the largest real ones have a few million
 
 
 @dataclass(frozen=True)
@@ -119,7 +109,8 @@ def read_weight_map(index_file: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index_file} has no 'weight_map' from tensor names to files.")
     for name, file_name in weight_map.items():
-        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+        # read as a Windows path, in which both slashes and drives count
+        if not isinstance(file_name, str) or PureWindowsPath(file_name).name != file_name:
             raise ValueError(f"{index_file} puts {name} in {file_name!r}, which is not a file name in its own folder.")
         if Path(file_name).suffix not in (".safetensors", ".bin"):
             raise ValueError(f"{index_file} puts {name} in {file_name!r}; only .safetensors and .bin files are read.")
@@ -142,9 +133,11 @@ def read_json_list(file: Path) -> list[dict]:
 def _read_json(file: Path, kind: type, name: str):
     if not file.is_file():
         raise ValueError(f"{file} does not exist.")
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{file} has {file.stat().st_size} bytes, too many for a JSON {name} of a model.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of too many digits, or too deep
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, kind):
         raise ValueError(f"{file} must hold a JSON {name}, but holds {type(content).__name__}.")
@@ -162,6 +155,7 @@ def write_json(content: dict, file: Path) -> None:
 
 
 def _open_safetensors(file: Path) -> Iterator[tuple[str, LazyTensor]]:
+    check_header(file)
     try:
         opened = safe_open(file, framework="pt")
     except SafetensorError as error:
@@ -171,25 +165,44 @@ def _open_safetensors(file: Path) -> Iterator[tuple[str, LazyTensor]]:
     # `keys()` is sorted by name; the order in the file is faster to read.
     for name in opened.offset_keys():
         header = opened.get_slice(name)
-        if header.get_dtype() not in SAFETENSORS_DTYPES:
-            raise ValueError(f"{name} in {file} has dtype {header.get_dtype()}, which is not supported.")
         dtype = SAFETENSORS_DTYPES[header.get_dtype()]
         yield name, LazyTensor(tuple(header.get_shape()), dtype, lambda name=name: opened.get_tensor(name))
 
 
 def _open_pytorch(file: Path) -> Iterator[tuple[str, LazyTensor]]:
+    def unreadable(reason: str) -> ValueError:
+        return ValueError(f"{file} cannot be read as plain tensors ({reason}). Use a safetensors version.")
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    except zipfile.BadZipFile as error:
+        raise unreadable("torch.save writes zip archives since version 1.6, and this is none") from error
+    if packed:
+        raise unreadable(f"its {packed[0]} is compressed, which torch.save does not do")
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = one_line(error).partition(". ")[0]  # what follows advises to load it unsafely
-        raise ValueError(f"{file} cannot be read as plain tensors ({reason}). Use a safetensors version.") from error
+    except Exception as error:  # a pickle is a program: what a crafted one raises is its own choice
+        # what follows the first sentence advises to load it unsafely
+        raise unreadable(one_line(error).partition(". ")[0] or type(error).__name__) from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{file} must hold a dictionary of tensors.")
     for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise unreadable(f"it names a tensor {name!r}")
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in SAFETENSORS_DTYPES.values():
+            raise unreadable(f"{name} is a tensor of dtype {tensor.dtype}, layout {tensor.layout} on {tensor.device}")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise unreadable(f"{name} of shape {list(tensor.shape)} has more elements than are stored")
         yield name, LazyTensor(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor)
 
 
-def write_tensors(tensors: Mapping[str, LazyTensor], folder, max_shard_size: int | str = "5GB") -> None:
+def write_tensors(
+    tensors: Mapping[str, LazyTensor],
+    folder,
+    max_shard_size: int | str = "5GB",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """
     Writes `model.safetensors`, or shards and their index, as `save_pretrained` does, but one tensor at a time: the
     memory needed is that of the largest tensor.
@@ -199,6 +212,8 @@ def write_tensors(tensors: Mapping[str, LazyTensor], folder, max_shard_size: int
         folder (`str` or `os.PathLike`): an existing folder.
         max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): size limit of a file, in bytes or like
             `"500MB"`. A single larger tensor gets a file of its own.
+        metadata (`Mapping[str, str]`, *optional*): noted in the header of every file, as `save_pretrained` does with
+            what a quantization method needs to know.
     """
     folder = Path(folder)
     split = split_state_dict_into_shards_factory(
@@ -210,7 +225,8 @@ def write_tensors(tensors: Mapping[str, LazyTensor], folder, max_shard_size: int
     num_bytes = sum(tensor.num_bytes for tensor in tensors.values())
     with tqdm(total=num_bytes, unit="B", unit_scale=True, desc="Writing weights") as progress:
         for file_name, names in split.filename_to_tensors.items():
-            _write_safetensors({name: tensors[name] for name in names}, folder / file_name, progress)
+            shard = {name: tensors[name] for name in names}
+            _write_safetensors(shard, folder / file_name, progress, metadata or {})
     if split.is_sharded:
         num_parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
         index = {
@@ -220,7 +236,9 @@ def write_tensors(tensors: Mapping[str, LazyTensor], folder, max_shard_size: int
         write_json(index, folder / "model.safetensors.index.json")
 
 
-def _write_safetensors(tensors: dict[str, LazyTensor], file: Path, progress: tqdm) -> None:
+def _write_safetensors(
+    tensors: dict[str, LazyTensor], file: Path, progress: tqdm, metadata: Mapping[str, str]
+) -> None:
     """
     The safetensors format (https://huggingface.co/docs/safetensors): header length, JSON header, data. The library's
     own writer wants all tensors of a file at once.
@@ -228,7 +246,7 @@ def _write_safetensors(tensors: dict[str, LazyTensor], file: Path, progress: tqd
     dtype_names = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
     # wide dtypes first keeps every tensor aligned to its dtype, as the library does
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header, offset = {"__metadata__": {**metadata, "format": "pt"}}, 0
     for name in names:
         tensor = tensors[name]
         header[name] = {

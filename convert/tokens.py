@@ -2,6 +2,8 @@
 """The special tokens that FlashSloth adds to its decoder's tokenizer."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, normalizers
@@ -36,7 +38,7 @@ def special_tokens(num_query_tokens: int) -> list[str]:
     return [QUERY_SLOT_TOKEN, END_TOKEN, IMAGE_TOKEN, PAD_TOKEN, *query_tokens(num_query_tokens)]
 
 
-def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerFast:
     """
     The tokenizer of a local folder.
 
@@ -46,23 +48,35 @@ def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerBase:
     folder = Path(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{folder} holds no tokenizer (neither {' nor '.join(TOKENIZER_FILES)}). {remedy}")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"The tokenizer in {folder} cannot be read: {one_line(error)}") from error
+    with tokenizer_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"The tokenizer in {folder} is a {type(tokenizer).__name__}, not a fast one. {remedy}")
+    return tokenizer
 
 
-def load_own_tokenizer(folder) -> PreTrainedTokenizerBase:
+def load_own_tokenizer(folder) -> PreTrainedTokenizerFast:
     """The tokenizer of a folder of this project. For its config `AutoTokenizer` would run the folder's code."""
     if not (Path(folder) / "tokenizer.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer.json. Save the processor there too.")
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    with tokenizer_errors(folder):
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def tokenizer_errors(folder) -> Iterator[None]:
+    """Makes whatever a damaged tokenizer raises one `ValueError` that names its folder."""
+    try:
+        yield
+    except Exception as error:  # the tokenizers library raises plain ones
+        reason = one_line(error) or type(error).__name__
+        raise ValueError(f"The tokenizer in {folder} cannot be read: {reason}") from error
 
 
 def base_vocabulary_size(tokenizer: PreTrainedTokenizerBase, num_query_tokens: int) -> int:
-    """Entries of a tokenizer's vocabulary without those special tokens that it has already."""
-    vocabulary = tokenizer.get_vocab()
-    return len(vocabulary) - sum(token in vocabulary for token in special_tokens(num_query_tokens))
+    """Rows that a tokenizer's vocabulary needs in the embeddings, without those special tokens that it has already."""
+    added = set(special_tokens(num_query_tokens))
+    return 1 + max((index for token, index in tokenizer.get_vocab().items() if token not in added), default=-1)
 
 
 def add_special_tokens(
