@@ -90,7 +90,7 @@ def read_lineage(folder, base_models=()) -> Lineage:
     if base_models:
         names = tuple(check_hub_id(name, "The base model") for name in base_models)
         crossed = entries if len(names) > 1 else entries[-1:]
-        return Lineage(entries, names, _relation({entry["command"] for entry in crossed}, len(names)))
+        return Lineage(entries, names, _relation({entry["command"] for entry in crossed}))
     crossed = set()
     for entry in reversed(entries):
         crossed.add(entry["command"])
@@ -98,18 +98,18 @@ def read_lineage(folder, base_models=()) -> Lineage:
             source["repo"] for source in entry["sources"] if "repo" in source and source.get("role") not in NO_BASES
         )
         if names:
-            return Lineage(entries, names, _relation(crossed, len(names)))
+            return Lineage(entries, names, _relation(crossed))
     return Lineage(entries, (), None)
 
 
-def _relation(commands: set[str], num_bases: int) -> str | None:
+def _relation(commands: set[str]) -> str | None:
     """
     One of the Hub's four words, of which "adapter" never holds for a whole model. Two backbones that were joined are a
     "merge", trained or not, as others name it too (https://huggingface.co/nvidia/Eagle2-1B). A checkpoint that was
     only converted is none of the four: it is the same model.
     """
     if "compose" in commands:
-        return "merge" if num_bases > 1 else "finetune"
+        return "merge"
     if LEARNING & commands:
         return "finetune"
     return "quantized" if "quantize" in commands else None

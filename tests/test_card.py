@@ -121,7 +121,7 @@ def test_what_is_not_known_is_left_out(folder, caplog):
     assert not absent & set(data)
     assert "--license" in caplog.text
     headings = re.findall(r"^#+ (.+)", card.text, flags=re.MULTILINE)
-    assert "Training" not in headings and "Evaluation" not in headings and "Limits and bias" in headings
+    assert "How it was made" not in headings and "Evaluation" not in headings and "Limits and bias" in headings
     assert not re.search(r"unknown|TBD|None|More Information", card.text.replace("max_length=None", ""))
 
 
@@ -210,7 +210,7 @@ def test_published_scores_belong_to_the_published_weights_only(folder):
     scores = dict(zip(published()["benchmarks"], published()["checkpoints"][repo]["scores"], strict=True))
     assert {result.dataset_name: result.metric_value for result in card.data.eval_results} == scores
     assert all(result.metric_name == "score, published" and result.source_url for result in card.data.eval_results)
-    assert card.data.get("metrics") is None and "**Published** by the authors" in card.text
+    assert card.data.get("metrics") is None and "**Published** elsewhere" in card.text
     assert card_of(note(folder, [convert]), license="mit").data.get("eval_results") is None
     assert card_of(note(folder, [convert, TRAIN]), license="mit", base_models=[repo]).data.get("eval_results") is None
     stage1 = card_of(note(folder, [convert]), base_models=["Tongbo/FlashSloth-3.2B-Stage1"], license="mit")
