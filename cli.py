@@ -136,7 +136,7 @@ def run_merge(args: argparse.Namespace) -> None:
 def run_data_check(args: argparse.Namespace) -> None:
     with _extra_packages("data check", "train"):
         from flashsloth import FlashSlothProcessor, register_auto_classes
-        from flashsloth.train import checks
+        from flashsloth.train import checks, selection
         from flashsloth.train.config import read_config
         from flashsloth.train.data import load_data
 
@@ -149,7 +149,8 @@ def run_data_check(args: argparse.Namespace) -> None:
     except OSError as error:
         raise ValueError(f"The processor of the model {stage.model}, which counts the tokens: {error}") from error
     with contextlib.redirect_stdout(sys.stderr):
-        bad = checks.check(load_data(stage.data, config.seed), processor, config.max_length, stage.hd)
+        rows = load_data(stage.data, config.seed)
+        bad = selection.check_and_keep(rows, processor, config.max_length, stage.hd, config.output_dir)
     print(checks.report(bad))
     if args.jsonl:
         checks.write_jsonl(bad, args.jsonl)

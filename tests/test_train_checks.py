@@ -12,11 +12,12 @@ from conftest import make_image
 from datasets import Dataset
 
 from flashsloth import cli
-from flashsloth.train import checks
-from flashsloth.train.checks import BadRow, check, check_cached, good_rows, report, write_jsonl
+from flashsloth.train import selection
+from flashsloth.train.checks import BadRow, check, report, write_jsonl
 from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
 from flashsloth.train.rows import FEATURES
+from flashsloth.train.selection import check_cached, good_rows
 
 
 @pytest.fixture(autouse=True)
@@ -154,11 +155,30 @@ def test_result_is_kept_for_the_same_data_and_settings(write, processor, tmp_pat
     dataset = load_data([source], seed=0)
     bad = check_cached(dataset, processor, None, False, tmp_path / "out", progress=False)
     assert len(bad) == 1
-    monkeypatch.setattr(checks, "check", lambda *args: pytest.fail("read again"))
+    monkeypatch.setattr(selection, "check", lambda *args: pytest.fail("read again"))
     assert check_cached(load_data([source], seed=0), processor, None, False, tmp_path / "out") == bad
-    monkeypatch.setattr(checks, "check", lambda *args: [])
+    monkeypatch.setattr(selection, "check", lambda *args: [])
     assert check_cached(dataset, processor, 500, False, tmp_path / "out") == []
     assert check_cached(load_data([write(GOOD)], seed=0), processor, None, False, tmp_path / "out") == []
+
+
+def test_only_repaired_rows_are_read_again(write, processor, tmp_path, monkeypatch):
+    rows = [*GOOD, row("<image>", "A bird.", image="lost.jpg"), row("What?", id="x7")]
+    arguments = load_data([write(rows)], seed=0), processor, None, False
+    for _ in range(2):
+        with pytest.raises(ValueError, match="2 of 7 rows are broken, the first is row 5"):
+            good_rows(*arguments, "stop", tmp_path / "out", progress=False)
+    assert len(good_rows(*arguments, "skip", tmp_path / "out", progress=False)) == 5
+    make_image(0).save(tmp_path / "lost.jpg")
+    # What was left out stays out: the run that goes on has to have the same rows.
+    assert len(good_rows(*arguments, "skip", tmp_path / "out", progress=False)) == 5
+    read = []
+    monkeypatch.setattr(
+        selection, "check", lambda dataset, *others: read.append(len(dataset)) or check(dataset, *others)
+    )
+    with pytest.raises(ValueError, match="1 of 7 rows are broken, the first is row 6, id 'x7'"):
+        good_rows(*arguments, "stop", tmp_path / "out", progress=False)
+    assert read == [2]
 
 
 def test_stop_and_skip(write, processor, tmp_path, caplog):
@@ -191,7 +211,7 @@ def test_report_and_jsonl(tmp_path):
     assert [BadRow(**json.loads(line)) for line in (tmp_path / "bad.jsonl").read_text().splitlines()] == bad
 
 
-def test_the_command(write, processor, tmp_path, capsys):
+def test_the_command(write, processor, tmp_path, capsys, monkeypatch):
     processor.save_pretrained(tmp_path / "model")
     config = {
         "model": str(tmp_path / "model"),
@@ -210,5 +230,10 @@ def test_the_command(write, processor, tmp_path, capsys):
     write(GOOD)
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == "No broken rows.\n"
+    # Training does not read it all again.
+    dataset = load_data([DataSource(config["data"]["path"])], seed=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(selection, "check", lambda *others: pytest.fail("read again"))
+        assert good_rows(dataset, processor, None, False, "stop", tmp_path / "out") is dataset
     assert cli.main([*arguments, f"model={tmp_path / 'no model'}"]) == 2
     assert "no model" in capsys.readouterr().err

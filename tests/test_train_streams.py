@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 import flashsloth
 from flashsloth.cli import main
-from flashsloth.train.checks import skipped_rows
 from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
+from flashsloth.train.selection import skipped_rows
 from flashsloth.train.streams import BadRowError, StreamCheck
 
 

@@ -1,11 +1,9 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Reads every row of a set as training would, images included, and names those that nothing can be learned from. Rows are
-left out or stop a run as a whole; nothing is ever put in their place.
+Reads every row of a set as training would, images included, and names those that nothing can be learned from.
 """
 
 import json
-import logging
 import os
 import warnings
 from collections import Counter
@@ -22,8 +20,6 @@ from tqdm.auto import tqdm
 from flashsloth.processing_flashsloth import QUERY_SLOT_TOKEN, FlashSlothProcessor
 
 
-logger = logging.getLogger(__name__)
-
 WRONG_ORDER = "wrong order of turns"
 NO_ASSISTANT = "no assistant turn"
 EMPTY_TURN = "empty turn"
@@ -37,8 +33,6 @@ CUT = "answer cut by max_length"
 
 ROWS_PER_TASK = 32
 ROWS_IN_REPORT = 50
-RESULT_FILE = "data_check.jsonl"
-SKIPPED_FILE = "skipped_rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -95,87 +89,6 @@ def check(
     return bad
 
 
-def check_cached(
-    dataset: Dataset,
-    processor: FlashSlothProcessor,
-    max_length: int | None,
-    hd: bool,
-    folder: str | Path,
-    progress: bool = True,
-) -> list[BadRow]:
-    """
-    [`check`], with the result kept in `folder`, so that a run that goes on does not read everything again. It is kept
-    for this set and these settings; image files that change on the disk in the meantime are not noticed.
-    """
-    file = Path(folder) / RESULT_FILE
-    key = {
-        "fingerprint": dataset._fingerprint,
-        "rows": len(dataset),
-        "max_tokens": _max_tokens(processor, max_length),
-        "tokens_per_image": _tokens_per_image(processor, hd),
-        "tokens_per_query_slot": processor.num_query_tokens,
-    }
-    if file.is_file():
-        with file.open() as lines:
-            if json.loads(next(lines)) == key:
-                return [BadRow(**json.loads(line)) for line in lines]
-    bad = check(dataset, processor, max_length, hd, progress)
-    _write_lines([key, *map(asdict, bad)], file)
-    return bad
-
-
-def good_rows(
-    dataset: Dataset | IterableDataset,
-    processor: FlashSlothProcessor,
-    max_length: int | None,
-    hd: bool,
-    on_bad_rows: str,
-    folder: str | Path,
-    progress: bool = True,
-) -> Dataset | IterableDataset:
-    """
-    The rows to train on. A stream is returned as it is: see [`~flashsloth.train.streams.StreamCheck`].
-
-    Args:
-        on_bad_rows (`str`): "stop" or "skip"; with "skip" the rows that are left out are listed in
-            `folder/skipped_rows.jsonl`.
-        folder (`str` or `Path`): The run's output folder; see [`check_cached`], as for the other arguments.
-
-    Raises:
-        ValueError: If there are broken rows and `on_bad_rows` is "stop", or if no row is left.
-    """
-    if isinstance(dataset, IterableDataset):
-        logger.info("The data is a stream: its rows are checked as they come.")
-        return dataset
-    bad = check_cached(dataset, processor, max_length, hd, folder, progress)
-    skipped = Path(folder) / SKIPPED_FILE
-    if not bad:
-        skipped.unlink(missing_ok=True)  # of an earlier run on other data
-        return dataset
-    logger.warning("%s", report(bad))
-    if on_bad_rows == "stop":
-        raise ValueError(
-            f"{len(bad)} of {len(dataset)} rows are broken, the first is row {bad[0].index}, id {bad[0].id!r} "
-            f"({bad[0].reason}: {bad[0].detail}); all are in {Path(folder) / RESULT_FILE}. Repair them, or train "
-            "without them by on_bad_rows=skip."
-        )
-    if len(bad) == len(dataset):
-        raise ValueError(
-            f"All {len(dataset)} rows are broken, the first by: {bad[0].reason}: {bad[0].detail}. There is nothing to "
-            "train on."
-        )
-    write_jsonl(bad, skipped)
-    broken = {row.index for row in bad}
-    return dataset.select([index for index in range(len(dataset)) if index not in broken])
-
-
-def skipped_rows(folder: str | Path) -> list[dict]:
-    """What a run left out, each row once: epochs, and runs that go on, meet the rows of a stream again."""
-    file = Path(folder) / SKIPPED_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [json.loads(line) for line in dict.fromkeys(lines)]
-
-
 def report(bad: list[BadRow]) -> str:
     """How many rows are broken by what, and the first of them, as a table."""
     if not bad:
@@ -194,10 +107,11 @@ def report(bad: list[BadRow]) -> str:
 
 def write_jsonl(bad: list[BadRow], path: str | Path) -> None:
     """Writes one JSON object per row: `index`, `id`, `reason`, `detail`."""
-    _write_lines(map(asdict, bad), Path(path))
+    write_lines(map(asdict, bad), Path(path))
 
 
-def _write_lines(objects: Iterable[dict], file: Path) -> None:
+def write_lines(objects: Iterable[dict], file: Path) -> None:
+    """Writes JSON lines."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # Under its own name only when it is whole; each process of a run may write it.
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")
@@ -223,8 +137,8 @@ class RowChecker:
 
     def __init__(self, processor: FlashSlothProcessor, max_length: int | None, hd: bool):
         self.processor = processor
-        self.max_tokens = _max_tokens(processor, max_length)
-        self.tokens_per_image = _tokens_per_image(processor, hd)
+        self.max_tokens = max_tokens_of(processor, max_length)
+        self.tokens_per_image = tokens_per_image_of(processor, hd)
         self.slot_id = processor.tokenizer.convert_tokens_to_ids(QUERY_SLOT_TOKEN)
 
     def __call__(self, rows: list[dict]) -> tuple[int, list[tuple[int, tuple[str, str, str]]]]:
@@ -272,12 +186,12 @@ class RowChecker:
         return None
 
 
-def _max_tokens(processor: FlashSlothProcessor, max_length: int | None) -> int:
+def max_tokens_of(processor: FlashSlothProcessor, max_length: int | None) -> int:
     positions = processor.tokenizer.model_max_length
     return positions if max_length is None else min(max_length, positions)
 
 
-def _tokens_per_image(processor: FlashSlothProcessor, hd: bool) -> int:
+def tokens_per_image_of(processor: FlashSlothProcessor, hd: bool) -> int:
     return processor.num_visual_tokens * processor.image_processor.num_views(hd)
 
 

@@ -27,12 +27,12 @@ from flashsloth.ask import has_fast_bfloat16
 from flashsloth.convert.folders import new_folder
 from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
 from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
-from flashsloth.train.checks import SKIPPED_FILE, good_rows, skipped_rows
 from flashsloth.train.config import StageConfig, read_config
 from flashsloth.train.data import load_data
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW
 from flashsloth.train.record import write_record
+from flashsloth.train.selection import SKIPPED_FILE, good_rows, skipped_rows
 from flashsloth.train.sharding import num_elements, refuse_unsharded_only
 from flashsloth.train.streams import StreamCheck
 from flashsloth.train.trainer import FlashSlothTrainer

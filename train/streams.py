@@ -12,7 +12,8 @@ from pathlib import Path
 from datasets import IterableDataset
 
 from flashsloth.processing_flashsloth import FlashSlothProcessor
-from flashsloth.train.checks import SKIPPED_FILE, BadRow, RowChecker
+from flashsloth.train.checks import BadRow, RowChecker
+from flashsloth.train.selection import SKIPPED_FILE
 
 
 class BadRowError(ValueError):
