@@ -43,8 +43,12 @@ venv/bin/flashsloth ask --image picture.png "$question"
 venv/bin/flashsloth ask --json --image picture.png --image picture.png "$question"
 venv/bin/flashsloth ask --model no-such-folder "$question" && exit 1 || test $? = 2
 
-echo "== The saved folder, without the library"
 cp -r "$(venv/bin/python -c 'from flashsloth.ask import EMBEDDED_CHECKPOINT; print(EMBEDDED_CHECKPOINT)')" model
+rm -rf model/__pycache__  # of pip, which compiles all code that it installs
+echo "== A model card"
+venv/bin/flashsloth push model owner/name --license apache-2.0 --dry-run
+
+echo "== The saved folder, without the library"
 venv/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flashsloth
 venv/bin/python wheel_check.py model picture.png "$question"
 echo "The wheel and the saved folder work."
