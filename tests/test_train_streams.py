@@ -91,6 +91,8 @@ def test_a_lost_connection_is_not_the_fault_of_a_row(source, processor, tmp_path
     def lose(*args, **kwargs):
         raise ConnectionError("gone")
 
+    rows = Path(source.path).read_text().replace("good.jpg", "https://example.org/good.jpg")
+    Path(source.path).write_text(rows)
     monkeypatch.setattr(datasets.Image, "decode_example", lose)
     with pytest.raises(ConnectionError):
         list(open_stream([source], processor, "skip", tmp_path / "out"))

@@ -3,6 +3,7 @@
 Reads every row of a set as training would, images included, and names those that nothing can be learned from.
 """
 
+import io
 import json
 import os
 import warnings
@@ -12,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import PIL.Image
+import PIL.ImageOps
 import torch
 from datasets import Dataset, Image, IterableDataset
+from datasets.utils.file_utils import is_local_path
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -160,8 +163,7 @@ class RowChecker:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-                # As in training: `datasets` decodes, the processor makes it RGB.
-                self.processor.image_processor.fetch_images([Image().decode_example(image)])
+                self.processor.image_processor.fetch_images([_decode(image)])
         except (ConnectionError, TimeoutError):
             raise  # of a remote image, after some tries: nothing is known of the row
         except FileNotFoundError:
@@ -193,6 +195,23 @@ def max_tokens_of(processor: FlashSlothProcessor, max_length: int | None) -> int
 
 def tokens_per_image_of(processor: FlashSlothProcessor, hd: bool) -> int:
     return processor.num_visual_tokens * processor.image_processor.num_views(hd)
+
+
+def _decode(image: dict) -> PIL.Image.Image:
+    """
+    Decodes an image as `datasets` does in training, but a JPEG at an eighth of its size: that reads all of it, in half
+    of the time.
+    """
+    if image["bytes"] is not None:
+        opened = PIL.Image.open(io.BytesIO(image["bytes"]))
+    elif is_local_path(image["path"]):
+        opened = PIL.Image.open(image["path"])
+    else:
+        return Image().decode_example(image)
+    with opened:
+        opened.draft(None, (1, 1))
+        opened.load()
+        return PIL.ImageOps.exif_transpose(opened)
 
 
 def _turn_problem(messages: list[dict]) -> tuple[str, str] | None:

@@ -26,7 +26,7 @@ class BadRowError(ValueError):
 
 class StreamCheck:
     """
-    Checks the rows of streams as [`~flashsloth.train.checks.check`] does those of other sets. Each image is decoded
+    Checks the rows of streams as [`~flashsloth.train.checks.check`] does those of other sets. Each image is read
     once more for it.
 
     Args:
