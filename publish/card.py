@@ -101,7 +101,7 @@ def card_files(
         evaluations += published_evaluations(lineage.published)
     widget = read_json_list(WIDGET / "examples.json")
     data = ModelCardData(
-        license=check_license(license) if license else _license_of(lineage.base_models),
+        license=check_license(license) if license else _license_of(lineage),
         language=list(languages) or None,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
@@ -133,12 +133,13 @@ def pinned_revision(card: str) -> str | None:
     return found[1] if found else None
 
 
-def _license_of(base_models: Sequence[str]) -> str | None:
+def _license_of(lineage: Lineage) -> str | None:
     """The license of what a model is made of, where it is known and the same for all; it is never guessed."""
-    known = {name: entry["id"] for name, entry in published()["licenses"].items() if name in base_models}
-    if base_models and len(known) == len(base_models) and len(set(known.values())) == 1:
-        return next(iter(known.values()))
-    reason = ", ".join(f"{name}: {known.get(name, 'not known here')}" for name in base_models)
+    known = {name: published()["licenses"].get(name, {}).get("id") for name in lineage.base_models}
+    licenses = set(known.values())
+    if lineage.knows_all_bases and len(licenses) == 1 and None not in licenses:
+        return licenses.pop()
+    reason = ", ".join(f"{name}: {license or 'not known here'}" for name, license in known.items())
     logger.warning(
         "The card names no license%s. Say with --license which one the model has.", f" ({reason})" if reason else ""
     )

@@ -41,11 +41,13 @@ class Lineage:
         base_models (`tuple[str, ...]`): The nearest models on the Hub that it is made of, as far as known.
         relation (`str`, *optional*): How it relates to them, as the Hub says it; `None` if the Hub has no word for
             it, or if it is not known.
+        knows_all_bases (`bool`): Whether `base_models` are all that it is made of.
     """
 
     entries: list[dict]
     base_models: tuple[str, ...]
     relation: str | None
+    knows_all_bases: bool
 
     @property
     def commands(self) -> list[str]:
@@ -87,19 +89,32 @@ def read_lineage(folder, base_models=()) -> Lineage:
         ValueError: If the provenance is damaged, or a name is no id on the Hub.
     """
     entries = [_check_entry(entry, number) for number, entry in enumerate(read_provenance(folder), start=1)]
-    if base_models:
-        names = tuple(check_hub_id(name, "The base model") for name in base_models)
-        crossed = entries if len(names) > 1 else entries[-1:]
-        return Lineage(entries, names, _relation({entry["command"] for entry in crossed}))
-    crossed = set()
-    for entry in reversed(entries):
-        crossed.add(entry["command"])
-        names = tuple(
-            source["repo"] for source in entry["sources"] if "repo" in source and source.get("role") not in NO_BASES
+    named = tuple(check_hub_id(name, "The base model") for name in base_models)
+    last_known = _hub_bases(entries[-1]) if entries else ()
+    if named and last_known and set(named) != set(last_known):
+        raise ValueError(
+            f"The base models are {', '.join(last_known)}, as {PROVENANCE_FILE} says, and not {', '.join(named)}. "
+            "Leave --base-model out."
         )
-        if names:
-            return Lineage(entries, names, _relation(crossed))
-    return Lineage(entries, (), None)
+    if named:
+        # What the last command started from; several are what the model was composed of.
+        commands = {entry["command"] for entry in (entries if len(named) > 1 else entries[-1:])}
+        return Lineage(entries, named, _relation(commands), knows_all_bases=True)
+    commands = set()
+    for entry in reversed(entries):
+        commands.add(entry["command"])
+        known = _hub_bases(entry)
+        if known:
+            num_bases = sum(source.get("role") not in NO_BASES for source in entry["sources"])
+            return Lineage(entries, known, _relation(commands), knows_all_bases=len(known) == num_bases)
+    return Lineage(entries, (), None, knows_all_bases=False)
+
+
+def _hub_bases(entry: dict) -> tuple[str, ...]:
+    """The models on the Hub that a command made its model of."""
+    return tuple(
+        source["repo"] for source in entry["sources"] if "repo" in source and source.get("role") not in NO_BASES
+    )
 
 
 def _relation(commands: set[str]) -> str | None:
@@ -122,7 +137,16 @@ def _check_entry(entry: dict, number: int) -> dict:
     sources = entry.get("sources")
     if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
         raise ValueError(f"{where} has the sources {sources!r}; they must be a list of objects.")
+    trainable = entry.get("trainable", [])
+    for key, names in (
+        ("data", entry.get("data", [])),
+        ("trainable", [] if isinstance(trainable, dict) else trainable),
+    ):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{where} has {key!r} {names!r}; it must be a list of names.")
     for source in sources:
+        if not isinstance(source.get("role", ""), str):
+            raise ValueError(f"{where} has the role {source['role']!r}; it must be a word.")
         if "repo" in source:
             check_hub_id(source["repo"], f"{where}: the source")
         elif not isinstance(source.get("folder"), str):

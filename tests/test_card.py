@@ -131,6 +131,11 @@ def test_license_follows_from_what_the_model_is_made_of(folder, caplog):
     note(folder, [COMPOSE])
     assert card_of(folder).data.get("license") is None
     assert f"{PHI}: mit, {SIGLIP}: apache-2.0" in caplog.text and "--license" in caplog.text
+    half_known = {
+        "command": "compose",
+        "sources": [COMPOSE["sources"][0], {"role": "vision_model", "folder": "siglip"}],
+    }
+    assert card_of(note(folder, [half_known])).data.get("license") is None
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,12 @@ def test_license_follows_from_what_the_model_is_made_of(folder, caplog):
 def test_base_models_and_relation(folder, provenance, base_models, expected):
     data = card_of(note(folder, provenance), license="mit", base_models=base_models).data
     assert (data.get("base_model"), data.get("base_model_relation")) == expected
+
+
+def test_base_models_that_the_provenance_knows_are_not_renamed(folder):
+    note(folder, [{"command": "convert", "sources": [{"repo": "a/b"}]}])
+    with pytest.raises(ValueError, match="The base models are a/b, .* and not Tongbo/FlashSloth-3.2B"):
+        card_of(folder, base_models=["Tongbo/FlashSloth-3.2B"])
 
 
 def test_an_untrained_model_says_so(folder):
@@ -313,6 +324,8 @@ def test_scores_that_the_metadata_cannot_tell_apart_are_refused(folder):
         ({"command": "train"}, "the sources None"),
         ({"command": "train", "sources": [{}]}, "names neither 'repo' nor 'folder'"),
         ({"command": "train", "sources": [{"repo": "a b"}]}, "is no id on the Hub"),
+        ({"command": "train", "sources": [{"repo": "a/b", "role": []}]}, "the role []"),
+        ({"command": "train", "sources": [], "data": "captions"}, "must be a list of names"),
         ({"command": "train", "sources": [{"repo": "a/b", "revision": "x](y"}]}, "is no full commit hash"),
     ],
 )
