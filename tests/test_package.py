@@ -19,6 +19,7 @@ ROOT_MODULES = {
     "__init__",
     "__main__",
     "ask",
+    "attention_maps",
     "cli",
     "configuration_flashsloth",
     "image_processing_flashsloth",
