@@ -33,6 +33,7 @@ from transformers.utils import (
 
 import flashsloth
 from flashsloth.convert.provenance import PROVENANCE_FILE
+from flashsloth.convert.safetensors_header import check_header
 from flashsloth.convert.tensors import one_line, read_json, read_json_list, read_weight_map
 
 
@@ -232,10 +233,11 @@ def _weight_files(folder: Path) -> tuple[set[str], list[str]]:
             problems.append(f"{shard}, which {SAFE_WEIGHTS_INDEX_NAME} names, is missing: save the model again")
             continue
         try:
-            with safe_open(folder / shard, framework="pt") as opened:  # compares the header with the file's size
+            check_header(folder / shard)
+            with safe_open(folder / shard, framework="pt") as opened:
                 held = set(opened.keys())
-        except SafetensorError as error:
-            problems.append(f"{shard} is damaged or no safetensors file ({one_line(error)}): save the model again")
+        except (ValueError, SafetensorError) as error:
+            problems.append(f"{one_line(error).rstrip('.')}, or save the model again")
             continue
         absent = [name for name, file_name in weight_map.items() if file_name == shard and name not in held]
         if absent:

@@ -325,6 +325,16 @@ def cut(folder: Path, name: str) -> None:
     (folder / name).write_bytes((folder / name).read_bytes()[:-8])
 
 
+def lie(folder: Path, name: str) -> None:
+    """Another shape than the data has, in the file's header."""
+    content = (folder / name).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    next(entry for key, entry in header.items() if key != "__metadata__")["shape"] = [7, 7]
+    changed = json.dumps(header).encode()
+    (folder / name).write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+
+
 def write(name: str, content: str = "x"):
     return lambda folder: (folder / name).write_text(content)
 
@@ -357,6 +367,10 @@ DAMAGES = {
     "empty": (write("generation_config.json", ""), "generation_config.json is empty"),
     "no shard": (lambda folder: (folder / shard_of(folder)).unlink(), "00001-of-00003.safetensors, which model"),
     "cut shard": (lambda folder: cut(folder, shard_of(folder)), "00001-of-00003.safetensors is damaged"),
+    "header that lies": (
+        lambda folder: lie(folder, shard_of(folder)),
+        "shape [7, 7] and dtype F32 takes 196 bytes",
+    ),
     "shard that lacks a tensor": (
         lambda folder: save_file({"other": torch.zeros(1)}, folder / shard_of(folder), {"format": "pt"}),
         "tensors that model.safetensors.index.json lists, such as",
