@@ -64,9 +64,8 @@ def test_data_of_a_hub(processor, tmp_path):
             "connection": train("none", "lab/cut"),
         }
         environment = hub.environment(tmp_path / "home")
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, json.dumps(commands)], capture_output=True, text=True, env=environment
-        )
+        command = [sys.executable, "-c", SCRIPT, json.dumps(commands)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(done.stdout.splitlines()[-1])
     for name in ("check", "old", "stream"):
