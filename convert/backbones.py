@@ -7,23 +7,20 @@ from pathlib import Path
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from flashsloth.convert.checks import check_depth, config_errors
+from flashsloth.convert.checks import check_depth, config_errors, read_config
 from flashsloth.convert.published_config import ORIGIN_FIELDS, read_vision_fields
-from flashsloth.convert.tensors import LazyTensor, read_json
+from flashsloth.convert.tensors import LazyTensor
 
 
 # Where the tensors of the two backbones go: beginnings of their names there and here.
 LANGUAGE_MODEL_RENAMES = (("model.", "model.language_model."), ("lm_head.", "lm_head."))
 VISION_MODEL_RENAMES = (("embeddings.", "model.vision_tower.embeddings."), ("encoder.", "model.vision_tower.encoder."))
 
-# Fields by which a classifier's config names its labels; the first is a number, of which a list is made.
-LABEL_FIELDS = ("num_labels", "id2label", "label2id")
-
 
 def read_text_config(folder: Path, tensors: Mapping[str, LazyTensor]) -> PreTrainedConfig:
     """The config of a causal language model, without traces of where it came from."""
     file = folder / "config.json"
-    fields = {name: value for name, value in read_json(file).items() if name not in (*ORIGIN_FIELDS, *LABEL_FIELDS)}
+    fields = {name: value for name, value in read_config(file).items() if name not in ORIGIN_FIELDS}
     model_type = fields.pop("model_type", None)
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(f"{file} has model_type {model_type!r}, which transformers does not know.")

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.convert.checks import check_depth, config_errors
+from flashsloth.convert.checks import check_depth, config_errors, read_config
 from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
 from flashsloth.convert.folders import (
     check_tensors,
@@ -155,7 +155,7 @@ def to_original(src, dst, *, max_shard_size: int | str = "5GB") -> Path:
     src, dst = Path(src), Path(dst)
     with new_folder(dst) as folder, quiet_transformers():
         file = src / "config.json"
-        fields = read_json(file)
+        fields = read_config(file)
         model_type = fields.get("model_type")
         if model_type != FlashSlothConfig.model_type:
             raise ValueError(
@@ -176,8 +176,9 @@ def to_original(src, dst, *, max_shard_size: int | str = "5GB") -> Path:
         tokenizer = load_own_tokenizer(src)
         with config_errors(file):
             published = published_config(config, str(main_dtype(checkpoint)).removeprefix("torch."), hd)
+            max_length = published["tokenizer_model_max_length"]
         write_json(published, folder / "config.json")
-        published_tokenizer(tokenizer, published["tokenizer_model_max_length"]).save_pretrained(folder)
+        published_tokenizer(tokenizer, max_length).save_pretrained(folder)
         renamed = {rename(name, to_original=True): tensor for name, tensor in checkpoint.items()}
         write_tensors(renamed, folder, max_shard_size)
     return dst

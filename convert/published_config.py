@@ -9,7 +9,8 @@ from pathlib import Path
 from transformers import PhiConfig, SiglipVisionConfig
 
 from flashsloth import FlashSlothConfig
-from flashsloth.convert.tensors import LazyTensor, read_json
+from flashsloth.convert.checks import read_config
+from flashsloth.convert.tensors import LazyTensor
 
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ SO400M_WIDTH, SO400M_HEADS = 1152, 16  # the tower of all published checkpoints,
 def read_published_config(src: Path) -> dict:
     """The config.json of a published checkpoint, checked to be one."""
     file = src / "config.json"
-    published = read_json(file)
+    published = read_config(file)
     model_type = published.get("model_type")
     if model_type == FlashSlothConfig.model_type:
         raise ValueError(f"{src} is in this project's layout already; --to-original converts it back.")
@@ -138,7 +139,7 @@ def infer_vision_config(published: dict, checkpoint: Mapping[str, LazyTensor], v
 
 def read_vision_fields(file: Path) -> dict:
     """The fields of a SigLIP config.json, of the whole model or of its vision half."""
-    fields = read_json(file)
+    fields = read_config(file)
     fields = fields.get("vision_config", fields)
     if not isinstance(fields, dict):
         raise ValueError(f"{file} has a vision_config that is a {type(fields).__name__}, not an object.")

@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flashsloth import FlashSlothConfig
+from flashsloth.convert.checks import read_config
 from flashsloth.convert.tensors import one_line
 from flashsloth.processing_flashsloth import (
     END_TOKEN,
@@ -47,7 +48,15 @@ def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerFast:
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        sentencepiece = sorted(file.name for file in folder.glob("*.model"))
+        if sentencepiece:
+            raise ValueError(
+                f"{folder} holds only a sentencepiece model ({sentencepiece[0]}). Load it with AutoTokenizer and save "
+                "it: that writes the tokenizer.json which is needed here."
+            )
         raise ValueError(f"{folder} holds no tokenizer (neither {' nor '.join(TOKENIZER_FILES)}). {remedy}")
+    if (folder / "config.json").is_file():
+        read_config(folder / "config.json")  # which AutoTokenizer reads too
     with tokenizer_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

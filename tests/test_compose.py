@@ -48,30 +48,27 @@ def save_tokenizer(folder):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>").save_pretrained(folder)
 
 
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory):
-    """A function that saves and returns a language model, with its folder, and the SigLIP beside it."""
-    root = tmp_path_factory.mktemp("backbones")
+def save_language_model(folder, **fields):
+    """A causal language model in bfloat16 with its tokenizer."""
+    sizes = {
+        "vocab_size": BASE_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    torch.manual_seed(0)
+    model = PhiForCausalLM(PhiConfig(**{**sizes, **fields})).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return model
 
-    def make(name="plain", **text_fields):
-        folder = root / name
-        fields = {
-            "vocab_size": BASE_SIZE,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 512,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            **text_fields,
-        }
-        torch.manual_seed(0)
-        model = PhiForCausalLM(PhiConfig(**fields)).to(torch.bfloat16)
-        model.save_pretrained(folder)
-        save_tokenizer(folder)
-        return model, folder
 
+def save_siglip(folder):
+    """A SigLIP in float32, both halves."""
     torch.manual_seed(1)
     vision_fields = {
         "hidden_size": 48,
@@ -84,8 +81,19 @@ def backbones(tmp_path_factory):
     text_fields = {"hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
     token_fields = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
     siglip = SiglipModel(SiglipConfig(text_config={**text_fields, **token_fields}, vision_config=vision_fields))
-    siglip.save_pretrained(root / "siglip")
-    return make, siglip, root / "siglip"
+    siglip.save_pretrained(folder)
+    return siglip
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    """A function that saves and returns a language model, with its folder, and the SigLIP beside it."""
+    root = tmp_path_factory.mktemp("backbones")
+
+    def make(name="plain", **fields):
+        return save_language_model(root / name, **fields), root / name
+
+    return make, save_siglip(root / "siglip"), root / "siglip"
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -246,7 +254,7 @@ def cache(tmp_path, monkeypatch):
     return add
 
 
-def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog):
+def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog, capsys):
     make, _, vision_folder = backbones
     _, language_folder = make()
     cache("someone/language", language_folder)
@@ -255,6 +263,8 @@ def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     names = ["--language-model", f"someone/language@{REVISION}", "--vision-model", "someone/vision"]
     assert cli.main(["compose", *names, str(tmp_path / "cached"), *options]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{tmp_path / 'cached'}\n" and "Writing weights: 100%" in output.err
     assert (tmp_path / "cached" / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
     assert "nothing tells whether the local copy of someone/vision is complete" in caplog.text
     (entry,) = json.loads((tmp_path / "cached" / "provenance.json").read_text())
