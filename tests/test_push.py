@@ -86,6 +86,16 @@ def test_new_repository(hub, folder, publish):
     assert len(pins) >= 3 and set(pins) == {hub.head(REPO).parent.sha}
 
 
+def test_nothing_is_made_for_a_model_that_does_not_work(hub, publish, monkeypatch):
+    def fail(folder):
+        raise ValueError("answering a question about a picture failed")
+
+    monkeypatch.setattr("flashsloth.publish.hub.try_folder", fail)
+    with pytest.raises(ValueError, match="answering a question"):
+        publish()
+    assert not hub.repos
+
+
 def test_second_push_changes_nothing(hub, publish):
     url = publish()
     head, requests = hub.head(REPO), len(hub.requests)
@@ -101,6 +111,7 @@ def test_only_what_changed_is_sent(hub, folder, publish):
     first_pin = hub.head(REPO).parent
     changed = sorted(path.name for path in folder.glob("model-*"))[1]
     change_weights(folder, changed)
+    hub.fail("POST", "/commit/", skip=1)  # that of the card, while the Hub has the new files and the old card
     publish(message="Better weights")
     after = hub.files(REPO)
     assert {path for path in after if after[path] != before.get(path)} == {changed, "README.md"}
