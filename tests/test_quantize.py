@@ -281,7 +281,7 @@ def test_without_torchao(source, tmp_path, monkeypatch, capsys):
 
 def test_the_tiny_checkpoint_keeps_its_accuracy(tmp_path):
     """On a sample, with a margin of two questions; bench/results.md has the figures on all 1,000."""
-    exam = make_dataset("exam", "heldout", 36)
+    exam = make_dataset("exam", "heldout", 27)
     expected = accuracy(examine(*load(EMBEDDED_CHECKPOINT), exam))
     for weights in KINDS:
         got = accuracy(examine(*load(quantize(EMBEDDED_CHECKPOINT, tmp_path / weights, weights)), exam))
