@@ -13,6 +13,7 @@ import yaml
 from conftest import make_config, make_model
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from loopback_hub import USER
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
 from flashsloth.publish.card import card_files, pinned_revision
@@ -334,27 +335,32 @@ def test_malformed_provenance_is_refused(folder, entry, message):
         card_of(note(folder, [entry]), license="mit")
 
 
-def test_examples_run(tmp_path):
-    """As a stranger runs them, with a local folder in place of the repository."""
+def test_examples_run_as_they_stand(tmp_path, hub):
+    """As they are read on the page of a private repository, by someone who has a token but not this package."""
     folder = tmp_path / "model"
     # Not in bfloat16, which some CPUs multiply very slowly.
     FlashSlothForCausalLM.from_pretrained(TINY, dtype="float32").save_pretrained(folder)
     FlashSlothProcessor.from_pretrained(TINY).save_pretrained(folder)
-    files = card_files(folder, REPO, COMMIT, license="apache-2.0")
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    repo = f"{USER}/my_model.v2"
+    commit = hub.add_repo(repo, folder, private=True)
+    files = card_files(folder, repo, commit, license="apache-2.0")
+    hub.commit(repo, files)
     readme = files["README.md"].decode()
-    assert pinned_revision(readme) == COMMIT and pinned_revision("# x") is None
+    assert pinned_revision(readme) == commit and pinned_revision("# x") is None
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     assert len(blocks) == 5
     loads = re.findall(r"(?:from_pretrained|pipeline)\([^)]*trust_remote_code=True[^)]*\)", "".join(blocks))
     assert len(loads) == 5 and all("revision=revision" in load for load in loads)
-    script = "\n".join(blocks).replace(f'repo = "{REPO}"\nrevision = "{COMMIT}"', 'repo = "model"')
-    script = re.sub(r'hf_hub_download\(repo, ("[^"]+")\)', r"\1", script.replace(", revision=revision", ""))
+
     (tmp_path / "flashsloth").mkdir()
     (tmp_path / "flashsloth" / "__init__.py").write_text("raise ImportError('no example may need the package')")
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        env=hub.environment(tmp_path / "home", hub.token),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     answers = [line.strip() for line in done.stdout.splitlines() if not line.startswith("{")]
     assert answers[:4] == ["pink", "pink", "[' pink', ' 2']", "pink"]
