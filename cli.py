@@ -149,7 +149,7 @@ def run_data_check(args: argparse.Namespace) -> None:
     except OSError as error:
         raise ValueError(f"The processor of the model {stage.model}, which counts the tokens: {error}") from error
     with contextlib.redirect_stdout(sys.stderr):
-        rows = load_data(stage.data, config.seed)
+        rows = load_data(stage.data, config.seed, decode=False)
         bad = selection.check_and_keep(rows, processor, config.max_length, stage.hd, config.output_dir)
     print(checks.report(bad))
     if args.jsonl:

@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from conftest import QUICK_RUN, assistant, make_image, make_model, user
@@ -302,8 +301,7 @@ def test_adapter_trains_alone_and_goes_on_from_its_checkpoint(start, tmp_path):
 
 
 @pytest.fixture
-def stream(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # 5 seconds at the end of a stream
+def stream(tmp_path):
     make_dataset("questions", "train", 8).to_parquet(tmp_path / "rows.parquet")
     return f"data={{path: {tmp_path / 'rows.parquet'}, streaming: true}}"
 

@@ -146,7 +146,7 @@ def test_many_rows_and_streams(write, processor):
     rows = [row("Hi?", "" if index in (40, 99) else "Hello.", id=index) for index in range(100)]
     bad = check(load_data([write(rows)], seed=0), processor, None, hd=False, progress=False)
     assert found(bad) == [(40, "40", "empty turn"), (99, "99", "empty turn")]
-    stream = load_data([write(rows, streaming=True)], seed=0)
+    stream = load_data([write(rows, streaming=True)], seed=0, decode=False)
     assert {problem.id for problem in check(stream, processor, None, hd=False, progress=False)} == {"40", "99"}
 
 

@@ -69,15 +69,16 @@ def check(
     Reads all rows, in worker processes, and returns the broken ones.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): Of [`~flashsloth.train.data.load_data`]. A stream is read by one
-            worker: rows without an id are numbered as they come, which several workers would each do anew.
+        dataset (`Dataset` or `IterableDataset`): Of [`~flashsloth.train.data.load_data`]; a stream with
+            `decode=False`. It is read by one worker: rows without an id are numbered as they come, which several
+            workers would each do anew.
         processor ([`FlashSlothProcessor`]): Of the model that is to be trained.
         max_length (`int`, *optional*): Tokens after which training cuts rows off; the decoder's positions if unset.
         hd (`bool`): Whether images are seen in high definition, which takes more tokens.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar on standard error.
     """
     if isinstance(dataset, IterableDataset):
-        rows, total, num_workers = dataset.decode(False), None, 1
+        rows, total, num_workers = dataset, None, 1
     else:
         rows, total = _EncodedRows(dataset), len(dataset)
         num_workers = min(os.cpu_count() or 1, -(-total // ROWS_PER_TASK))

@@ -41,7 +41,10 @@ STREAM_SHARDS = 64
 
 
 def load_data(
-    sources: list[DataSource], seed: int, check: Callable[[IterableDataset, str], IterableDataset] | None = None
+    sources: list[DataSource],
+    seed: int,
+    check: Callable[[IterableDataset, str], IterableDataset] | None = None,
+    decode: bool = True,
 ) -> Dataset | IterableDataset:
     """
     Opens the sources and mixes them.
@@ -54,6 +57,8 @@ def load_data(
         seed (`int`): Of the mixture, and of the order of streams.
         check (`Callable`, *optional*): Takes each source that is read as a stream, with images that are not decoded,
             and its path, and returns what of it goes into the mixture: a [`~flashsloth.train.streams.StreamCheck`].
+        decode (`bool`, *optional*, defaults to `True`): Whether the images of a stream are decoded; else a row holds
+            their files' bytes or paths.
 
     Returns:
         `Dataset`, or `IterableDataset` if a source streams, with the columns `id`, `images`, `messages`, `num_images`
@@ -82,9 +87,10 @@ def load_data(
         shares = [weight / sum(weights) for weight in weights]
         mixture = datasets.interleave_datasets(parts, shares, seed=seed, stopping_strategy="all_exhausted")
     if is_stream:
-        # Decoded last: rows wait as files' bytes for being shuffled. `datasets` 5.2 passes over `decode` behind a
-        # filter, but not behind a map.
-        return mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).map(features=FEATURES).decode(True)
+        # Decoded last: rows wait as files' bytes for being shuffled. Not by `IterableDataset.decode`: that of `datasets`
+        # 5.2 does nothing behind a filter, and its threads fail in a mixture.
+        mixture = mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        return mixture.map(FEATURES.decode_example, features=FEATURES) if decode else mixture
     for source, part in zip(sources, parts, strict=True):
         logger.info("%s: %s rows", source.path, f"{len(part):,}")
     if len(parts) > 1:
