@@ -17,6 +17,7 @@ import golden_checkpoint
 import numpy as np
 import pytest
 import torch
+from conftest import make_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, SiglipVisionConfig
 
@@ -359,6 +360,9 @@ def test_tokenizer_errors(source, weights, tmp_path):
     tokenizer.save_pretrained(tmp_path / "larger")
     with pytest.raises(ValueError, match="query_slot_token_id 50296 instead of 50295.*50296 entries.*--tokenizer"):
         convert_checkpoint(tmp_path / "source", tmp_path / "ours", tokenizer=tmp_path / "larger")
+    make_tokenizer().save_pretrained(tmp_path / "smaller")
+    with pytest.raises(ValueError, match="query_slot_token_id 256 instead of 50295.*256 entries.*--tokenizer"):
+        convert_checkpoint(tmp_path / "source", tmp_path / "ours", tokenizer=tmp_path / "smaller")
     assert os.listdir(tmp_path) and not (tmp_path / "ours").exists()
 
 
