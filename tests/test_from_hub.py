@@ -10,6 +10,7 @@ import pytest
 from conftest import make_image, make_model, prepare, user
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
+from test_compose import OPTIONS, save_language_model, save_siglip
 
 from flashsloth import cli
 
@@ -143,3 +144,54 @@ def test_ask_what_cannot_be_loaded(folder, hub, monkeypatch, capsys):
     hub.fail("GET", "model.safetensors", 500)
     assert "Run the command again" in error(1, "--model", REPO)
     assert ask("--model", "sloth/secret") == ask("--model", REPO) == 0
+
+
+def test_compose(hub, monkeypatch, tmp_path, capsys):
+    save_language_model(tmp_path / "language")
+    save_siglip(tmp_path / "vision")
+    extra = {"README.md": b"# Phi", "pytorch_model.bin": b"pickle", "onnx/model.onnx": b"graph"}
+    hub.add_repo("lab/language", tmp_path / "language")
+    old = hub.commit("lab/language", extra)
+    hub.add_repo("lab/vision", tmp_path / "vision")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+
+    def compose(language_model: str, name: str, vision_model: str = "lab/vision") -> int:
+        names = ["--language-model", language_model, "--vision-model", vision_model, str(tmp_path / name)]
+        return cli.main(["compose", *names, *options])
+
+    def weights(name: str) -> bytes:
+        return (tmp_path / name / "model.safetensors").read_bytes()
+
+    assert compose(str(tmp_path / "language"), "expected", str(tmp_path / "vision")) == 0
+    hub.fail("GET", "lab/language/resolve/.*safetensors", 500)
+    assert compose("lab/language", "latest") == 1
+    assert "Run the command again" in capsys.readouterr().err and not (tmp_path / "latest").exists()
+    assert compose("lab/language", "latest") == 0
+    assert weights("latest") == weights("expected")
+    fetched = {request.path.split("/")[-1] for request in hub.requests if request.method == "GET"}
+    assert "model.safetensors" in fetched and not fetched & {path.split("/")[-1] for path in extra}
+
+    save_language_model(tmp_path / "other", initializer_range=0.5)
+    new = hub.commit("lab/language", tmp_path / "other")
+    assert compose(f"lab/language@{old}", "old") == compose("lab/language@main", "new") == 0
+    assert weights("old") == weights("expected") != weights("new")
+    (entry,) = json.loads((tmp_path / "new" / "provenance.json").read_text())
+    assert entry["sources"] == [
+        {"role": "language_model", "repo": "lab/language", "revision": new},
+        {"role": "vision_model", "repo": "lab/vision", "revision": hub.head("lab/vision").sha},
+    ]
+    for name, words in (
+        ("lab/language@v9", "Revision Not Found"),
+        ("lab/nothing", "Repository Not Found"),
+    ):
+        assert compose(name, "none") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert (
+            error.startswith(f"flashsloth compose: error: {name} is no folder, and not to be had") and words in error
+        )
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert compose(f"lab/language@{old}", "offline") == compose("lab/language@main", "offline new") == 0
+    assert weights("offline") == weights("expected") and weights("offline new") == weights("new")
+    assert compose("lab/nothing", "none") == 2
+    assert not (tmp_path / "none").exists()
