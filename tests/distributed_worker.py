@@ -3,9 +3,9 @@
 The same training loop in one process and in several; test_distributed.py compares them. The loss and the batches are
 those of `flashsloth train`, the model is sharded as the shipped accelerate configs shard it:
 
-    torchrun --nproc_per_node 2 tests/distributed_worker.py {fsdp2,zero2,zero3} MODEL RESULT
+    torchrun --nproc_per_node 2 tests/distributed_worker.py {fsdp2,zero2,zero3} MODEL RESULT [lora]
 
-RESULT becomes a folder with the trained model and `losses.json`.
+RESULT becomes a folder with the trained model, or its adapter, and `losses.json`.
 """
 
 import json
@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import torch
 import yaml
 from conftest import assistant, make_image
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import distributed as dist
 from torch import nn
 from trl.trainer.utils import add_fused_lm_head
@@ -23,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
 from flashsloth.train.collator import Collator
+from flashsloth.train.lora import lora_config
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
 
 
@@ -30,6 +32,17 @@ WORLD_SIZE = 2
 STEPS = 20
 LEARNING_RATE = 1e-3
 MAX_GRAD_NORM = 1.0
+# Without dropout, which would differ from rank to rank. What trains whole is that of lora.yaml.
+LORA = {
+    "r": 4,
+    "dropout": 0.0,
+    "modules_to_save": [
+        "model.pooling",
+        "model.multi_modal_projector",
+        "model.query_tokens",
+        "model.embedded_query",
+    ],
+}
 
 
 def make_row(seed: int, num_images: int) -> dict:
@@ -59,19 +72,29 @@ def count_targets(batch: dict) -> torch.Tensor:
     return (batch["labels"][:, 1:] != -100).sum()
 
 
-def load(folder: str) -> FlashSlothForCausalLM:
-    """The model with TRL's loss: `model(..., fused_lm_head=True)` does not call the head but multiplies by it."""
+def load(folder: str, lora: str = "") -> FlashSlothForCausalLM | PeftModel:
+    """
+    The model, with an adapter if `lora` is said, and with TRL's loss: `model(..., fused_lm_head=True)` does not call
+    the head but multiplies by it.
+    """
     model = FlashSlothForCausalLM.from_pretrained(folder).train()
     add_fused_lm_head(model, outputs=("log_probs",))
     gather_head_before_loss(model)
-    return model
+    if not lora:
+        return model
+    torch.manual_seed(0)  # the same adapter on all ranks
+    return get_peft_model(model, lora_config(LORA, model))
 
 
-def train_alone(folder: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+
+
+def train_alone(folder: str, lora: str = "") -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and final weights of one process, which accumulates over the micro batches of all ranks."""
     processor = FlashSlothProcessor.from_pretrained(folder)
-    model = load(folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+    model = load(folder, lora)
+    optimizer = make_optimizer(model)
     losses = []
     for batches in zip(*(micro_batches(processor, rank) for rank in range(WORLD_SIZE)), strict=True):
         num_targets = sum(count_targets(batch) for batch in batches)
@@ -83,13 +106,13 @@ def train_alone(folder: str) -> tuple[list[float], dict[str, torch.Tensor]]:
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad()
-    return losses, model.state_dict()
+    return losses, get_peft_model_state_dict(model) if lora else model.state_dict()
 
 
 class FSDP2:
     """`fully_shard` of the modules that accelerate takes under fsdp2.yaml; its `Accelerator` has no FSDP on CPUs."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, lora: str):
         from accelerate.utils import FullyShardedDataParallelPlugin
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
@@ -103,8 +126,8 @@ class FSDP2:
             cpu_ram_efficient_loading=False,
         )
         accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="no")
-        self.model = self.unwrapped = fsdp2_prepare_model(accelerator, load(folder))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
+        self.model = self.unwrapped = fsdp2_prepare_model(accelerator, load(folder, lora))
+        self.optimizer = make_optimizer(self.model)
 
     def step(self, loss: torch.Tensor) -> None:
         loss.backward()
@@ -119,7 +142,7 @@ class FSDP2:
 class Zero:
     """DeepSpeed. Under ZeRO-3 parameters are partitioned from the moment of loading on, as transformers does it."""
 
-    def __init__(self, folder: str, stage: int):
+    def __init__(self, folder: str, lora: str, stage: int):
         import deepspeed
         from transformers.integrations import HfDeepSpeedConfig
 
@@ -136,8 +159,8 @@ class Zero:
         self.stage = stage
         if stage == 3:
             self.config = HfDeepSpeedConfig(config)  # from_pretrained partitions for as long as this object lives
-        self.unwrapped = load(folder)
-        optimizer = torch.optim.AdamW(self.unwrapped.parameters(), lr=LEARNING_RATE)
+        self.unwrapped = load(folder, lora)
+        optimizer = make_optimizer(self.unwrapped)
         self.model, *_ = deepspeed.initialize(model=self.unwrapped, optimizer=optimizer, config=config)
 
     def step(self, loss: torch.Tensor) -> None:
@@ -148,9 +171,9 @@ class Zero:
         return self.model._zero3_consolidated_16bit_state_dict() if self.stage == 3 else self.unwrapped.state_dict()
 
 
-def train_together(kind: str, folder: str, result: str) -> None:
+def train_together(kind: str, folder: str, result: str, lora: str = "") -> None:
     """Trains with its peers; the first process saves the model and the losses, which are summed over ranks."""
-    sharded = FSDP2(folder) if kind == "fsdp2" else Zero(folder, stage=int(kind.removeprefix("zero")))
+    sharded = FSDP2(folder, lora) if kind == "fsdp2" else Zero(folder, lora, stage=int(kind.removeprefix("zero")))
     losses = []
     for batch in micro_batches(FlashSlothProcessor.from_pretrained(folder), dist.get_rank()):
         num_targets = count_targets(batch)

@@ -96,6 +96,17 @@ def test_sharded_training_equals_one_process(kind, start, alone, tmp_path):
     assert after["auto_map"] == before["auto_map"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["fsdp2", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)]
+)
+def test_sharded_training_of_an_adapter_equals_one_process(kind, start, tmp_path):
+    launch(WORKER, kind, start, tmp_path, "lora")
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    alone = distributed_worker.train_alone(str(start), "lora")
+    assert_same_training(losses, load_file(tmp_path / "adapter_model.safetensors"), *alone)
+
+
 def test_train_command_under_torchrun_equals_one_process(start, tmp_path):
     """DDP: two processes on one batch each, against one process that accumulates two."""
     data = tmp_path / "data.jsonl"

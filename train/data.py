@@ -87,8 +87,8 @@ def load_data(
         shares = [weight / sum(weights) for weight in weights]
         mixture = datasets.interleave_datasets(parts, shares, seed=seed, stopping_strategy="all_exhausted")
     if is_stream:
-        # Decoded last: rows wait as files' bytes for being shuffled. Not by `IterableDataset.decode`: in `datasets` 5.2
-        # it does nothing behind a filter, and its threads fail in a mixture.
+        # Decoded last: rows wait as files' bytes for being shuffled. `IterableDataset.decode` of `datasets` 5.2 does
+        # nothing behind a filter, and its threads fail in a mixture.
         mixture = mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
         return mixture.map(FEATURES.decode_example, features=FEATURES) if decode else mixture
     for source, part in zip(sources, parts, strict=True):
