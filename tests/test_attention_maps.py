@@ -4,15 +4,22 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_config
+from conftest import make_config, prepare, user
 from PIL import Image
 
 from flashsloth import FlashSlothImageProcessor
 from flashsloth.attention_maps import over_picture, pooled_patches
 from flashsloth.modeling_flashsloth import SpatialPooling
+from flashsloth.train.tiny.evaluate import CHECKPOINTS, load
+from flashsloth.train.tiny.scenes import CANVAS, make_scene, render
 
 
 CUT = make_config(vision_config={"image_size": 26})  # six patches of 4 pixels, and 2 pixels that no patch covers
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load(CHECKPOINTS / "flashsloth-tiny")
 
 
 def brightness(picture, config, hd):
@@ -75,3 +82,25 @@ def test_pooling_weights_return_to_their_patches():
 def test_weights_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"1 or 5 views of 36 patches"):
         over_picture(torch.zeros(shape), (40, 30), make_config())
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [("What colour is the square?", "shape"), ("Read the word.", "word"), ("Read the handwritten digit.", "digit")],
+)
+def test_the_shipped_checkpoint_looks_at_what_it_is_asked_about(shipped, question, kind):
+    model, processor = shipped
+    scene = make_scene("heldout", "ordinary", 699)  # one square, one word, one digit, and other shapes
+    inputs = prepare(processor, [user(render(scene), question)])
+    with torch.no_grad():
+        attentions = model(**inputs, output_query_attentions=True).query_attentions[0]
+    weights = attentions.mean(0).sum(0)  # zero where no query token stands
+    density = over_picture(weights / weights.sum(), (CANVAS, CANVAS), model.config)
+
+    def share(item):
+        left, top, right, bottom = item.box
+        return density[top:bottom, left:right].sum()
+
+    most = max(scene.items, key=share)
+    assert (most.kind, most.shape) == (kind, "square" if kind == "shape" else "")
+    assert share(most) > 0.2
