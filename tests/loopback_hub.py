@@ -5,7 +5,7 @@ memory: models and datasets, private or public, with commits, branches, tags, pu
 (set HF_HUB_DISABLE_XET) nor pages of a listing.
 
 The paths, headers and error codes are those that huggingface_hub 2.4 sends and expects (hf_api.py, _commit_api.py,
-lfs.py, file_download.py, utils/_http.py), the messages those of huggingface.co.
+lfs.py, file_download.py, utils/_http.py); the messages, LFS patterns and size limit are modelled on huggingface.co's.
 """
 
 import base64
