@@ -170,8 +170,10 @@ def to_original(src, dst, *, max_shard_size: int | str = "5GB") -> Path:
             check_has_published_form(config)
             shapes = expected_shapes(config)
         check_tensors(checkpoint, shapes, src, "Save the model again.")
-        read_json(src / "processor_config.json")  # names the file if it is damaged
-        with config_errors(src / "processor_config.json"):
+        processor_file = src / "processor_config.json"
+        if not isinstance(read_json(processor_file).get("image_processor"), dict):
+            raise ValueError(f"{processor_file} describes no image processor. Save the processor there again.")
+        with config_errors(processor_file):
             hd = FlashSlothImageProcessor.from_pretrained(src).hd
         tokenizer = load_own_tokenizer(src)
         with config_errors(file):
