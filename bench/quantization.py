@@ -12,7 +12,8 @@ weights, and then each model, the original first, decodes in a process of its ow
 - disk: all files of the folder;
 - quantize: seconds and peak memory of the command, measured as `flashsloth bench convert` does;
 - load: seconds until the weights are on the device;
-- memory: of the process after decoding, without pages of files; on a GPU the peak of its allocator;
+- memory: of the process after decoding, with weights that are mapped from their file; on a GPU the peak of its
+  allocator;
 - seconds per token: the median of `--new-tokens` greedy tokens with a key-value cache, after one that is not counted.
 
 `--dtype` is that of activations, and of the weights that are not quantized; a CPU may be far slower with bfloat16 than
@@ -21,8 +22,8 @@ with float32. The last line of standard output is one JSON object.
 
 import argparse
 import json
-import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -37,7 +38,7 @@ from transformers import DynamicCache
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.ask import EMBEDDED_CHECKPOINT
-from flashsloth.bench.conversion import SPARE_BYTES, _num_bytes, _own_memory, _run, _weights, _write_backbone
+from flashsloth.bench.conversion import SPARE_BYTES, _num_bytes, _run, _weights, _write_backbone
 from flashsloth.bench.inference import Clock, _cpu_name, _default_device, _log, _peak_memory
 from flashsloth.convert.folders import model_on_meta
 from flashsloth.convert.quantization import WEIGHTS
@@ -124,12 +125,18 @@ def _decode(folder: str, args: argparse.Namespace) -> dict[str, float]:
         output, taken = clock(lambda token=token: model(token, past_key_values=cache, logits_to_keep=1))
         token = output.logits[:, -1].argmax(-1, keepdim=True)
         seconds.append(taken)
-    memory = _peak_memory(device) if device.type == "cuda" else _own_memory(os.getpid())
+    memory = _peak_memory(device) if device.type == "cuda" else _resident_memory()
     return {
         "load_s": round(loading, 1),
         "memory_gb": round(memory / 1e9, 3),
         "seconds_per_token": round(statistics.median(seconds[2:]), 4),
     }
+
+
+def _resident_memory() -> int:
+    """Bytes of this process, pages of files included."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
 
 
 def _print_table(results: dict[str, dict[str, float]]) -> None:

@@ -233,14 +233,14 @@ def quantized_tensors(
 
     tensors, metadata = {}, {}
     for name, tensor in checkpoint.items():
-        on_meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-        parts, described = flatten_tensor_state_dict({name: quantizer(on_meta) if name in names else on_meta})
-        metadata[name] = described[name]
         if name not in names:
+            # Plain tensors need no description, and transformers reads all of it again for every quantized weight.
             tensors[name] = tensor
             continue
-        # transformers looks a weight up by its name in the model, and AutoModel loads the backbone alone.
-        metadata[name.removeprefix(BACKBONE_PREFIX)] = described[name]
+        on_meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        parts, described = flatten_tensor_state_dict({name: quantizer(on_meta)})
+        # A weight is looked up by its name in the model, and AutoModel loads the backbone alone.
+        metadata[name] = metadata[name.removeprefix(BACKBONE_PREFIX)] = described[name]
         for part, value in parts.items():
             read = partial(lambda name, part: read_parts(name)[part], name, part)
             tensors[part] = LazyTensor(tuple(value.shape), value.dtype, read)
