@@ -100,7 +100,7 @@ def last_part(path: str) -> str:
 def listed(values) -> str:
     """Names, such as those of modules or data, as a list in a sentence of Markdown."""
     names = values if isinstance(values, list) else [values]
-    return ", ".join(markdown(last_part(str(name))) for name in names)
+    return ", ".join(markdown(name) for name in names)
 
 
 def link(repo: str, kind: str = "") -> str:

@@ -42,7 +42,7 @@ def test_data_of_a_hub(processor, tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     with LoopbackHub() as hub:
-        hub.add_repo(MODEL, tmp_path / "model")
+        commit = hub.add_repo(MODEL, tmp_path / "model")
         old = hub.add_repo(DATA, parquet(tmp_path, 8), repo_type="dataset")
         hub.commit(DATA, parquet(tmp_path, 12), repo_type="dataset")
         hub.add_repo("lab/cut", parquet(tmp_path, 8), repo_type="dataset")
@@ -74,6 +74,9 @@ def test_data_of_a_hub(processor, tmp_path):
     for name, rows in (("old", 8), ("stream", None)):
         assert results[name][1].strip() == str(tmp_path / name / "model")
         assert json.loads((tmp_path / name / "training.json").read_text())["data"]["rows"] == rows
+        (entry,) = json.loads((tmp_path / name / "model" / "provenance.json").read_text())
+        assert entry["sources"] == [{"role": "base", "repo": MODEL, "revision": commit}]
+        assert entry["data"] == [DATA]
     for name, status, words in (
         ("no dataset", 2, "There is no file or folder lab/nothing, and the Hub dataset of that name"),
         ("no revision", 2, "Revision 'v9' doesn't exist for dataset 'lab/conversations'"),

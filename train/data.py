@@ -40,6 +40,13 @@ SHUFFLE_BUFFER = 1000
 STREAM_SHARDS = 64
 
 
+def name_of(source: DataSource) -> str:
+    """What a source is called where others read it: a dataset's id on the Hub, or the last part of a local path."""
+    path = os.path.expanduser(source.path)
+    is_local = os.path.exists(path) or glob.glob(path, recursive=True)
+    return Path(path).name if is_local else source.path
+
+
 def load_data(
     sources: list[DataSource],
     seed: int,

@@ -16,8 +16,9 @@ from transformers import AutoProcessor, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from flashsloth.ask import load
+from flashsloth.convert.downloads import find_files
 from flashsloth.convert.folders import new_folder, quiet_transformers
-from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
+from flashsloth.convert.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -155,8 +156,9 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
         with quiet_transformers():
             merged.save_pretrained(folder)
             processor.save_pretrained(folder)
-        before = read_provenance(adapter) or read_provenance(base or named)
-        sources = [describe_source("base", base or named), describe_source("adapter", adapter)]
+        base = find_files(base or named, (PROVENANCE_FILE,))  # of a model on the Hub, the local copy that was loaded
+        before = read_provenance(adapter) or read_provenance(base)
+        sources = [describe_source("base", base), describe_source("adapter", adapter)]
         write_provenance(folder, "merge", sources, before)
 
 

@@ -24,11 +24,12 @@ from trl import SFTConfig
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.ask import has_fast_bfloat16
+from flashsloth.convert.downloads import find_files
 from flashsloth.convert.folders import new_folder
-from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
+from flashsloth.convert.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
 from flashsloth.train.config import StageConfig, read_config
-from flashsloth.train.data import load_data
+from flashsloth.train.data import load_data, name_of
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW
 from flashsloth.train.record import write_record
@@ -131,6 +132,7 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
 
     # Model
     model = load_model(stage)
+    base = find_files(stage.model, (PROVENANCE_FILE,))  # of a model on the Hub, the local copy that was loaded
     processor = FlashSlothProcessor.from_pretrained(stage.model)
     processor.image_processor.hd = stage.hd
     adapter = lora_config(stage.lora, model) if stage.lora else None
@@ -179,9 +181,9 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
             write_provenance(
                 folder,
                 "train",
-                [describe_source("base", stage.model)],
-                read_provenance(stage.model),
-                data=[Path(source.path).name for source in stage.data],
+                [describe_source("base", base)],
+                read_provenance(base),
+                data=[name_of(source) for source in stage.data],
                 trainable=stage.lora or stage.trainable,
                 hd=stage.hd,
                 steps=trainer.state.global_step,
