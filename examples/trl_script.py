@@ -9,7 +9,8 @@ Fine-tunes FlashSloth with TRL alone: nothing is imported from this library, the
         --max_steps 4 --output_dir build/trl_script
 
 Further words are those of `trl.SFTConfig` and `trl.ModelConfig`; `--use_peft` trains an adapter (README.md beside
-this file says how to name its layers). The data has the columns `images` (a list, empty for text) and `messages`.
+this file says how to name its layers). Of a model on the Hub, `--model_revision COMMIT` runs the code of that commit and
+no other: read it first. The data has the columns `images` (a list, empty for text) and `messages`.
 """
 
 from datasets import load_dataset
@@ -25,8 +26,9 @@ def main() -> None:
 
     # Model
     folder = model_args.model_name_or_path
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=model_args.dtype, trust_remote_code=True)
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    remote_code = {"trust_remote_code": True, "revision": model_args.model_revision}
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=model_args.dtype, **remote_code)
+    processor = AutoProcessor.from_pretrained(folder, **remote_code)
 
     # Data
     dataset = load_dataset(script_args.dataset_name, split=script_args.dataset_train_split)

@@ -4,6 +4,7 @@
 #     examples/trl_sft.sh MODEL DATASET OUTPUT [--max_steps 4 ...]
 #     examples/trl_sft.sh checkpoints/flashsloth-tiny examples/scenes build/trl_sft --max_steps 4 --use_cpu
 #
+# The code that comes with the model is run: read it, and name the commit of a model on the Hub (--model_revision COMMIT).
 # DATASET is what `datasets.load_dataset` opens and holds `images` and `messages`: a name on the Hub, a folder of parquet
 # files, or a folder of pictures with a metadata.jsonl whose `images_file_names` list each row's.
 set -euo pipefail
