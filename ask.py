@@ -126,8 +126,7 @@ def load(
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         if dtype == "fast":
             is_slow = config.dtype == torch.bfloat16 and str(device) == "cpu" and not has_fast_bfloat16()
-            # the scales of a quantized checkpoint keep their dtype
-            dtype = "float32" if is_slow and not is_quantized(config) else "auto"
+            dtype = "float32" if is_slow else "auto"  # of a quantized checkpoint only what is not quantized changes
         model = AutoModelForImageTextToText.from_pretrained(
             folder, trust_remote_code=trust_remote_code, dtype=dtype, device_map=device
         )

@@ -40,6 +40,9 @@ COMPOSE_OPTIONS = (
 )
 
 
+BENCH_EXTRAS = {"train": "train", "quantize": "quantize"}  # what `pip install 'flashsloth[...]'` a benchmark needs
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
@@ -194,7 +197,10 @@ def run_push(args: argparse.Namespace) -> None:
 def run_bench(args: argparse.Namespace) -> None:
     from flashsloth import bench
 
-    bench.main(args.arguments)
+    name = args.arguments[0] if args.arguments else ""
+    extra = BENCH_EXTRAS.get(name)
+    with _extra_packages(f"bench {name}", extra) if extra else contextlib.nullcontext():
+        bench.main(args.arguments)
 
 
 def main(argv: list[str] | None = None) -> int:

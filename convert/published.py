@@ -162,6 +162,8 @@ def to_original(src, dst, *, max_shard_size: int | str = "5GB") -> Path:
                 f"{file} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. Pass a folder that "
                 "`flashsloth convert` wrote."
             )
+        if "quantization_config" in fields:
+            raise ValueError(f"{src} is quantized, which the published layout is not. Pass what it was made from.")
         checkpoint = Checkpoint(src)
         with config_errors(file):
             for tower, layers in TOWER_LAYERS.items():

@@ -9,8 +9,8 @@ Fine-tunes FlashSloth with TRL alone: nothing is imported from this library, the
         --max_steps 4 --output_dir build/trl_script
 
 Further words are those of `trl.SFTConfig` and `trl.ModelConfig`; `--use_peft` trains an adapter (README.md beside
-this file says how to name its layers). Of a model on the Hub, `--model_revision COMMIT` runs the code of that commit and
-no other: read it first. The data has the columns `images` (a list, empty for text) and `messages`.
+this file says how to name its layers). Of a model on the Hub, `--model_revision COMMIT` runs the code of that commit
+and no other: read it first. The data has the columns `images` (a list, empty for text) and `messages`.
 """
 
 from datasets import load_dataset

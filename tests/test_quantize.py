@@ -15,9 +15,12 @@ from torchao.quantization import Int4Tensor, Int8Tensor
 
 from flashsloth import FlashSlothForCausalLM, cli
 from flashsloth.ask import EMBEDDED_CHECKPOINT
+from flashsloth.convert import to_original
 from flashsloth.convert.provenance import read_provenance, write_provenance
 from flashsloth.convert.quantization import quantize
 from flashsloth.convert.tensors import Checkpoint
+from flashsloth.train.config import StageConfig
+from flashsloth.train.sft import load_model
 from flashsloth.train.tiny.data import make_dataset
 from flashsloth.train.tiny.evaluate import accuracy, examine, load
 
@@ -201,6 +204,14 @@ def test_tied_embeddings_and_bfloat16(processor, tmp_path):
     model = FlashSlothForCausalLM.from_pretrained(tmp_path / "int4", dtype="float32")  # activations, not the file
     expected, got = logits(base.float(), processor), logits(model, processor)
     assert got.dtype == torch.float32 and (got - expected).norm() / expected.norm() < 0.5
+
+
+def test_what_needs_the_original_says_so(source, quantized, tmp_path):
+    with pytest.raises(ValueError, match="int8 is quantized and cannot be trained: start from the model"):
+        load_model(StageConfig(str(quantized["int8"]), data=[], trainable=["lm_head"]))
+    with pytest.raises(ValueError, match="int4 is quantized, which the published layout is not"):
+        to_original(quantized["int4"], tmp_path / "original")
+    assert not (tmp_path / "original").exists()
 
 
 def test_gradients_pass_through(quantized):

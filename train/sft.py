@@ -23,7 +23,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from trl import SFTConfig
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
-from flashsloth.ask import has_fast_bfloat16
+from flashsloth.ask import has_fast_bfloat16, is_quantized
 from flashsloth.convert.downloads import find_files
 from flashsloth.convert.folders import new_folder
 from flashsloth.convert.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
@@ -54,13 +54,17 @@ def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
     if (Path(stage.model) / "adapter_config.json").is_file():
         raise ValueError(f"{stage.model} is an adapter: merge it first (flashsloth merge), then start from the result")
     try:
-        model_type = AutoConfig.from_pretrained(stage.model).model_type
+        model_config = AutoConfig.from_pretrained(stage.model)
     except OSError as error:
         raise ValueError(f"There is no model {stage.model} to start from: {error}") from error
-    if model_type != "flashsloth":
+    if model_config.model_type != "flashsloth":
         raise ValueError(
-            f"{stage.model} is of the type {model_type!r}, no FlashSloth: make one of a language model and a SigLIP "
-            "(flashsloth compose), or of a published checkpoint (flashsloth convert)"
+            f"{stage.model} is of the type {model_config.model_type!r}, no FlashSloth: make one of a language model "
+            "and a SigLIP (flashsloth compose), or of a published checkpoint (flashsloth convert)"
+        )
+    if is_quantized(model_config):
+        raise ValueError(
+            f"{stage.model} is quantized and cannot be trained: start from the model that it was made from"
         )
     settings = {"dtype": "float32"}
     if stage.quantization:
