@@ -34,7 +34,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PhiForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
 from flashsloth import FlashSlothConfig
-from flashsloth.bench.inference import WEIGHT_STD, _cpu_name, _log
+from flashsloth.bench.inference import WEIGHT_STD, cpu_name, log
 from flashsloth.convert.folders import expected_shapes
 from flashsloth.convert.tensors import LazyTensor, write_tensors
 from flashsloth.convert.tokens import PUBLISHED_PAD_TOKEN
@@ -53,27 +53,29 @@ def main(argv: list[str] | None = None) -> None:
     language, vision = _backbones(args)
     parameters = sum(shape.numel() for shape in _model_shapes(language, vision).values())
     model_bytes = parameters * torch.bfloat16.itemsize
-    input_bytes = sum(_num_bytes(tensors) for tensors in (_weights(language), _weights(vision)))
+    input_bytes = sum(weight_bytes(tensors) for tensors in (random_weights(language), random_weights(vision)))
     with tempfile.TemporaryDirectory(prefix="flashsloth-bench-", dir=args.folder) as name:
         folder = Path(name)
         needed, free = max(input_bytes + model_bytes, 3 * model_bytes) + SPARE_BYTES, shutil.disk_usage(folder).free
-        _log(f"This needs {needed / 1e9:.1f} GB of disk in {folder.parent}, which has {free / 1e9:.1f} GB free")
+        log(f"This needs {needed / 1e9:.1f} GB of disk in {folder.parent}, which has {free / 1e9:.1f} GB free")
         if needed > free:
             raise ValueError(
                 f"{folder.parent} has {free / 1e9:.1f} GB free, but the benchmark needs {needed / 1e9:.1f} GB. Name "
                 "another place with --folder."
             )
         for model, part in ((language, "language"), (vision, "vision")):
-            _write_backbone(model, folder / part)
+            write_backbone(model, folder / part)
         _tokenizer().save_pretrained(folder / "language")
         names = ["--language-model", folder / "language", "--vision-model", folder / "vision", "--dtype", "bfloat16"]
-        results = {"compose": _run(folder / "composed", "compose", *names)}
+        results = {"compose": run_cli(folder / "composed", "compose", *names)}
         for file in folder.glob("*/model*.safetensors"):
             if file.parent.name in ("language", "vision"):
                 file.unlink()
-        results["convert --to-original"] = _run(folder / "original", "convert", "--to-original", folder / "composed")
+        results["convert --to-original"] = run_cli(
+            folder / "original", "convert", "--to-original", folder / "composed"
+        )
         config = folder / "vision" / "config.json"
-        results["convert"] = _run(folder / "back", "convert", folder / "original", "--vision-config", config)
+        results["convert"] = run_cli(folder / "back", "convert", folder / "original", "--vision-config", config)
         files = [file.name for file in (folder / "composed").glob("*.safetensors")]
         _, differing, missing = filecmp.cmpfiles(folder / "composed", folder / "back", files, shallow=False)
     report = {
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         "date": date.today().isoformat(),
         "parameters": parameters,
         "dtype": "bfloat16",
-        "device": _cpu_name(),
+        "device": cpu_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "results": results,
@@ -127,7 +129,7 @@ def _model_shapes(language: PhiForCausalLM, vision: SiglipModel) -> dict[str, to
     return {name: torch.Size(shape) for name, shape in expected_shapes(config).items()}
 
 
-def _weights(model: PreTrainedModel) -> dict[str, LazyTensor]:
+def random_weights(model: PreTrainedModel) -> dict[str, LazyTensor]:
     """Random weights, each made when it is written."""
     dtype = model.config.dtype
 
@@ -141,11 +143,11 @@ def _weights(model: PreTrainedModel) -> dict[str, LazyTensor]:
     }
 
 
-def _write_backbone(model: PreTrainedModel, folder: Path) -> None:
+def write_backbone(model: PreTrainedModel, folder: Path) -> None:
     folder.mkdir()
     model.config.save_pretrained(folder)
     torch.manual_seed(0)
-    write_tensors(_weights(model), folder)
+    write_tensors(random_weights(model), folder)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -164,10 +166,10 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=PUBLISHED_PAD_TOKEN)
 
 
-def _run(dst: Path, *words) -> dict[str, float]:
+def run_cli(dst: Path, *words) -> dict[str, float]:
     """Runs a command that writes `dst`, and watches its memory."""
     command = [sys.executable, "-m", "flashsloth", *map(str, words), str(dst)]
-    _log(f"flashsloth {' '.join(command[3:])}")
+    log(f"flashsloth {' '.join(command[3:])}")
     peak, start = 0, time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -192,7 +194,7 @@ def _own_memory(pid: int) -> int:
     return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.M))
 
 
-def _num_bytes(tensors: Mapping[str, LazyTensor]) -> int:
+def weight_bytes(tensors: Mapping[str, LazyTensor]) -> int:
     return sum(tensor.num_bytes for tensor in tensors.values())
 
 

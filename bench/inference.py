@@ -52,16 +52,16 @@ WEIGHT_STD = 0.02
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
     torch.manual_seed(0)
-    device = torch.device(args.device or _default_device())
+    device = torch.device(args.device or default_device())
     dtype = getattr(torch, args.dtype)
-    _log(f"Building the model on {device} in {args.dtype}")
+    log(f"Building the model on {device} in {args.dtype}")
     model = _load(args.model, device, dtype)
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*PHOTO_SIZE[::-1], 3), dtype=np.uint8))
     size = model.config.vision_config.image_size
     image_processor = FlashSlothImageProcessor(size={"height": size, "width": size}, hd=args.hd)
     runs = {"flashsloth": FlashSlothRun(model, image_processor, photo)}
     if not args.no_peer:
-        peer = _uncompressed_peer(model)
+        peer = uncompressed_peer(model)
         runs["llava"] = LlavaRun(peer, FlashSlothImageProcessor(size={"height": size, "width": size}), photo)
     with torch.inference_mode():
         results = {name: _measure(run, name, args, device) for name, run in runs.items()}
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         "model": args.model or "FlashSlothConfig(), random weights",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "hd": args.hd,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         "dtype": args.dtype,
         "repeats": args.repeats,
@@ -169,7 +169,7 @@ def _measure(run: FlashSlothRun, name: str, args: argparse.Namespace, device: to
         "visual_tokens": run.visual_tokens,
         "prompt_tokens": run.input_ids.shape[1],
         **{key: round(statistics.median(values), 5) for key, values in seconds.items()},
-        "peak_memory_gb": round(_peak_memory(device) / 1e9, 3),
+        "peak_memory_gb": round(peak_memory(device) / 1e9, 3),
     }
 
 
@@ -201,7 +201,7 @@ def _load(folder: str | None, device: torch.device, dtype: torch.dtype) -> Flash
     return model.eval()
 
 
-def _uncompressed_peer(model: FlashSlothForCausalLM) -> LlavaForConditionalGeneration:
+def uncompressed_peer(model: FlashSlothForCausalLM) -> LlavaForConditionalGeneration:
     """A LLaVA around the same tower, decoder and head; only its projector is its own."""
     config = LlavaConfig(
         vision_config=model.config.vision_config,
@@ -222,7 +222,7 @@ def _uncompressed_peer(model: FlashSlothForCausalLM) -> LlavaForConditionalGener
     return peer.eval()
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes: on a GPU what its allocator held, on a CPU what the whole process held, libraries included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -230,11 +230,11 @@ def _peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _default_device() -> str:
+def default_device() -> str:
     return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
@@ -245,7 +245,7 @@ def _print_table(report: dict) -> None:
         print(f"| {key} | {' | '.join(str(report[name][key]) for name in names)} |")
 
 
-def _log(message: str) -> None:
+def log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 

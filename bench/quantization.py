@@ -38,8 +38,8 @@ from transformers import DynamicCache
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.ask import EMBEDDED_CHECKPOINT
-from flashsloth.bench.conversion import SPARE_BYTES, _num_bytes, _run, _weights, _write_backbone
-from flashsloth.bench.inference import Clock, _cpu_name, _default_device, _log, _peak_memory
+from flashsloth.bench.conversion import SPARE_BYTES, random_weights, run_cli, weight_bytes, write_backbone
+from flashsloth.bench.inference import Clock, cpu_name, default_device, log, peak_memory
 from flashsloth.convert.folders import model_on_meta
 from flashsloth.convert.quantization import WEIGHTS
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             _write_random_model(folders[ORIGINAL])
         results = {kind: {} for kind in folders}
         for weights in WEIGHTS:
-            measured = _run(folders[weights], "quantize", folders[ORIGINAL], "--weights", weights)
+            measured = run_cli(folders[weights], "quantize", folders[ORIGINAL], "--weights", weights)
             results[weights] |= {"quantize_s": measured["wall_s"], "quantize_peak_gb": measured["peak_memory_gb"]}
         for kind, model in folders.items():
             num_bytes = sum(file.stat().st_size for file in model.iterdir())
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         "model": args.model or "FlashSlothConfig(), random weights in bfloat16",
         "dtype": args.dtype,
         "new_tokens": args.new_tokens,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         **{package: version(package) for package in ("torch", "torchao", "transformers")},
         **results,
@@ -87,14 +87,14 @@ def _write_random_model(folder: Path) -> None:
     config = FlashSlothConfig(dtype="bfloat16")
     model = model_on_meta(config)
     # the quantized ones together are no larger than the original and a quarter
-    needed, free = 2.25 * _num_bytes(_weights(model)) + SPARE_BYTES, shutil.disk_usage(folder.parent).free
-    _log(f"This needs {needed / 1e9:.1f} GB of disk in {folder.parent.parent}, which has {free / 1e9:.1f} GB free")
+    needed, free = 2.25 * weight_bytes(random_weights(model)) + SPARE_BYTES, shutil.disk_usage(folder.parent).free
+    log(f"This needs {needed / 1e9:.1f} GB of disk in {folder.parent.parent}, which has {free / 1e9:.1f} GB free")
     if needed > free:
         raise ValueError(
             f"{folder.parent.parent} has {free / 1e9:.1f} GB free, but the benchmark needs {needed / 1e9:.1f} GB. "
             "Name another place with --folder."
         )
-    _write_backbone(model, folder)
+    write_backbone(model, folder)
     register_auto_classes()
     FlashSlothProcessor.from_pretrained(EMBEDDED_CHECKPOINT).save_pretrained(folder)
 
@@ -103,7 +103,7 @@ def _decode_apart(model: Path, args: argparse.Namespace) -> dict[str, float]:
     """Runs `_decode` in a process of its own, so that no other model's memory is in it."""
     command = [sys.executable, "-m", "flashsloth.bench.quantization", "--only", str(model), "--dtype", args.dtype]
     command += ["--new-tokens", str(args.new_tokens), "--device", args.device]
-    _log(f"Decoding with {model.name}")
+    log(f"Decoding with {model.name}")
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"decoding with {model} failed with status {done.returncode}; its messages are above")
@@ -125,7 +125,7 @@ def _decode(folder: str, args: argparse.Namespace) -> dict[str, float]:
         output, taken = clock(lambda token=token: model(token, past_key_values=cache, logits_to_keep=1))
         token = output.logits[:, -1].argmax(-1, keepdim=True)
         seconds.append(taken)
-    memory = _peak_memory(device) if device.type == "cuda" else _resident_memory()
+    memory = peak_memory(device) if device.type == "cuda" else _resident_memory()
     return {
         "load_s": round(loading, 1),
         "memory_gb": round(memory / 1e9, 3),
@@ -152,7 +152,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", metavar="DIR", help="a model folder; random weights of the published size if unset")
     parser.add_argument("--new-tokens", type=int, default=8, help="tokens that are timed (8)")
     parser.add_argument(
-        "--device", default=_default_device(), help="cpu, cuda, mps...; the accelerator if there is one"
+        "--device", default=default_device(), help="cpu, cuda, mps...; the accelerator if there is one"
     )
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--folder", metavar="DIR", help="where to put the temporary folder; the system's if unset")

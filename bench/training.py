@@ -41,7 +41,7 @@ from flashsloth import (
     register_auto_classes,
 )
 from flashsloth.ask import EMBEDDED_CHECKPOINT
-from flashsloth.bench.inference import _cpu_name, _peak_memory, _uncompressed_peer
+from flashsloth.bench.inference import cpu_name, peak_memory, uncompressed_peer
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
 from flashsloth.train.trainer import FlashSlothTrainer
 
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         "date": date.today().isoformat(),
         "stage": "2: all but the vision tower",
         **{size: getattr(args, size) for size in (*SIZES, "rows", "answer_words", "steps", "rounds", "dtype")},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -104,7 +104,7 @@ def _run(name: str, args: argparse.Namespace) -> dict:
     processor = FlashSlothProcessor(image_processor, tokenizer, config.num_visual_tokens, config.num_query_tokens)
     visual_tokens = config.num_visual_tokens
     if name == "llava":
-        model, trainer_class, visual_tokens = _uncompressed_peer(model), SFTTrainer, config.num_patches
+        model, trainer_class, visual_tokens = uncompressed_peer(model), SFTTrainer, config.num_patches
         processor = LlavaProcessor(
             image_processor,
             tokenizer,
@@ -142,7 +142,7 @@ def _run(name: str, args: argparse.Namespace) -> dict:
         "sequence_tokens": sequence.shape[1],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "step_s": [after - before for before, after in pairwise(clock.ends[args.warmup - 1 :])],
-        "peak_memory_gb": round(_peak_memory(device) / 1e9, 3),
+        "peak_memory_gb": round(peak_memory(device) / 1e9, 3),
     }
 
 

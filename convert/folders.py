@@ -14,10 +14,16 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
-from flashsloth.convert.tensors import LazyTensor, write_tensors
+from flashsloth.convert.checks import check_depth, config_errors, read_config
+from flashsloth.convert.tensors import Checkpoint, LazyTensor, write_tensors
 
 
 MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
+# How the names of a tower's layers begin, by the field that holds its config.
+TOWER_LAYERS = {
+    "text_config": "model.language_model.layers.",
+    "vision_config": "model.vision_tower.encoder.layers.",
+}
 MAX_LISTED = 20  # tensors named per kind of mistake; the rest is counted
 
 
@@ -89,6 +95,33 @@ def check_tensors(
             lines.append(f"{len(names)} {kind}: {', '.join(names[:MAX_LISTED])}{more}")
     if lines:
         raise ValueError(f"The tensors of {where} do not fit its config ({'; '.join(lines)}). {remedy}")
+
+
+def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
+    """
+    The config and the weights of a folder of this project; neither is taken on trust.
+
+    Raises:
+        ValueError: If it is no FlashSloth, incomplete, damaged or quantized.
+    """
+    file = folder / "config.json"
+    fields = read_config(file)
+    model_type = fields.get("model_type")
+    if model_type != FlashSlothConfig.model_type:
+        raise ValueError(
+            f"{file} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. `flashsloth convert` makes "
+            "one of a checkpoint in the published layout."
+        )
+    if "quantization_config" in fields:
+        raise ValueError(f"{folder} is quantized already. Name the model that it was made from.")
+    checkpoint = Checkpoint(folder)
+    with config_errors(file):
+        for tower, layers in TOWER_LAYERS.items():
+            check_depth(fields[tower], checkpoint, layers, file)
+        config = FlashSlothConfig.from_pretrained(folder)
+        shapes = expected_shapes(config)
+    check_tensors(checkpoint, shapes, folder, "Save the model again.")
+    return config, checkpoint
 
 
 def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.convert.checks import check_depth, config_errors, read_config
+from flashsloth.convert.checks import check_depth, config_errors
 from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
 from flashsloth.convert.folders import (
     check_tensors,
@@ -12,6 +12,7 @@ from flashsloth.convert.folders import (
     main_dtype,
     new_folder,
     quiet_transformers,
+    read_model,
     write_model_folder,
 )
 from flashsloth.convert.provenance import describe_source, write_provenance
@@ -56,12 +57,6 @@ RENAMES = (
     ("model.final_layernorm.", "model.language_model.final_layernorm."),
     ("lm_head.", "lm_head."),
 )
-
-# How the names of a tower's layers begin in our layout, by the field that holds its config.
-TOWER_LAYERS = {
-    "text_config": "model.language_model.layers.",
-    "vision_config": "model.vision_tower.encoder.layers.",
-}
 
 
 def rename(name: str, *, to_original: bool = False) -> str | None:
@@ -155,23 +150,9 @@ def to_original(src, dst, *, max_shard_size: int | str = "5GB") -> Path:
     src, dst = Path(src), Path(dst)
     with new_folder(dst) as folder, quiet_transformers():
         file = src / "config.json"
-        fields = read_config(file)
-        model_type = fields.get("model_type")
-        if model_type != FlashSlothConfig.model_type:
-            raise ValueError(
-                f"{file} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. Pass a folder that "
-                "`flashsloth convert` wrote."
-            )
-        if "quantization_config" in fields:
-            raise ValueError(f"{src} is quantized, which the published layout is not. Pass what it was made from.")
-        checkpoint = Checkpoint(src)
+        config, checkpoint = read_model(src)
         with config_errors(file):
-            for tower, layers in TOWER_LAYERS.items():
-                check_depth(fields[tower], checkpoint, layers, file)
-            config = FlashSlothConfig.from_pretrained(src)
             check_has_published_form(config)
-            shapes = expected_shapes(config)
-        check_tensors(checkpoint, shapes, src, "Save the model again.")
         processor_file = src / "processor_config.json"
         if not isinstance(read_json(processor_file).get("image_processor"), dict):
             raise ValueError(f"{processor_file} describes no image processor. Save the processor there again.")

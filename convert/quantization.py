@@ -26,13 +26,12 @@ from transformers import GenerationConfig, TorchAoConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
-from flashsloth.convert.checks import check_depth, config_errors
+from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth.convert.checks import config_errors
 from flashsloth.convert.downloads import find_model
-from flashsloth.convert.folders import check_tensors, expected_shapes, model_on_meta, new_folder, quiet_transformers
+from flashsloth.convert.folders import model_on_meta, new_folder, quiet_transformers, read_model
 from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
-from flashsloth.convert.published import TOWER_LAYERS
-from flashsloth.convert.tensors import Checkpoint, LazyTensor, read_json, write_tensors
+from flashsloth.convert.tensors import LazyTensor, write_tensors
 
 
 WEIGHTS = ("int8", "int4")
@@ -111,27 +110,6 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
             torchao=version("torchao"),
         )
     return dst
-
-
-def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
-    """The config and the weights of a FlashSloth that is not quantized; neither is taken on trust."""
-    file = folder / "config.json"
-    fields = read_json(file)
-    if fields.get("model_type") != FlashSlothConfig.model_type:
-        raise ValueError(
-            f"{file} has model_type {fields.get('model_type')!r}, not {FlashSlothConfig.model_type!r}. `flashsloth "
-            "convert` makes one of a checkpoint in the published layout."
-        )
-    if "quantization_config" in fields:
-        raise ValueError(f"{folder} is quantized already. Name the model that it was made from.")
-    checkpoint = Checkpoint(folder)
-    with config_errors(file):
-        for tower, layers in TOWER_LAYERS.items():
-            check_depth(fields[tower], checkpoint, layers, file)
-        config = FlashSlothConfig.from_pretrained(folder)
-        shapes = expected_shapes(config)
-    check_tensors(checkpoint, shapes, folder, "Save the model again.")
-    return config, checkpoint
 
 
 def load_processor(folder: Path) -> FlashSlothProcessor:

@@ -44,6 +44,19 @@ QUICK_RUN = (
 )
 
 
+# The beginning of a program that runs as on a machine without the package: an import of it fails.
+WITHOUT_PACKAGE = """
+import sys
+
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "flashsloth":
+            raise ModuleNotFoundError("the package is not installed here")
+
+sys.meta_path.insert(0, NoPackage())
+"""
+
+
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, and FlashSloth's special tokens behind them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -33,7 +33,7 @@ def test_last_line_is_the_report(folder, capsys, hd):
 
 def test_peer_shares_the_towers_and_sees_every_patch():
     model = make_model(make_config())
-    peer = inference._uncompressed_peer(model)
+    peer = inference.uncompressed_peer(model)
     image_processor = inference.FlashSlothImageProcessor(size={"height": 24, "width": 24})
     run = inference.LlavaRun(peer, image_processor, make_image(0))
     with torch.no_grad():

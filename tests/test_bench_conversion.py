@@ -25,7 +25,7 @@ def test_a_model_is_the_same_after_the_way_there_and_back(tmp_path, capsys, monk
         assert cli.main([*map(str, words), str(dst)]) == 0
         return {"peak_memory_gb": 1.5, "wall_s": 2.0, "written_gb": 0.1}
 
-    monkeypatch.setattr(conversion, "_run", run)
+    monkeypatch.setattr(conversion, "run_cli", run)
     main(arguments(tmp_path))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(report["results"]) == ["compose", "convert --to-original", "convert"]

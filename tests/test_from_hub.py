@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_image, make_model, prepare, user
+from conftest import WITHOUT_PACKAGE, make_image, make_model, prepare, user
 from huggingface_hub import constants
 from test_compose import OPTIONS, save_language_model, save_siglip
 
@@ -18,16 +18,10 @@ REPO = "lab/flashsloth"
 QUESTION = "What is this?"
 
 # A machine without the package, as in test_remote_code.py; its code and its files come from the Hub.
-STRANGER = """
+STRANGER = (
+    WITHOUT_PACKAGE
+    + """
 import json, sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "flashsloth":
-            raise ModuleNotFoundError("the package is not installed here")
-
-sys.meta_path.insert(0, NoPackage())
-
 from PIL import Image
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, pipeline)
 
@@ -56,6 +50,7 @@ answers.append(pipe(text=chat, generate_kwargs=greedy, return_full_text=False)[0
 codes += [code(**latest), code(**latest, code_revision=old)]
 print(json.dumps({"answers": answers, "codes": codes}))
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
-from conftest import make_image, make_model
+from conftest import WITHOUT_PACKAGE, make_image, make_model
 from safetensors.torch import load_file, save_file
 
 from flashsloth import cli
@@ -530,16 +530,10 @@ def test_command(hub, folder, tmp_path):
     assert answers["pipeline"] == answers["auto"] and answers["auto"]
 
 
-STRANGER = """
+STRANGER = (
+    WITHOUT_PACKAGE
+    + """
 import json, sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "flashsloth":
-            raise ModuleNotFoundError("the package is not installed here")
-
-sys.meta_path.insert(0, NoPackage())
-
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 repo, revision, picture = sys.argv[1:]
@@ -555,6 +549,7 @@ pipe = pipeline("image-text-to-text", model=repo, **options)
 output = pipe(text=chat, generate_kwargs={"max_new_tokens": 8, "do_sample": False}, return_full_text=False)
 print(json.dumps({"auto": processor.decode(ids, skip_special_tokens=True), "pipeline": output[0]["generated_text"]}))
 """
+)
 
 
 def test_dry_run_and_errors_of_the_command(folder, quick, capsys):

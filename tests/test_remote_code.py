@@ -13,20 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_image, make_model, prepare, user
+from conftest import WITHOUT_PACKAGE, make_image, make_model, prepare, user
 
 
 # What a stranger's process does with a folder (or a Hub name). The finder stands for a machine without the package.
-SCRIPT = """
+SCRIPT = (
+    WITHOUT_PACKAGE
+    + """
 import json, os, sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "flashsloth":
-            raise ModuleNotFoundError("the package is not installed here")
-
-sys.meta_path.insert(0, NoPackage())
-
 import torch
 from PIL import Image
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM,
@@ -68,17 +62,12 @@ torch.testing.assert_close(logits, logits_again)
 assert torch.equal(ids, ids_again)
 print(json.dumps({"logits": logits[0, -1].tolist(), "ids": ids.tolist(), "files": sorted(os.listdir(again))}))
 """
+)
 
-PIPELINE_SCRIPT = """
+PIPELINE_SCRIPT = (
+    WITHOUT_PACKAGE
+    + """
 import json, os, sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "flashsloth":
-            raise ModuleNotFoundError("the package is not installed here")
-
-sys.meta_path.insert(0, NoPackage())
-
 from PIL import Image
 from transformers import pipeline
 
@@ -101,6 +90,7 @@ hd_single = [pipe(text=chat, processor_kwargs={"hd": True}, **kwargs)[0]["genera
 raw = pipe(images=[image], text="USER: <image>\\nWhat is this?<learnable> ASSISTANT:", **kwargs)[0]["generated_text"]
 print(json.dumps({"single": single, "batched": batched, "hd": hd, "hd_single": hd_single, "raw": raw}))
 """
+)
 
 
 def run(script, *args, **env):
