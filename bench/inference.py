@@ -40,6 +40,7 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 from transformers.initialization import no_init_weights
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor
+from flashsloth.ask import has_fast_bfloat16
 from flashsloth.modeling_flashsloth import FlashSlothImageFeatures
 
 
@@ -234,6 +235,11 @@ def default_device() -> str:
     return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
 
 
+def default_dtype() -> str:
+    """bfloat16, but float32 on a CPU without instructions for it, where nobody would compute in it."""
+    return "bfloat16" if torch.accelerator.is_available() or has_fast_bfloat16() else "float32"
+
+
 def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
@@ -256,7 +262,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="counted runs (3)")
     parser.add_argument("--new-tokens", type=int, default=8, help="tokens after the first that are timed (8)")
     parser.add_argument("--device", help="cpu, cuda, mps...; the accelerator if there is one")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=default_dtype())
     parser.add_argument("--no-peer", action="store_true", help="leave the uncompressed model out")
     args = parser.parse_args(argv)
     if args.repeats < 1 or args.new_tokens < 1:

@@ -39,7 +39,7 @@ from transformers import DynamicCache
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.ask import EMBEDDED_CHECKPOINT
 from flashsloth.bench.conversion import SPARE_BYTES, random_weights, run_cli, weight_bytes, write_backbone
-from flashsloth.bench.inference import Clock, cpu_name, default_device, log, peak_memory
+from flashsloth.bench.inference import Clock, cpu_name, default_device, default_dtype, log, peak_memory
 from flashsloth.convert.folders import model_on_meta
 from flashsloth.convert.quantization import WEIGHTS
 
@@ -154,7 +154,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device", default=default_device(), help="cpu, cuda, mps...; the accelerator if there is one"
     )
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=default_dtype())
     parser.add_argument("--folder", metavar="DIR", help="where to put the temporary folder; the system's if unset")
     parser.add_argument(
         "--only", metavar="DIR", help="decode with one model in this process, and print its JSON alone"

@@ -41,7 +41,7 @@ from flashsloth import (
     register_auto_classes,
 )
 from flashsloth.ask import EMBEDDED_CHECKPOINT
-from flashsloth.bench.inference import cpu_name, peak_memory, uncompressed_peer
+from flashsloth.bench.inference import cpu_name, default_dtype, peak_memory, uncompressed_peer
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
 from flashsloth.train.trainer import FlashSlothTrainer
 
@@ -212,7 +212,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         ("rounds", 3, "processes of each model"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{unit} ({value})")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="of the computations")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default=default_dtype(), help="of the computations")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="compute activations again")
     parser.add_argument("--only", choices=NAMES, help="measure one model in this process, and print its JSON alone")
     args = parser.parse_args(argv)
