@@ -97,7 +97,7 @@ def _run(name: str, args: argparse.Namespace) -> dict:
     torch.manual_seed(0)
     register_auto_classes()
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_CHECKPOINT)
-    model = FlashSlothForCausalLM(_model_config(args))
+    model = FlashSlothForCausalLM(_model_config(args)).float()  # the checkpoint's config says bfloat16 of its parts
     config = model.config
     image_processor = FlashSlothImageProcessor(size={"height": args.image_size, "width": args.image_size})
     trainer_class = FlashSlothTrainer
@@ -212,7 +212,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         ("rounds", 3, "processes of each model"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{unit} ({value})")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default=default_dtype(), help="of the computations")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default=default_dtype(), help="of computations")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="compute activations again")
     parser.add_argument("--only", choices=NAMES, help="measure one model in this process, and print its JSON alone")
     args = parser.parse_args(argv)
