@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import library, nn
 from torch.nn import functional as F
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -717,10 +717,10 @@ if is_torchao_available():
     try:
         _ = torch.ops.mslk.bf16i4bf16_rowwise
     except AttributeError:
-        torch.library.define(
+        library.define(
             "mslk::bf16i4bf16_rowwise", "(Tensor X, Tensor WQ, Tensor w_scale, Tensor w_zp) -> Tensor"
         )
-        torch.library.impl("mslk::bf16i4bf16_rowwise", "CompositeImplicitAutograd", _int4_linear)
+        library.impl("mslk::bf16i4bf16_rowwise", "CompositeImplicitAutograd", _int4_linear)
 
 
 FlashSlothModel.register_for_auto_class("AutoModel")
