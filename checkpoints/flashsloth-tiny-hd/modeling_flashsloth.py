@@ -717,9 +717,7 @@ if is_torchao_available():
     try:
         _ = torch.ops.mslk.bf16i4bf16_rowwise
     except AttributeError:
-        library.define(
-            "mslk::bf16i4bf16_rowwise", "(Tensor X, Tensor WQ, Tensor w_scale, Tensor w_zp) -> Tensor"
-        )
+        library.define("mslk::bf16i4bf16_rowwise", "(Tensor X, Tensor WQ, Tensor w_scale, Tensor w_zp) -> Tensor")
         library.impl("mslk::bf16i4bf16_rowwise", "CompositeImplicitAutograd", _int4_linear)
 
 
