@@ -188,6 +188,11 @@ class FlashSlothProcessor(ProcessorMixin):
             conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
         )
 
+    def _adjust_assistant_masks_indices(self, processed_dict, generation_indices):
+        # It reads all offsets once for every answer: from tensors that took ten times as long as all the rest.
+        processed_dict["offset_mapping"] = np.asarray(processed_dict["offset_mapping"]).tolist()
+        return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
+
     def _prepare_conversation(self, messages: list[dict], name: str) -> list[dict]:
         """Checks the messages and returns a copy in which special tokens in their text are escaped."""
         if not messages:

@@ -19,7 +19,6 @@ from flashsloth.train import sft
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import read_config
 from flashsloth.train.data import load_data
-from flashsloth.train.optimizers import MuonWithAdamW
 from flashsloth.train.sft import parameter_groups, select_trainable, train_stage
 from flashsloth.train.tiny.data import make_dataset
 from flashsloth.train.trainer import FlashSlothTrainer
@@ -326,13 +325,3 @@ def test_parameter_groups_count_what_trains(model):
     assert groups["model.pooling"][0] == groups["model.pooling"][1] > 0
     assert groups["lm_head"][0] == 0 < groups["lm_head"][1]
     assert sum(total for _, total in groups.values()) == sum(p.numel() for p in model.parameters())
-
-
-def test_muon_takes_matrices_and_adamw_the_rest():
-    model = torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 4), "embed_tokens": torch.nn.Embedding(4, 4)})
-    optimizer = MuonWithAdamW(model.named_parameters(), lr=0.1)
-    [matrices] = [group["params"] for group in optimizer.muon.param_groups]
-    assert [id(p) for p in matrices] == [id(model["layer"].weight)]
-    optimizer.load_state_dict(optimizer.state_dict())
-    optimizer.param_groups[0]["lr"] = 0.5
-    assert optimizer.muon.param_groups[0]["lr"] == 0.5

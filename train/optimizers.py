@@ -1,15 +1,87 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Muon for the matrices inside layers, AdamW for the rest, as one optimizer."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
+from flashsloth.ask import has_fast_bfloat16
+
+
+class Muon(torch.optim.Muon):
+    """
+    `torch.optim.Muon` for many small matrices: those of one shape are orthogonalized together, and in float32 on a CPU
+    without instructions for bfloat16, where torch's bfloat16 takes as long as all the rest of a tiny model's step.
+    Arguments and state are torch's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.device, parameter.shape].append(parameter)
+            for parameters in by_shape.values():
+                self._step_together(parameters, group)
+        return loss
+
+    def _step_together(self, parameters: list[nn.Parameter], group: dict) -> None:
+        """One step of matrices of one shape."""
+        lr, momentum = float(group["lr"]), group["momentum"]
+        updates = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+            average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+            updates.append(parameter.grad.lerp(average, momentum) if group["nesterov"] else average)
+        updates = orthogonalize(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        rows, columns = parameters[0].shape
+        # Keller Jordan's scale, or Moonshot's, with which the update is as large as AdamW's (arXiv 2502.16982, 2.2).
+        match_adamw = group["adjust_lr_fn"] == "match_rms_adamw"
+        scale = 0.2 * max(rows, columns) ** 0.5 if match_adamw else max(1, rows / columns) ** 0.5
+        torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype)), alpha=-lr * scale)
+
+
+def orthogonalize(
+    matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float
+) -> torch.Tensor:
+    """
+    The nearest matrices with singular values near 1, by the Newton-Schulz iteration of Muon
+    (https://kellerjordan.github.io/posts/muon/).
+
+    Args:
+        matrices (`torch.Tensor` of shape `(N, rows, columns)`)
+        coefficients (`tuple[float, float, float]`): Of the first, third and fifth power in the iteration.
+        steps (`int`): Iterations.
+        epsilon (`float`): The smallest norm that a matrix is divided by.
+
+    Returns:
+        `torch.Tensor` of shape `(N, rows, columns)`, in bfloat16, or in float32 on a CPU that is slow at that.
+    """
+    slow = matrices.device.type == "cpu" and not has_fast_bfloat16()
+    first, third, fifth = coefficients
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.to(torch.float32 if slow else torch.bfloat16)
+    x = x.mT if is_tall else x  # the product with its own transpose is the smaller one
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=epsilon)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
+    return x.mT if is_tall else x
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """
-    Runs `torch.optim.Muon` on the matrices and `torch.optim.AdamW` on everything else: embeddings, heads, norms,
+    Runs [`Muon`] on the matrices and `torch.optim.AdamW` on everything else: embeddings, heads, norms,
     biases and vectors. Muon's steps are scaled to AdamW's, so that one learning rate serves both.
 
     Args:
@@ -25,7 +97,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             is_table = "embed" in module or module in ("lm_head", "query_tokens")
             (matrices if parameter.ndim == 2 and not is_table else others).append(parameter)
         super().__init__(matrices + others, {"lr": lr})
-        self.muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))
         self._share_groups()
 
