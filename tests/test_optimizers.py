@@ -67,3 +67,18 @@ def test_muon_takes_matrices_and_adamw_the_rest():
     optimizer.load_state_dict(optimizer.state_dict())
     optimizer.param_groups[0]["lr"] = 0.5
     assert optimizer.muon.param_groups[0]["lr"] == 0.5
+
+
+def test_a_closure_runs_once_and_both_optimizers_step_on_its_gradients():
+    model = torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 4, bias=False), "embed_tokens": torch.nn.Embedding(4, 4)})
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = []
+
+    def closure():
+        loss = model["layer"](model["embed_tokens"].weight).square().sum()
+        loss.backward()
+        losses.append(loss.item())
+        return losses[-1]
+
+    assert MuonWithAdamW(model.named_parameters(), lr=0.1).step(closure) == losses[0] and len(losses) == 1
+    assert all((parameter != before[name]).any() for name, parameter in model.named_parameters())

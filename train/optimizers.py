@@ -105,13 +105,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         # A scheduler writes the learning rate into these groups: they must be those that the two optimizers read.
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self.muon.step()
+        loss = self.muon.step(closure)
         self.adamw.step()
         return loss
 
