@@ -1,25 +1,29 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The tokenizer, the vision tower's regions and losses, and the language model's rows."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from flashsloth.train.tiny.data import told_row
+from flashsloth.processing_flashsloth import IMAGE_TOKEN
+from flashsloth.train.tiny.data import listing, quiz, sketched_row
 from flashsloth.train.tiny.language import (
     Collator,
-    Conversations,
+    Lessons,
     answer_accuracy,
-    encode,
+    encode_regions,
+    encode_texts,
     examination,
+    logits_of,
     losses,
     new_language_model,
 )
 from flashsloth.train.tiny.loop import train
-from flashsloth.train.tiny.questions import KINDS
-from flashsloth.train.tiny.scenes import make_scene
+from flashsloth.train.tiny.questions import BRIEFLY, DESCRIBE, KINDS
+from flashsloth.train.tiny.scenes import Item, Scene, make_scene
 from flashsloth.train.tiny.tokenizer import train_tokenizer
 from flashsloth.train.tiny.tower import (
     PHRASE_LIST,
@@ -111,34 +115,115 @@ def test_the_tower_learns_and_goes_on_after_a_stop(tokenizer, tmp_path):
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
+SETTINGS = {"listing_steps": 2, "listing_batch_size": 4, "batch_size": 6, "steps": 6, "context_weight": 0.1}
+
+
+def weighted_text(row, tokenizer, weight):
+    return tokenizer.decode(row["input_ids"][row["weights"] == weight])
+
+
+def test_the_decoder_first_reads_lists_then_questions_without_and_with_the_dialogue(tokenizer):
+    lessons = Lessons(tokenizer, SETTINGS)
+    texts = [tokenizer.batch_decode(lessons[step]["input_ids"], skip_special_tokens=True) for step in range(6)]
+    assert [len(rows) for rows in texts] == [4, 4, 6, 6, 6, 6]
+    assert not any("?" in text for rows in texts[:2] for text in rows)
+    framed = ["ASSISTANT:" in text for rows in texts[2:] for text in rows]
+    assert all("?" in text or DESCRIBE in text for rows in texts[2:] for text in rows)
+    assert 0 < sum(framed) < len(framed)
+
+
+def test_comparisons_come_level_by_level(tokenizer):
+    settings = SETTINGS | {"steps": 20}
+    expected = {2: {"higher", "left"}, 10: {"higher", "left", "lower", "right"}, 19: {"yes or no"}}
+    for step, forms in expected.items():
+        text = " ".join(tokenizer.batch_decode(Lessons(tokenizer, settings)[step]["input_ids"]))
+        found = set(re.findall(r"Which is (?:further )?(higher|left|lower|right)", text))
+        found |= {"yes or no"} if re.search(r"Is the .*? (left of|right of|above|below) the", text) else set()
+        assert found == forms if step < 19 else found > forms
+
+
+def test_lines_about_a_picture_do_not_see_each_other(tokenizer):
+    model = new_language_model(tokenizer, width=32, layers=2, heads=2).eval()
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    scene = listing("train", 0)[0]
+
+    def logits(*texts):
+        row = encode_texts(tokenizer, [[(text, 1.0)] for text in texts])
+        return logits_of(model, Collator(0)([row | {"regions": encode_regions(tokenizer, scene)}]), image_token_id)
+
+    alone, after = logits(" Read the word."), logits(" How many rings are there?", " Read the word.")
+    length = alone.shape[1] - 9
+    assert torch.allclose(after[:, -length:], alone[:, -length:], atol=1e-5)
+
+
 def test_language_rows_hold_the_query_slots_and_answers_count_most(tokenizer):
-    rows = Conversations(tokenizer, context_weight=0.1, start=0, stop=6)
-    text = tokenizer.decode(rows[0]["input_ids"])
+    lessons = Lessons(tokenizer, SETTINGS)
+    row = lessons.dialogue(0, form="any")
+    text = tokenizer.decode(row["input_ids"])
     assert text.count(" . . . . ASSISTANT:") == text.count("</s>") > 0 and "<learnable>" not in text
-    answers = [message["content"][0]["text"] for message in told_row("train", 0)["messages"][1::2]]
-    ids, weights = rows[0]["input_ids"], rows[0]["weights"]
-    assert tokenizer.decode(ids[weights == 1]) == "".join(f" {answer}</s>" for answer in answers)
-    assert (weights[weights != 1] == 0.1).all()
+    answers = [message["content"][0]["text"] for message in sketched_row("train", 0, "any")[1][1::2]]
+    assert weighted_text(row, tokenizer, 1) == "".join(f" {answer}</s>" for answer in answers)
+    assert (row["weights"][row["weights"] != 1] == 0.1).all()
+
+    row, turns = lessons.quiz(0, form="any"), quiz("train", 0, "any")[1]
+    assert weighted_text(row, tokenizer, 1) == "".join(f" {turn.answer}</s>" for turn in turns)
+    assert BRIEFLY not in tokenizer.decode(row["input_ids"])
+    row, text = lessons.listing(0), listing("train", 0)[1]
+    assert weighted_text(row, tokenizer, 1) == text and weighted_text(row, tokenizer, 0) == IMAGE_TOKEN * 9
+
+
+def test_a_region_knows_what_it_shows_and_where_that_is(tokenizer):
+    item = Item("shape", 2, 1, (0, 0, 9, 9), ink=(0, 0, 0), color="red", shape="circle", size="large")
+    regions = encode_regions(tokenizer, Scene((255, 255, 255), 3, (item,)))
+    known = tokenizer.batch_decode(regions[5, 0].nonzero())
+    assert set(" ".join(known).split()) >= {"large", "red", "circle", "right"}
+    assert regions.sum() == regions[5].sum()
+
+
+def test_47_is_not_74_to_the_decoder(tokenizer):
+    model = new_language_model(tokenizer, width=32, layers=1, heads=2).eval()
+    batches = []
+    for text in ("47", "74"):
+        item = Item("number", 0, 0, (0, 0, 9, 9), ink=(0, 0, 0), text=text)
+        row = encode_texts(tokenizer, [[(" What number", 1.0)]])
+        batches.append(Collator(0)([row | {"regions": encode_regions(tokenizer, Scene((255, 255, 255), 3, (item,)))}]))
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    first, second = (logits_of(model, batch, image_token_id) for batch in batches)
+    assert not torch.allclose(first[:, -1], second[:, -1])
 
 
 def test_padding_costs_nothing(tokenizer):
-    rows = [encode(tokenizer, told_row("train", index)["messages"], context_weight=0.1) for index in range(4)]
-    model, collate = new_language_model(tokenizer, width=32, layers=1, heads=2).eval(), Collator(0)
-    batch, shortest = collate(rows), min(rows, key=lambda row: len(row["weights"]))
-    assert (batch["weights"][batch["attention_mask"] == 0] == 0).all()
-    padded = collate([shortest, max(rows, key=lambda row: len(row["weights"]))])
-    alone = losses(model, collate([shortest]))["loss"]
-    assert torch.allclose(losses(model, {key: value[:1] for key, value in padded.items()})["loss"], alone)
+    lessons, collate = Lessons(tokenizer, SETTINGS), Collator(0)
+    model = new_language_model(tokenizer, width=32, layers=1, heads=2).eval()
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    rows = sorted((lessons.dialogue(index, form="any") for index in range(4)), key=lambda row: len(row["weights"]))
+    batch = collate(rows)
+    assert batch["weights"].count_nonzero() == sum(row["weights"].count_nonzero() for row in rows)
+    padded = collate([rows[0], rows[-1]])
+    alone = losses(model, collate(rows[:1]), image_token_id)["loss"]
+    first = losses(model, {key: value[:1] for key, value in padded.items()}, image_token_id)["loss"]
+    assert torch.allclose(first, alone)
 
 
 def test_an_untrained_language_model_fails_the_examination_and_one_that_knows_the_answers_passes(tokenizer):
     exam = examination(tokenizer, rows=2)
     assert set(exam) == set(KINDS)
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    model = new_language_model(tokenizer, width=32, layers=1, heads=2)
+    assert set(answer_accuracy(model, exam, image_token_id).values()) == {0.0}
 
     class Oracle(torch.nn.Module):
-        def forward(self, input_ids, attention_mask):
-            return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids.roll(-1, 1), len(tokenizer)))
+        """Knows every word's successor."""
 
-    model = new_language_model(tokenizer, width=32, layers=1, heads=2)
-    assert set(answer_accuracy(model, exam).values()) == {0.0}
-    assert set(answer_accuracy(Oracle(), exam).values()) == {1.0}
+        def __init__(self, input_ids):
+            super().__init__()
+            self.input_ids = input_ids
+
+        def get_input_embeddings(self):
+            return model.get_input_embeddings()
+
+        def forward(self, inputs_embeds, attention_mask, position_ids):
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(self.input_ids.roll(-1, 1), len(tokenizer)))
+
+    for kind, batch in exam.items():
+        assert answer_accuracy(Oracle(batch["input_ids"]), {kind: batch}, image_token_id) == {kind: 1.0}

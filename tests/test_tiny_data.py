@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from flashsloth.train.tiny.data import ROWS, make_dataset
-from flashsloth.train.tiny.questions import BRIEFLY, KINDS, ask, caption, conversation, name_of
+from flashsloth.train.tiny.data import ROWS, make_dataset, quiz
+from flashsloth.train.tiny.questions import BRIEFLY, DESCRIBE, KINDS, ask, caption, conversation, name_of
 from flashsloth.train.tiny.scenes import (
     CANVAS,
     HELDOUT_PAIRS,
@@ -51,7 +51,7 @@ def test_some_pairs_occur_in_the_heldout_split_only():
     assert set(HELDOUT_PAIRS) <= pairs("heldout")
 
 
-@pytest.mark.parametrize("name", ["captions", "questions", "hd"])
+@pytest.mark.parametrize("name", ["captions", "reading", "questions", "comparisons", "hd"])
 def test_training_text_never_names_a_heldout_pair(name):
     text = str([ROWS[name]("train", index)["messages"] for index in range(200)])
     assert not [pair for pair in HELDOUT_PAIRS if " ".join(pair) in text]
@@ -128,6 +128,30 @@ def test_places_are_true():
         column, row = (left + right) // 2 // 64, (top + bottom) // 2 // 64
         expected = f"{('top', '', 'bottom')[row]} {('left', '', 'right')[column]}".strip() or "center"
         assert answer == expected
+
+
+def test_what_stands_at_a_place_is_true_and_taught_in_training_only():
+    nothing = 0
+    for index in range(60):
+        scene = make_scene("train", "ordinary", index)
+        turn = ask("spot", scene, random.Random(index), brief_share=1)
+        place = turn.question.removeprefix("What is ").removesuffix(f"? {BRIEFLY}").split(" the ")[1]
+        there = [name_of(item) for item in scene.items if item.place == place]
+        assert [turn.answer] == (there or ["nothing"])
+        nothing += not there
+    assert 0 < nothing < 30 and "spot" not in KINDS
+    assert "spot" in {turn.kind for index in range(20) for turn in quiz("train", index, form="any")[1]}
+    assert "What is at the" not in str([ROWS["exam"]("heldout", index)["messages"] for index in range(90)])
+
+
+def test_every_training_row_has_an_answer():
+    for name in ("captions", "reading", "questions", "comparisons", "hd"):
+        assert all(len(ROWS[name]("train", index)["messages"]) >= 2 for index in range(300))
+
+
+def test_stage_2_begins_with_captions():
+    asked = [ROWS["reading"]("train", index)["messages"][0]["content"][1]["text"] for index in range(100)]
+    assert 80 < asked.count(DESCRIBE) < 100
 
 
 def test_conversations_have_several_different_questions():

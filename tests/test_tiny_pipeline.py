@@ -15,12 +15,14 @@ from flashsloth.train.tiny.__main__ import main
 SETTINGS = {
     "seed": 0,
     "tokenizer": {"vocabulary": 600, "scenes": 60},
-    "rows": {"captions": 4, "questions": 8, "hd": 4},
+    "rows": {"captions": 4, "reading": 2, "questions": 4, "comparisons": 2, "hd": 4},
     "tower": {"width": 24, "layers": 1, "heads": 2, "batch_size": 4, "steps": 2, "learning_rate": 0.002},
     "language_model": {
         "width": 24,
         "layers": 2,
         "heads": 2,
+        "listing_steps": 1,
+        "listing_batch_size": 4,
         "batch_size": 4,
         "steps": 2,
         "learning_rate": 0.002,

@@ -1,6 +1,6 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Makes the tiny checkpoints from nothing: data, tokenizer, vision tower, language model, composition, stage 1, stage 2,
+Makes the tiny checkpoints from nothing: tokenizer, vision tower, language model, composition, data, stage 1, stage 2,
 HD, evaluation. A stage whose output is there is skipped, and one that was stopped goes on from its last checkpoint.
 
     python -m flashsloth.train.tiny [--work build/tiny] [--export checkpoints]
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from datasets import concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
@@ -40,11 +41,12 @@ from flashsloth.train.tiny.tower import train_tower
 logger = logging.getLogger("flashsloth.train.tiny")
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-STAGES = {"stage1": "captions", "stage2": "questions", "hd": "hd"}  # and the set each learns from
+# Each with the sets that it learns from, in this order.
+STAGES = {"stage1": ("captions",), "stage2": ("reading", "questions", "comparisons"), "hd": ("hd",)}
 # What the backbones learn from, in words: their pictures and texts are drawn up while they train.
 BACKBONE_DATA = {
     "tower": "generated pictures with handwritten digits of scikit-learn in them",
-    "language_model": "generated scenes told in words",
+    "language_model": "generated scenes whose regions are given as words",
 }
 EXAM = {"split": "heldout", "questions": 1000, "small": 300}
 
@@ -83,15 +85,16 @@ def join_provenance(work: Path) -> None:
 
 
 def make_data(settings: dict, work: Path) -> None:
-    """The sets that the stages read."""
-    for stage, name in STAGES.items():
-        if not (work / "data" / name).exists():
-            logger.info("data: %s", name)
+    """What the stages read: one set after the other."""
+    for stage, names in STAGES.items():
+        if not (work / "data" / stage).exists():
+            logger.info("data of %s", stage)
             _, config = read_config(CONFIGS / f"tiny_{stage}.yaml", settings["stage_overrides"])
-            rows = make_dataset(name, "train", settings["rows"][name])
-            with new_folder(work / "data" / name) as folder:
-                size = config.per_device_train_batch_size
-                in_batches_of_similar_length(rows, size, settings["seed"]).save_to_disk(folder)
+            size = config.per_device_train_batch_size
+            sets = [make_dataset(name, "train", settings["rows"][name]) for name in names]
+            ordered = [in_batches_of_similar_length(rows, size, settings["seed"]) for rows in sets]
+            with new_folder(work / "data" / stage) as folder:
+                concatenate_datasets(ordered).save_to_disk(folder)
 
 
 def export(source: Path, destination: Path) -> None:
@@ -121,19 +124,19 @@ def main(argv: list[str] | None = None) -> None:
     settings = yaml.safe_load(parsed.config.read_text())
     work = parsed.work
 
-    make_data(settings, work)
     make_backbones(settings, work)
     if not (work / "composed").exists():
         compose(
             work / "language_model", work / "tower", work / "composed", vision_feature_layer=-1, **settings["compose"]
         )
         join_provenance(work)
+    make_data(settings, work)
     start = work / "composed"
-    for name, data in STAGES.items():
+    for name in STAGES:
         logger.info("%s", name)
         stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", settings["stage_overrides"])
         stage.model, config.output_dir = str(start), str(work / name)
-        stage.data = [DataSource(str(work / "data" / data))]
+        stage.data = [DataSource(str(work / "data" / name))]
         start = train_stage(stage, config)
     draw(read_curves(work), work / "curves.png")
     checkpoints = checkpoint_folders(parsed.export)

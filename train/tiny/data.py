@@ -6,25 +6,44 @@ Row `index` of a set is a pure function of its split and index, so every set can
 
 import io
 import random
+import re
 from collections.abc import Callable
 
 from datasets import Dataset, Features, Image, List, Value
 
 from flashsloth.train.rows import MESSAGES
-from flashsloth.train.tiny.questions import DESCRIBE, KINDS, Turn, ask, caption, conversation
+from flashsloth.train.tiny.questions import DESCRIBE, KINDS, LESSONS, Turn, ask, caption, conversation, describe
 from flashsloth.train.tiny.scenes import Scene, generator, make_scene, render
 
 
 TRAINING = Features({"images": List(Image()), "messages": MESSAGES})
 EXAM = Features({**TRAINING, "kind": Value("string")})
 
-# Shares of the kinds of scenes. "text" is a scene told in words, without a picture.
+# Shares of the kinds of scenes. "text" is a scene told in words, without a picture; "caption" a row of stage 1.
 CAPTION_MIX = {"ordinary": 0.5, "dense": 0.5}
-QUESTION_MIX = {"ordinary": 0.4, "sparse": 0.25, "dense": 0.27, "small": 0.03, "text": 0.05}
+READING_MIX = {"caption": 0.9, "ordinary": 0.04, "sparse": 0.03, "dense": 0.03}
+SKETCH_MIX = {"ordinary": 0.5, "sparse": 0.3, "dense": 0.2}
+QUESTION_MIX = {"ordinary": 0.55, "sparse": 0.1, "dense": 0.22, "small": 0.03, "text": 0.02, "caption": 0.08}
 HD_MIX = {"ordinary": 0.25, "sparse": 0.15, "dense": 0.15, "small": 0.4, "text": 0.05}
 # Most questions about one training scene. Another question costs far less than another picture and its system prompt.
 TURNS = 8
-EMPHASIS = ("relation", "relation", "places", "places", "places")  # what is asked more often about pictures
+# Emphasis in the decoder's dialogues, and the kinds asked about pictures: what the decoder cannot do yet comes often.
+SPOTS = ("spot", "spot")
+COMPARISONS = ("relation", "relation", "places", "places", "places")
+SEEN = (*KINDS, "count", "count", "relation", "relation", "relation", "relation", "existence", "places")
+# Questions to the decoder about one scene: all kinds, or comparisons alone.
+QUIZZES = ((*KINDS, *LESSONS, "color", "count", "existence"), ("relation", "relation", "relation", "places"))
+QUIZ_TRIES = 18
+FORM_TRIES = 6  # until a question is of an allowed form
+# Forms of comparisons, learned one after the other. With all at once, "higher" and "lower" cancel each other out, and
+# the decoder stays at chance.
+FORMS = {
+    "which first": r"Which is (higher|further left)",
+    "which": r"Which is",
+    "whether first": r"Is the .* (left of|above) the",
+    "whether": r"Is the .* the",
+    "any": r"",
+}
 DESCRIBED_SHARE = 0.2  # of the told scenes are put into order before the questions
 
 
@@ -63,35 +82,95 @@ def caption_row(split: str, index: int) -> dict:
 
 
 def told_row(split: str, index: int) -> dict:
-    """Language modelling: a scene told in words, then put into order or asked about."""
+    """A scene told in words instead of shown, then put into order or asked about."""
     rng = generator(split, "told", index)
-    scene = make_scene(split, rng.choice(("ordinary", "ordinary", "dense", "small")), index)
-    turns = conversation(scene, rng, TURNS)
+    scene = make_scene(split, rng.choice(("ordinary", "sparse", "sparse", "dense", "small")), index)
+    turns = conversation(scene, rng, TURNS, SPOTS)
     if rng.random() < DESCRIBED_SHARE:
         turns.insert(0, Turn("caption", DESCRIBE, caption(scene)))
     return {"images": [], "messages": told(scene, turns, rng)}
 
 
-def _conversation_row(mix: dict[str, float], name: str, split: str, index: int) -> dict:
+def listing(split: str, index: int) -> tuple[Scene, str]:
+    """Language modelling: a scene, and what stands where in it, in random order."""
+    rng = generator(split, "listing", index)
+    scene = make_scene(split, rng.choice(("ordinary", "dense", "sparse")), index)
+    place_first = rng.random() < 0.5
+    parts = [
+        (item.place, describe(item)) if place_first else (describe(item), "at", item.place) for item in scene.items
+    ]
+    rng.shuffle(parts)
+    return scene, "".join(f" {' '.join(part)}," for part in parts)
+
+
+def _of_form(turn: Turn, form: str) -> bool:
+    return turn.kind != "relation" or re.match(FORMS[form], turn.question) is not None
+
+
+def _drawn(
+    scene: Scene, kinds: list[str], form: str, rng: random.Random, brief_share: float = 0.7, turns: int = TURNS
+) -> list[Turn]:
+    """Different questions of the kinds that a scene allows, in their order; comparisons of one form."""
+    drawn: dict[str, Turn] = {}
+    for kind in kinds:
+        for _ in range(FORM_TRIES):
+            turn = ask(kind, scene, rng, brief_share)
+            if turn is not None and _of_form(turn, form):
+                drawn.setdefault(turn.question, turn)
+                break
+    return list(drawn.values())[:turns]
+
+
+def quiz(split: str, index: int, form: str) -> tuple[Scene, list[Turn]]:
+    """Language modelling: a scene, and different questions about it with brief answers; comparisons of one form."""
+    rng = generator(split, "quiz", index)
+    scene = make_scene(split, choose(SKETCH_MIX, rng), index)
+    kinds = rng.choices(rng.choice(QUIZZES), k=QUIZ_TRIES)
+    return scene, _drawn(scene, kinds, form, rng, brief_share=1, turns=QUIZ_TRIES)
+
+
+def sketched_row(split: str, index: int, form: str) -> tuple[Scene, list[dict]]:
+    """Language modelling: a scene, and the conversation about its picture; comparisons of one form."""
+    rng = generator(split, "sketched", index)
+    style = choose(SKETCH_MIX, rng)
+    scene = make_scene(split, style, index)
+    turns = conversation(scene, rng, TURNS, rng.choice((SPOTS, COMPARISONS)))
+    turns = [turn for turn in turns if _of_form(turn, form)]
+    if not turns or rng.random() < DESCRIBED_SHARE:
+        turns = [Turn("caption", DESCRIBE, caption(scene))]
+    return scene, messages_of(turns, with_image=True)
+
+
+def _conversation_row(mix: dict[str, float], forms: tuple[str, ...], name: str, split: str, index: int) -> dict:
     rng = generator(split, name, index)
     style = choose(mix, rng)
     if style == "text":
         return told_row(split, index)
-    scene = make_scene(split, style, index)
-    return {
-        "images": [picture(scene)],
-        "messages": messages_of(conversation(scene, rng, TURNS, EMPHASIS), with_image=True),
-    }
+    scene = make_scene(split, style, index) if style != "caption" else None
+    turns = _drawn(scene, rng.choices(SEEN, k=2 * TURNS), rng.choice(forms), rng) if scene else []
+    if not turns:
+        return caption_row(split, index)
+    return {"images": [picture(scene)], "messages": messages_of(turns, with_image=True)}
+
+
+def reading_row(split: str, index: int) -> dict:
+    """The beginning of stage 2: mostly captions, which ask for all that is in a picture in few tokens."""
+    return _conversation_row(READING_MIX, ("which",), "reading", split, index)
 
 
 def question_row(split: str, index: int) -> dict:
-    """Stage 2: several questions about a picture, or about a scene told in words."""
-    return _conversation_row(QUESTION_MIX, "questions", split, index)
+    """The middle of stage 2: several questions about a picture, or about a scene told in words."""
+    return _conversation_row(QUESTION_MIX, ("whether first",), "questions", split, index)
+
+
+def comparison_row(split: str, index: int) -> dict:
+    """The end of stage 2: as the middle, with every form of comparison."""
+    return _conversation_row(QUESTION_MIX, ("whether", "any"), "comparisons", split, index)
 
 
 def hd_row(split: str, index: int) -> dict:
-    """The HD stage: as stage 2, with mostly small text."""
-    return _conversation_row(HD_MIX, "hd", split, index)
+    """The HD stage: as the end of stage 2, with mostly small text."""
+    return _conversation_row(HD_MIX, ("whether", "any"), "hd", split, index)
 
 
 def exam_row(split: str, index: int) -> dict:
@@ -117,7 +196,9 @@ def _first_question(split: str, kind: str, styles: tuple[str, ...], name: str, i
 ROWS: dict[str, Callable[[str, int], dict]] = {
     "captions": caption_row,
     "told": told_row,
+    "reading": reading_row,
     "questions": question_row,
+    "comparisons": comparison_row,
     "hd": hd_row,
     "exam": exam_row,
     "small_text": small_text_row,
@@ -129,7 +210,7 @@ def make_dataset(name: str, split: str, rows: int) -> Dataset:
     Makes one of the sets, in memory.
 
     Args:
-        name (`str`): "captions", "told", "questions", "hd", "exam" or "small_text".
+        name (`str`): "captions", "told", "reading", "questions", "comparisons", "hd", "exam" or "small_text".
         split (`str`): "train", "validation" or "heldout".
         rows (`int`): Number of rows.
 

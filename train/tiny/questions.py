@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flashsloth.train.tiny.scenes import COLORS, GRID, HELDOUT_PAIRS, SHAPES, Item, Scene
+from flashsloth.train.tiny.scenes import COLORS, GRID, HELDOUT_PAIRS, PLACES, SHAPES, Item, Scene
 
 
 BRIEFLY = "Answer briefly."
@@ -138,6 +138,17 @@ def ask_places(scene: Scene, rng: random.Random) -> Answer | None:
     )
 
 
+def ask_spot(scene: Scene, rng: random.Random) -> Answer | None:
+    if scene.grid != GRID:
+        return None
+    there = {item.place: name_of(item) for item in scene.items}
+    place = rng.choice(list(there) if rng.random() < 0.8 else PLACES)
+    where, name = _the_place(place), there.get(place)
+    if name is None:
+        return f"What is {where}?", "nothing", f"Nothing is {where}."
+    return f"What is {where}?", name, f"The {name} is {where}."
+
+
 def ask_relation(scene: Scene, rng: random.Random) -> Answer | None:
     if scene.grid != GRID:
         return None
@@ -226,7 +237,7 @@ KINDS: dict[str, Callable[[Scene, random.Random], Answer | None]] = {
 }
 # Asked in training only: who tells the places of two things one after the other learns to look each of them up where
 # it is mentioned, without which relations stayed at chance.
-LESSONS: dict[str, Callable[[Scene, random.Random], Answer | None]] = {"places": ask_places}
+LESSONS: dict[str, Callable[[Scene, random.Random], Answer | None]] = {"places": ask_places, "spot": ask_spot}
 
 
 def ask(kind: str, scene: Scene, rng: random.Random, brief_share: float = 0.7) -> Turn | None:

@@ -41,8 +41,8 @@ from flashsloth.train.tiny.scenes import (
 IMAGE_SIZE = 96
 PATCH_SIZE = 8
 SIDE = IMAGE_SIZE // PATCH_SIZE  # patches along a side
-POOLING_SIZE = 3  # patches along a side of a region that spatial attention pooling sums up
-PHRASE_LENGTH, CAPTION_LENGTH = 8, 24  # tokens
+BLOCK_SIZE = 3  # patches along a side of a block, whose mean is taught beside that of an object's whole box
+PHRASE_LENGTH, CAPTION_LENGTH = 6, 16  # tokens
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -95,12 +95,12 @@ def coverage(box: tuple[float, float, float, float]) -> np.ndarray:
 
 
 def region_weights(box: tuple[float, float, float, float]) -> np.ndarray:
-    """Two means over patches for an object, (2, SIDE * SIDE): its whole box, and the pooling block it fills most."""
+    """Two means over patches for an object, (2, SIDE * SIDE): its whole box, and the block it fills most."""
     cover = coverage(box)
-    blocks = cover.reshape(SIDE // POOLING_SIZE, POOLING_SIZE, SIDE // POOLING_SIZE, POOLING_SIZE).sum((1, 3))
+    blocks = cover.reshape(SIDE // BLOCK_SIZE, BLOCK_SIZE, SIDE // BLOCK_SIZE, BLOCK_SIZE).sum((1, 3))
     row, column = np.unravel_index(blocks.argmax(), blocks.shape)
     fullest = np.zeros_like(cover)
-    block = np.s_[row * POOLING_SIZE : (row + 1) * POOLING_SIZE, column * POOLING_SIZE : (column + 1) * POOLING_SIZE]
+    block = np.s_[row * BLOCK_SIZE : (row + 1) * BLOCK_SIZE, column * BLOCK_SIZE : (column + 1) * BLOCK_SIZE]
     fullest[block] = cover[block]
     return np.stack([weights.ravel() / weights.sum() for weights in (cover, fullest)])
 
@@ -246,12 +246,12 @@ class TowerTraining(nn.Module):
 
 
 def new_tower(tokenizer: PreTrainedTokenizerFast, width: int, layers: int, heads: int) -> TowerTraining:
-    """An untrained tower of the given size with a text encoder of two layers."""
+    """An untrained tower of the given size with a text encoder of one layer."""
     size = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
     config = SiglipConfig(
         text_config={
             **size,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "vocab_size": len(tokenizer),
             "max_position_embeddings": CAPTION_LENGTH,
             "projection_size": width,
