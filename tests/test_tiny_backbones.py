@@ -132,7 +132,7 @@ def test_the_decoder_first_reads_lists_then_questions_without_and_with_the_dialo
     assert 0 < sum(framed) < len(framed)
 
 
-def test_comparisons_come_level_by_level(tokenizer):
+def test_comparisons_come_one_form_after_the_other(tokenizer):
     settings = SETTINGS | {"steps": 20}
     expected = {2: {"higher", "left"}, 10: {"higher", "left", "lower", "right"}, 19: {"yes or no"}}
     for step, forms in expected.items():
