@@ -29,7 +29,6 @@ SETTINGS = {
         "context_weight": 0.1,
     },
     "compose": {
-        "pooling_size": 3,
         "num_query_tokens": 4,
         "query_layer": 1,
         "query_hidden_size": 12,
@@ -67,7 +66,7 @@ def test_the_exported_checkpoints_answer_and_say_how_they_were_made(made):
         model, processor = load(str(folder))
         assert processor.image_processor.hd == (name == "flashsloth-tiny-hd")
         answer = ask(model, processor, "Which shape is red?", ["examples/scene.png"], max_new_tokens=4)
-        assert answer.visual_tokens == 16 * (5 if processor.image_processor.hd else 1)
+        assert answer.visual_tokens == 9 * (5 if processor.image_processor.hd else 1)
         commands = [entry["command"] for entry in json.loads((folder / "provenance.json").read_text())]
         stages = ["train"] * (3 if processor.image_processor.hd else 2)
         assert commands == ["train", "train", "compose", *stages]

@@ -35,7 +35,7 @@ from flashsloth.train.tiny.evaluate import (
 )
 from flashsloth.train.tiny.language import train_language_model
 from flashsloth.train.tiny.tokenizer import train_tokenizer
-from flashsloth.train.tiny.tower import train_tower
+from flashsloth.train.tiny.tower import POOLING_SIZE, train_tower
 
 
 logger = logging.getLogger("flashsloth.train.tiny")
@@ -127,7 +127,12 @@ def main(argv: list[str] | None = None) -> None:
     make_backbones(settings, work)
     if not (work / "composed").exists():
         compose(
-            work / "language_model", work / "tower", work / "composed", vision_feature_layer=-1, **settings["compose"]
+            work / "language_model",
+            work / "tower",
+            work / "composed",
+            vision_feature_layer=-1,
+            pooling_size=POOLING_SIZE,
+            **settings["compose"],
         )
         join_provenance(work)
     make_data(settings, work)

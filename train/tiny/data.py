@@ -19,7 +19,8 @@ from flashsloth.train.tiny.scenes import Scene, generator, make_scene, render
 TRAINING = Features({"images": List(Image()), "messages": MESSAGES})
 EXAM = Features({**TRAINING, "kind": Value("string")})
 
-# Shares of the kinds of scenes. "text" is a scene told in words, without a picture; "caption" a row of stage 1.
+# Shares of the kinds of scenes. "text" is a scene told in words, without a picture; "caption" a row of stage 1, which
+# also stands in for a scene that allows no question.
 CAPTION_MIX = {"ordinary": 0.5, "dense": 0.5}
 READING_MIX = {"caption": 0.9, "ordinary": 0.04, "sparse": 0.03, "dense": 0.03}
 SKETCH_MIX = {"ordinary": 0.5, "sparse": 0.3, "dense": 0.2}
@@ -30,7 +31,7 @@ TURNS = 8
 # Emphasis in the decoder's dialogues, and the kinds asked about pictures: what the decoder cannot do yet comes often.
 SPOTS = ("spot", "spot")
 COMPARISONS = ("relation", "relation", "places", "places", "places")
-SEEN = (*KINDS, "count", "count", "relation", "relation", "relation", "relation", "existence", "places")
+PICTURE_KINDS = (*KINDS, "count", "count", "relation", "relation", "relation", "relation", "existence", "places")
 # Questions to the decoder about one scene: all kinds, or comparisons alone.
 QUIZZES = ((*KINDS, *LESSONS, "color", "count", "existence"), ("relation", "relation", "relation", "places"))
 QUIZ_TRIES = 18
@@ -146,11 +147,12 @@ def _conversation_row(mix: dict[str, float], forms: tuple[str, ...], name: str, 
     style = choose(mix, rng)
     if style == "text":
         return told_row(split, index)
-    scene = make_scene(split, style, index) if style != "caption" else None
-    turns = _drawn(scene, rng.choices(SEEN, k=2 * TURNS), rng.choice(forms), rng) if scene else []
-    if not turns:
-        return caption_row(split, index)
-    return {"images": [picture(scene)], "messages": messages_of(turns, with_image=True)}
+    if style != "caption":
+        scene = make_scene(split, style, index)
+        turns = _drawn(scene, rng.choices(PICTURE_KINDS, k=2 * TURNS), rng.choice(forms), rng)
+        if turns:
+            return {"images": [picture(scene)], "messages": messages_of(turns, with_image=True)}
+    return caption_row(split, index)
 
 
 def reading_row(split: str, index: int) -> dict:

@@ -23,6 +23,7 @@ from flashsloth.train.tiny.questions import describe
 from flashsloth.train.tiny.scenes import (
     CANVAS,
     COLORS,
+    GRID,
     HELDOUT_PAIRS,
     NUMBERS,
     PLACES,
@@ -41,6 +42,7 @@ from flashsloth.train.tiny.scenes import (
 IMAGE_SIZE = 96
 PATCH_SIZE = 8
 SIDE = IMAGE_SIZE // PATCH_SIZE  # patches along a side
+POOLING_SIZE = SIDE // GRID  # patches along a side of what a visual token sees: one cell of a scene
 BLOCK_SIZE = 3  # patches along a side of a block, whose mean is taught beside that of an object's whole box
 PHRASE_LENGTH, CAPTION_LENGTH = 6, 16  # tokens
 
