@@ -5,6 +5,7 @@ How long one answer takes, and beside it, in the same run, the same towers witho
 
     flashsloth bench
     flashsloth bench --hd --repeats 5
+    flashsloth bench --compile
     flashsloth bench --model checkpoints/flashsloth-tiny
 
 Without `--model` the weights are random, at the size of the published 3.2 B model: the time of a dense model does not
@@ -15,7 +16,8 @@ depend on their values. Both models share one vision tower and one decoder. What
 - vision: pixels to visual tokens in the decoder's width;
 - prefill: the decoder over the whole prompt, to the logits of the first token;
 - time to first token: all three in one piece, from the photo;
-- seconds per token: the further tokens of a greedy answer with a key-value cache.
+- seconds per token: the further tokens of a greedy answer with a key-value cache. With `--compile` that cache is
+  static and the step compiled, which makes CUDA graphs on a GPU.
 
 The device is waited for before each clock is read. The last line of standard output is one JSON object.
 """
@@ -36,7 +38,7 @@ import transformers
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
-from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneration
+from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneration, StaticCache
 from transformers.initialization import no_init_weights
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor
@@ -72,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         "model": args.model or "FlashSlothConfig(), random weights",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "hd": args.hd,
+        "compiled_decoding": args.compile,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
         "dtype": args.dtype,
@@ -136,17 +139,27 @@ def _measure(run: FlashSlothRun, name: str, args: argparse.Namespace, device: to
     clock = Clock(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    prompt_tokens = run.input_ids.shape[1]
+    positions = torch.arange(prompt_tokens, prompt_tokens + args.new_tokens, device=device)[:, None, None]
+    text_config = run.model.config.text_config
+    step = run.model
+    if args.compile:
+        step = torch.compile(run.model, mode="reduce-overhead", fullgraph=True)
+        static_cache = StaticCache(config=text_config, max_cache_len=prompt_tokens + args.new_tokens)
 
     def new_cache():
-        return DynamicCache(config=run.model.config.text_config)
+        if not args.compile:
+            return DynamicCache(config=text_config)
+        static_cache.reset()
+        return static_cache
 
     def first_token(cache):
         return run.prefill(run.see(run.process()), cache)
 
     def decode(logits, cache):
-        for _ in range(args.new_tokens):
+        for position in positions:
             token = logits[:, -1].argmax(-1, keepdim=True)
-            logits = run.model(token, past_key_values=cache, logits_to_keep=1).logits
+            logits = step(token, position_ids=position, past_key_values=cache, logits_to_keep=1).logits
 
     seconds: dict[str, list[float]] = {}
     for repeat in tqdm(range(args.repeats + 1), desc=name, unit="run", file=sys.stderr):
@@ -168,7 +181,7 @@ def _measure(run: FlashSlothRun, name: str, args: argparse.Namespace, device: to
             seconds.setdefault(key, []).append(value)
     return {
         "visual_tokens": run.visual_tokens,
-        "prompt_tokens": run.input_ids.shape[1],
+        "prompt_tokens": prompt_tokens,
         **{key: round(statistics.median(values), 5) for key, values in seconds.items()},
         "peak_memory_gb": round(peak_memory(device) / 1e9, 3),
     }
@@ -263,6 +276,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=8, help="tokens after the first that are timed (8)")
     parser.add_argument("--device", help="cpu, cuda, mps...; the accelerator if there is one")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default=default_dtype())
+    parser.add_argument("--compile", action="store_true", help="decode with a static cache and a compiled step")
     parser.add_argument("--no-peer", action="store_true", help="leave the uncompressed model out")
     args = parser.parse_args(argv)
     if args.repeats < 1 or args.new_tokens < 1:

@@ -69,6 +69,17 @@ def test_muon_takes_matrices_and_adamw_the_rest():
     assert optimizer.muon.param_groups[0]["lr"] == 0.5
 
 
+def test_modules_have_learning_rates_of_their_own():
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(4, 4) for name in ("decoder", "projector")})
+    optimizer = MuonWithAdamW(model.named_parameters(), lr=0.1, learning_rates={"projector": 0.001})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for half in (optimizer.muon, optimizer.adamw, optimizer):
+        rates = {names[id(p)].split(".")[0]: group["lr"] for group in half.param_groups for p in group["params"]}
+        assert rates == {"decoder": 0.1, "projector": 0.001}
+    with pytest.raises(ValueError, match="'vision_tower', but no parameter of such a module trains"):
+        MuonWithAdamW(model.named_parameters(), lr=0.1, learning_rates={"vision_tower": 0.001})
+
+
 def test_a_closure_runs_once_and_both_optimizers_step_on_its_gradients():
     model = torch.nn.ModuleDict({"layer": torch.nn.Linear(4, 4, bias=False), "embed_tokens": torch.nn.Embedding(4, 4)})
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flashsloth.train.tiny.data import ROWS, make_dataset, quiz
-from flashsloth.train.tiny.questions import BRIEFLY, DESCRIBE, KINDS, ask, caption, conversation, name_of
+from flashsloth.train.tiny.questions import BRIEFLY, KINDS, ask, caption, conversation, name_of
 from flashsloth.train.tiny.scenes import (
     CANVAS,
     HELDOUT_PAIRS,
@@ -51,7 +51,7 @@ def test_some_pairs_occur_in_the_heldout_split_only():
     assert set(HELDOUT_PAIRS) <= pairs("heldout")
 
 
-@pytest.mark.parametrize("name", ["captions", "reading", "questions", "comparisons", "hd"])
+@pytest.mark.parametrize("name", ["items", "captions", "questions", "comparisons", "hd"])
 def test_training_text_never_names_a_heldout_pair(name):
     text = str([ROWS[name]("train", index)["messages"] for index in range(200)])
     assert not [pair for pair in HELDOUT_PAIRS if " ".join(pair) in text]
@@ -145,13 +145,16 @@ def test_what_stands_at_a_place_is_true_and_taught_in_training_only():
 
 
 def test_every_training_row_has_an_answer():
-    for name in ("captions", "reading", "questions", "comparisons", "hd"):
+    for name in ("items", "captions", "questions", "comparisons", "hd"):
         assert all(len(ROWS[name]("train", index)["messages"]) >= 2 for index in range(300))
 
 
-def test_stage_2_begins_with_captions():
-    asked = [ROWS["reading"]("train", index)["messages"][0]["content"][1]["text"] for index in range(100)]
-    assert 80 < asked.count(DESCRIBE) < 100
+def test_query_stage_asks_about_one_item_of_a_picture_at_a_time():
+    rows = [ROWS["items"]("train", index) for index in range(100)]
+    asked = str([row["messages"] for row in rows])
+    assert all(row["images"] for row in rows)
+    assert "Read the" in asked and "Where is the" in asked
+    assert not any(text in asked for text in ("How many", "Which is", "Is the", "Is there"))
 
 
 def test_conversations_have_several_different_questions():

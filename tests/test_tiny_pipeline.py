@@ -15,7 +15,7 @@ from flashsloth.train.tiny.__main__ import main
 SETTINGS = {
     "seed": 0,
     "tokenizer": {"vocabulary": 600, "scenes": 60},
-    "rows": {"captions": 4, "reading": 2, "questions": 4, "comparisons": 2, "hd": 4},
+    "rows": {"items": 4, "captions": 4, "questions": 4, "comparisons": 2, "hd": 4},
     "tower": {"width": 24, "layers": 1, "heads": 2, "batch_size": 4, "steps": 2, "learning_rate": 0.002},
     "language_model": {
         "width": 24,
@@ -68,7 +68,7 @@ def test_the_exported_checkpoints_answer_and_say_how_they_were_made(made):
         answer = ask(model, processor, "Which shape is red?", ["examples/scene.png"], max_new_tokens=4)
         assert answer.visual_tokens == 9 * (5 if processor.image_processor.hd else 1)
         commands = [entry["command"] for entry in json.loads((folder / "provenance.json").read_text())]
-        stages = ["train"] * (3 if processor.image_processor.hd else 2)
+        stages = ["train"] * (4 if processor.image_processor.hd else 3)
         assert commands == ["train", "train", "compose", *stages]
         assert json.loads((folder / "evaluation.json").read_text())
     assert (root / "work" / "curves.png").stat().st_size > 0

@@ -128,8 +128,6 @@ class StageConfig:
         if bool(self.trainable) == bool(self.lora):
             said = "both `trainable` and `lora`" if self.lora else "neither `trainable` nor `lora`"
             raise ValueError(f"the stage has {said}: name the modules that train, or the settings of an adapter")
-        if self.optimizer == "muon" and self.learning_rates:
-            raise ValueError("optimizer muon takes one learning rate: leave out learning_rates, or use adamw")
 
 
 class _Loader(yaml.SafeLoader):

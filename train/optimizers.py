@@ -79,6 +79,31 @@ def orthogonalize(
     return x.mT if is_tall else x
 
 
+def by_learning_rate(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], learning_rates: dict[str, float]
+) -> dict[str | None, list[tuple[str, nn.Parameter]]]:
+    """
+    Sorts parameters by the module in `learning_rates` that they belong to; `None` holds those that belong to none. The
+    longest name that fits decides.
+
+    Raises:
+        ValueError: If no parameter belongs to one of the modules.
+    """
+    members = {module: [] for module in (None, *learning_rates)}
+    for name, parameter in named_parameters:
+        module = max((m for m in learning_rates if f".{m}." in f".{name}"), key=len, default=None)
+        members[module].append((name, parameter))
+    for module in learning_rates:
+        if not members[module]:
+            raise ValueError(f"learning_rates names {module!r}, but no parameter of such a module trains")
+    return members
+
+
+def _is_matrix_inside(name: str, parameter: nn.Parameter) -> bool:
+    module = name.rpartition(".")[0].rpartition(".")[2]
+    return parameter.ndim == 2 and "embed" not in module and module not in ("lm_head", "query_tokens")
+
+
 class MuonWithAdamW(torch.optim.Optimizer):
     """
     Runs [`Muon`] on the matrices and `torch.optim.AdamW` on everything else: embeddings, heads, norms,
@@ -88,15 +113,27 @@ class MuonWithAdamW(torch.optim.Optimizer):
         named_parameters (`Iterable[tuple[str, nn.Parameter]]`): names decide what is an embedding or a head.
         lr (`float`): Learning rate of both.
         weight_decay (`float`, *optional*, defaults to 0.01): of the matrices.
+        learning_rates (`dict[str, float]`, *optional*): By module name, in place of `lr`.
+
+    Raises:
+        ValueError: If `learning_rates` names a module that has none of the parameters.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float = 0.01):
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        lr: float,
+        weight_decay: float = 0.01,
+        learning_rates: dict[str, float] | None = None,
+    ):
+        rates = learning_rates or {}
         matrices, others = [], []
-        for name, parameter in named_parameters:
-            module = name.rpartition(".")[0].rpartition(".")[2]
-            is_table = "embed" in module or module in ("lm_head", "query_tokens")
-            (matrices if parameter.ndim == 2 and not is_table else others).append(parameter)
-        super().__init__(matrices + others, {"lr": lr})
+        for module, members in by_learning_rate(named_parameters, rates).items():
+            for groups, are_matrices in ((matrices, True), (others, False)):
+                parameters = [p for name, p in members if _is_matrix_inside(name, p) == are_matrices]
+                if parameters:
+                    groups.append({"params": parameters, "lr": rates.get(module, lr), "module": module})
+        super().__init__([dict(group) for group in matrices + others], {"lr": lr})
         self.muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))
         self._share_groups()

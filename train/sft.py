@@ -158,7 +158,7 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     optimizer = None
     if stage.optimizer == "muon":
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay)
+        optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay, stage.learning_rates)
     trainer = FlashSlothTrainer(
         model,
         config,

@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from flashsloth.train.checkpoints import PREFIX, clear_write_errors, mark_complete, remove, rotate
 from flashsloth.train.collator import Collator
+from flashsloth.train.optimizers import by_learning_rate
 from flashsloth.train.sampling import ModalityLengthSampler
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
 
@@ -101,25 +102,17 @@ class FlashSlothTrainer(SFTTrainer):
     def _parameter_groups(self, model: nn.Module) -> list[dict]:
         """One group for each learning rate with decay and without; those of `args.learning_rate` come first."""
         decayed = set(self.get_decay_parameter_names(model))
-        groups = {(None, True): [], (None, False): []}
-        for module in self.learning_rates:
-            groups |= {(module, True): [], (module, False): []}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                module = max((m for m in self.learning_rates if f".{m}." in f".{name}"), key=len, default=None)
-                groups[module, name in decayed].append(parameter)
-        for module in self.learning_rates:
-            if not groups[module, True] and not groups[module, False]:
-                raise ValueError(f"learning_rates names {module!r}, but no parameter of such a module trains")
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         return [
             {
                 "params": parameters,
-                "lr": self.args.learning_rate if module is None else self.learning_rates[module],
+                "lr": self.learning_rates.get(module, self.args.learning_rate),
                 "weight_decay": self.args.weight_decay if is_decayed else 0.0,
                 "module": module,
             }
-            for (module, is_decayed), parameters in groups.items()
-            if parameters
+            for module, members in by_learning_rate(trained, self.learning_rates).items()
+            for is_decayed in (True, False)
+            if (parameters := [parameter for name, parameter in members if (name in decayed) == is_decayed])
         ]
 
     # Log

@@ -1,7 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Makes the tiny checkpoints from nothing: tokenizer, vision tower, language model, composition, data, stage 1, stage 2,
-HD, evaluation. A stage whose output is there is skipped, and one that was stopped goes on from its last checkpoint.
+Makes the tiny checkpoints from nothing: tokenizer, vision tower, language model, composition, data, query stage,
+stage 1, stage 2, HD, evaluation. A stage whose output is there is skipped, and one that was stopped goes on from its
+last checkpoint.
 
     python -m flashsloth.train.tiny [--work build/tiny] [--export checkpoints]
 """
@@ -42,7 +43,12 @@ logger = logging.getLogger("flashsloth.train.tiny")
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Each with the sets that it learns from, in this order.
-STAGES = {"stage1": ("captions",), "stage2": ("reading", "questions", "comparisons"), "hd": ("hd",)}
+STAGES = {
+    "query": ("items",),
+    "stage1": ("captions",),
+    "stage2": ("questions", "comparisons"),
+    "hd": ("hd",),
+}
 # What the backbones learn from, in words: their pictures and texts are drawn up while they train.
 BACKBONE_DATA = {
     "tower": "generated pictures with handwritten digits of scikit-learn in them",

@@ -15,7 +15,7 @@ def read_curves(work: Path) -> Curves:
         if log.exists():
             records = [json.loads(line) for line in log.read_text().splitlines()]
             curves[stage] = {name: [(r["step"], r[name]) for r in records if name in r] for name in names}
-    for stage in ("stage1", "stage2", "hd"):
+    for stage in ("query", "stage1", "stage2", "hd"):
         history = json.loads((work / stage / "trainer_state.json").read_text())["log_history"]
         curves[stage] = {"loss": [(record["step"], record["loss"]) for record in history if "loss" in record]}
     return curves

@@ -22,7 +22,7 @@ EXAM = Features({**TRAINING, "kind": Value("string")})
 # Shares of the kinds of scenes. "text" is a scene told in words, without a picture; "caption" a row of stage 1, which
 # also stands in for a scene that allows no question.
 CAPTION_MIX = {"ordinary": 0.5, "dense": 0.5}
-READING_MIX = {"caption": 0.9, "ordinary": 0.04, "sparse": 0.03, "dense": 0.03}
+ITEM_MIX = {"ordinary": 0.5, "sparse": 0.4, "dense": 0.1}
 SKETCH_MIX = {"ordinary": 0.5, "sparse": 0.3, "dense": 0.2}
 QUESTION_MIX = {"ordinary": 0.55, "sparse": 0.1, "dense": 0.22, "small": 0.03, "text": 0.02, "caption": 0.08}
 HD_MIX = {"ordinary": 0.25, "sparse": 0.15, "dense": 0.15, "small": 0.4, "text": 0.05}
@@ -32,6 +32,8 @@ TURNS = 8
 SPOTS = ("spot", "spot")
 COMPARISONS = ("relation", "relation", "places", "places", "places")
 PICTURE_KINDS = (*KINDS, "count", "count", "relation", "relation", "relation", "relation", "existence", "places")
+# Kinds that ask about one item of a picture; what is written in it is the hardest to see.
+ITEM_KINDS = ("color", "shape", "place", "word", "number", "digit", "word", "number", "digit")
 # Questions to the decoder about one scene: all kinds, or comparisons alone.
 QUIZZES = ((*KINDS, *LESSONS, "color", "count", "existence"), ("relation", "relation", "relation", "places"))
 QUIZ_TRIES = 18
@@ -142,31 +144,38 @@ def sketched_row(split: str, index: int, form: str) -> tuple[Scene, list[dict]]:
     return scene, messages_of(turns, with_image=True)
 
 
-def _conversation_row(mix: dict[str, float], forms: tuple[str, ...], name: str, split: str, index: int) -> dict:
+def _conversation_row(
+    mix: dict[str, float],
+    forms: tuple[str, ...],
+    name: str,
+    split: str,
+    index: int,
+    kinds: tuple[str, ...] = PICTURE_KINDS,
+) -> dict:
     rng = generator(split, name, index)
     style = choose(mix, rng)
     if style == "text":
         return told_row(split, index)
     if style != "caption":
         scene = make_scene(split, style, index)
-        turns = _drawn(scene, rng.choices(PICTURE_KINDS, k=2 * TURNS), rng.choice(forms), rng)
+        turns = _drawn(scene, rng.choices(kinds, k=2 * TURNS), rng.choice(forms), rng)
         if turns:
             return {"images": [picture(scene)], "messages": messages_of(turns, with_image=True)}
     return caption_row(split, index)
 
 
-def reading_row(split: str, index: int) -> dict:
-    """The beginning of stage 2: mostly captions, which ask for all that is in a picture in few tokens."""
-    return _conversation_row(READING_MIX, ("which",), "reading", split, index)
+def item_row(split: str, index: int) -> dict:
+    """The query stage: questions that each ask about one item of a picture."""
+    return _conversation_row(ITEM_MIX, ("any",), "items", split, index, ITEM_KINDS)
 
 
 def question_row(split: str, index: int) -> dict:
-    """The middle of stage 2: several questions about a picture, or about a scene told in words."""
+    """The beginning of stage 2: several questions about a picture, or about a scene told in words."""
     return _conversation_row(QUESTION_MIX, ("whether first",), "questions", split, index)
 
 
 def comparison_row(split: str, index: int) -> dict:
-    """The end of stage 2: as the middle, with every form of comparison."""
+    """The end of stage 2: as the beginning, with every form of comparison."""
     return _conversation_row(QUESTION_MIX, ("whether", "any"), "comparisons", split, index)
 
 
@@ -196,9 +205,9 @@ def _first_question(split: str, kind: str, styles: tuple[str, ...], name: str, i
 
 
 ROWS: dict[str, Callable[[str, int], dict]] = {
+    "items": item_row,
     "captions": caption_row,
     "told": told_row,
-    "reading": reading_row,
     "questions": question_row,
     "comparisons": comparison_row,
     "hd": hd_row,
@@ -212,7 +221,7 @@ def make_dataset(name: str, split: str, rows: int) -> Dataset:
     Makes one of the sets, in memory.
 
     Args:
-        name (`str`): "captions", "told", "reading", "questions", "comparisons", "hd", "exam" or "small_text".
+        name (`str`): "items", "captions", "told", "questions", "comparisons", "hd", "exam" or "small_text".
         split (`str`): "train", "validation" or "heldout".
         rows (`int`): Number of rows.
 
