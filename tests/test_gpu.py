@@ -5,6 +5,8 @@ accelerate configs under `accelerate launch`.
 """
 
 import importlib.util
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,20 +118,36 @@ def test_hd_stage_trains_in_bfloat16(start, tmp_path):
     assert parts <= changed(start, folder)
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3", "zero3_offload"])
-def test_shipped_accelerate_configs_train(start, tmp_path, name):
-    skip_without(name)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--config_file"]
-    config = [CONFIGS / "accelerate" / f"{name}.yaml", "-m", "flashsloth", "train", CONFIGS / "stage2.yaml"]
-    done = subprocess.run(
-        [*launch, *map(str, config), *stage_arguments(start, tmp_path / "run")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def launch(config: str, *arguments: str) -> str:
+    """`accelerate launch` with a shipped config, on one process; what it printed."""
+    options = ["--num_processes", "1", "--config_file", str(CONFIGS / "accelerate" / f"{config}.yaml")]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "flashsloth", "train", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "vision_tower" not in changed(start, tmp_path / "run" / "model")
-    assert {"pooling", "embedded_query", "language_model"} <= changed(start, tmp_path / "run" / "model")
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3", "zero3_offload"])
+def test_shipped_accelerate_configs_train_and_go_on_after_a_stop(start, tmp_path, name):
+    skip_without(name)
+    run = tmp_path / "run"
+    rates = ["learning_rate=1e-3", "max_steps=4", "save_steps=2"]
+    arguments = [str(CONFIGS / "stage2.yaml"), *stage_arguments(start, run, *rates)]
+    launch(name, *arguments)
+    assert {"pooling", "embedded_query", "language_model"} <= changed(start, run / "model")
+    assert "vision_tower" not in changed(start, run / "model")
+    losses = logged_losses(run)
+    for finished in ("model", "checkpoint-4"):
+        shutil.rmtree(run / finished)
+    assert "Going on from" in launch(name, *arguments)
+    assert logged_losses(run) == pytest.approx(losses, rel=1e-2)
+
+
+def logged_losses(run: Path) -> list[float]:
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    losses = [float(record["loss"]) for record in history if "loss" in record]
+    assert len(losses) == 4
+    return losses
 
 
 def test_adapter_trains_on_a_base_of_four_bits(tmp_path):
