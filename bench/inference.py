@@ -9,8 +9,8 @@ How long one answer takes, and beside it, in the same run, the same towers witho
     flashsloth bench --model checkpoints/flashsloth-tiny
 
 Without `--model` the weights are random, at the size of the published 3.2 B model: the time of a dense model does not
-depend on their values. Both models share one vision tower and one decoder. What is measured, each as the median of
-`--repeats` runs after one that is not counted:
+depend on their values. Both models share one vision tower and one decoder. They take turns, since what a process does
+first can be slower. What is measured, each as the median of `--repeats` runs after one that is not counted:
 
 - processing: photo and question to tensors;
 - vision: pixels to visual tokens in the decoder's width;
@@ -66,8 +66,12 @@ def main(argv: list[str] | None = None) -> None:
     if not args.no_peer:
         peer = uncompressed_peer(model)
         runs["llava"] = LlavaRun(peer, FlashSlothImageProcessor(size={"height": size, "width": size}), photo)
+    measurements = {name: Measurement(run, args, device) for name, run in runs.items()}
     with torch.inference_mode():
-        results = {name: _measure(run, name, args, device) for name, run in runs.items()}
+        for repeat in tqdm(range(args.repeats + 1), unit="run", file=sys.stderr):
+            for measurement in measurements.values():
+                measurement.repeat(is_counted=repeat > 0)
+    results = {name: measurement.report() for name, measurement in measurements.items()}
     report = {
         "benchmark": "inference",
         "date": date.today().isoformat(),
@@ -135,56 +139,67 @@ def _prompt(image_token_id: int, visual_tokens: int, query_token_ids: list[int])
     return torch.cat([before, image, after, torch.tensor(query_token_ids, dtype=torch.long), after[:4]]).unsqueeze(0)
 
 
-def _measure(run: FlashSlothRun, name: str, args: argparse.Namespace, device: torch.device) -> dict:
-    clock = Clock(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    prompt_tokens = run.input_ids.shape[1]
-    positions = torch.arange(prompt_tokens, prompt_tokens + args.new_tokens, device=device)[:, None, None]
-    text_config = run.model.config.text_config
-    step = run.model
-    if args.compile:
-        step = torch.compile(run.model, mode="reduce-overhead", fullgraph=True)
-        static_cache = StaticCache(config=text_config, max_cache_len=prompt_tokens + args.new_tokens)
+class Measurement:
+    """The runs of one model: seconds of each step, and the peak of memory of the first run."""
 
-    def new_cache():
-        if not args.compile:
-            return DynamicCache(config=text_config)
-        static_cache.reset()
-        return static_cache
+    def __init__(self, run: FlashSlothRun, args: argparse.Namespace, device: torch.device):
+        self.run, self.device, self.clock = run, device, Clock(device)
+        self.prompt_tokens = run.input_ids.shape[1]
+        self.positions = torch.arange(self.prompt_tokens, self.prompt_tokens + args.new_tokens, device=device)
+        self.text_config = run.model.config.text_config
+        self.step, self.static_cache = run.model, None
+        if args.compile:
+            self.step = torch.compile(run.model, mode="reduce-overhead", fullgraph=True)
+            self.static_cache = StaticCache(
+                config=self.text_config, max_cache_len=self.prompt_tokens + args.new_tokens
+            )
+        self.peak_memory: int | None = None
+        self.seconds: dict[str, list[float]] = {}
 
-    def first_token(cache):
-        return run.prefill(run.see(run.process()), cache)
-
-    def decode(logits, cache):
-        for position in positions:
-            token = logits[:, -1].argmax(-1, keepdim=True)
-            logits = step(token, position_ids=position, past_key_values=cache, logits_to_keep=1).logits
-
-    seconds: dict[str, list[float]] = {}
-    for repeat in tqdm(range(args.repeats + 1), desc=name, unit="run", file=sys.stderr):
-        pixel_values, processing = clock(run.process)
-        features, vision = clock(run.see, pixel_values)
-        _, prefill = clock(run.prefill, features, new_cache())
-        cache = new_cache()
-        logits, whole = clock(first_token, cache)
-        _, decoding = clock(decode, logits, cache)
-        if repeat == 0:
-            continue
+    def repeat(self, is_counted: bool) -> None:
+        """One run. The first one of all models comes before the counted ones: it warms up, and is not counted."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        pixel_values, processing = self.clock(self.run.process)
+        features, vision = self.clock(self.run.see, pixel_values)
+        _, prefill = self.clock(self.run.prefill, features, self._empty_cache())
+        cache = self._empty_cache()
+        logits, whole = self.clock(self._first_token, cache)
+        _, decoding = self.clock(self._decode, logits, cache)
+        if self.peak_memory is None:
+            self.peak_memory = peak_memory(self.device)
+        if not is_counted:
+            return
         for key, value in (
             ("processing_s", processing),
             ("vision_s", vision),
             ("prefill_s", prefill),
             ("time_to_first_token_s", whole),
-            ("seconds_per_token", decoding / args.new_tokens),
+            ("seconds_per_token", decoding / len(self.positions)),
         ):
-            seconds.setdefault(key, []).append(value)
-    return {
-        "visual_tokens": run.visual_tokens,
-        "prompt_tokens": prompt_tokens,
-        **{key: round(statistics.median(values), 5) for key, values in seconds.items()},
-        "peak_memory_gb": round(peak_memory(device) / 1e9, 3),
-    }
+            self.seconds.setdefault(key, []).append(value)
+
+    def report(self) -> dict:
+        return {
+            "visual_tokens": self.run.visual_tokens,
+            "prompt_tokens": self.prompt_tokens,
+            **{key: round(statistics.median(values), 5) for key, values in self.seconds.items()},
+            "peak_memory_gb": round(self.peak_memory / 1e9, 3),
+        }
+
+    def _empty_cache(self) -> DynamicCache | StaticCache:
+        if self.static_cache is None:
+            return DynamicCache(config=self.text_config)
+        self.static_cache.reset()
+        return self.static_cache
+
+    def _first_token(self, cache):
+        return self.run.prefill(self.run.see(self.run.process()), cache)
+
+    def _decode(self, logits, cache):
+        for position in self.positions[:, None, None]:
+            token = logits[:, -1].argmax(-1, keepdim=True)
+            logits = self.step(token, position_ids=position, past_key_values=cache, logits_to_keep=1).logits
 
 
 class Clock:

@@ -46,6 +46,11 @@ def test_exponents_are_numbers(file):
     assert stage.learning_rates == {"model.pooling": 1e-3}
 
 
+def test_no_is_a_strategy_and_no_elsewhere_is_false(file):
+    _, config = read_config(file, ["save_strategy=no", "eval_strategy=no", "dataloader_drop_last=no"])
+    assert (config.save_strategy, config.eval_strategy, config.dataloader_drop_last) == ("no", "no", False)
+
+
 @pytest.mark.parametrize(
     ("capabilities", "bf16"),
     [

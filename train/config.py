@@ -195,6 +195,9 @@ def read_settings(path: Path, overrides: list[str]) -> dict:
         if not equals:
             raise ValueError(f"{override!r} is no override: write key=value")
         settings[key] = _from_yaml(value, override)
+    for key in settings:
+        if key.endswith("_strategy") and settings[key] is False:
+            settings[key] = "no"  # which YAML 1.1 reads as false
     return settings
 
 
