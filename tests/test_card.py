@@ -369,7 +369,7 @@ def test_examples_run_as_they_stand(tmp_path, hub):
 
 def test_the_shipped_checkpoints_have_cards():
     """From their own files: they know what they were trained on, and how well they answer."""
-    for name, value in (("flashsloth-tiny", 95.0), ("flashsloth-tiny-hd", 93.5)):
+    for name, value in (("flashsloth-tiny", 93.2), ("flashsloth-tiny-hd", 92.3)):
         card = card_of(TINY.parent / name, license="apache-2.0")
         scores = {(r.dataset_name, r.dataset_config): r.metric_value for r in card.data.eval_results}
         assert scores["generated pictures", "all"] == value and len(scores) == 21

@@ -17,7 +17,7 @@ def test_python_blocks_run(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     assert "red" in lines[0]
-    assert lines[-2:] == ["torch.Size([1, 1, 16, 9])", "torch.Size([1, 6, 60, 1, 144])"]
+    assert lines[-2:] == ["torch.Size([1, 1, 9, 16])", "torch.Size([1, 4, 53, 1, 144])"]
 
 
 def test_links_and_tree_exist():
