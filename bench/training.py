@@ -159,8 +159,9 @@ class _Clock(TrainerCallback):
 
 
 def _model_config(args: argparse.Namespace) -> FlashSlothConfig:
-    """The embedded checkpoint's architecture and token ids, at the sizes that the arguments say."""
+    """The embedded checkpoint's token ids, the published pooling, and the sizes that the arguments say."""
     fields = FlashSlothConfig.from_pretrained(EMBEDDED_CHECKPOINT).to_dict()
+    fields["pooling_size"] = FlashSlothConfig().pooling_size
     fields["vision_config"] |= {
         "image_size": args.image_size,
         "patch_size": args.patch_size,
