@@ -140,7 +140,7 @@ def _prompt(image_token_id: int, visual_tokens: int, query_token_ids: list[int])
 
 
 class Measurement:
-    """The runs of one model: seconds of each step, and the peak of memory of the first run."""
+    """The runs of one model: seconds of each step, and the peak of memory of the run that is not counted."""
 
     def __init__(self, run: FlashSlothRun, args: argparse.Namespace, device: torch.device):
         self.run, self.device, self.clock = run, device, Clock(device)
@@ -153,11 +153,14 @@ class Measurement:
             self.static_cache = StaticCache(
                 config=self.text_config, max_cache_len=self.prompt_tokens + args.new_tokens
             )
-        self.peak_memory: int | None = None
+        self.peak_memory = 0
         self.seconds: dict[str, list[float]] = {}
 
     def repeat(self, is_counted: bool) -> None:
-        """One run. The first one of all models comes before the counted ones: it warms up, and is not counted."""
+        """
+        One run. All models have one before the counted ones: it warms up, and its peak of memory is what is reported.
+        On a CPU, where a process's peak never falls, that of a later run would include the other model's.
+        """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         pixel_values, processing = self.clock(self.run.process)
@@ -166,9 +169,8 @@ class Measurement:
         cache = self._empty_cache()
         logits, whole = self.clock(self._first_token, cache)
         _, decoding = self.clock(self._decode, logits, cache)
-        if self.peak_memory is None:
-            self.peak_memory = peak_memory(self.device)
         if not is_counted:
+            self.peak_memory = peak_memory(self.device)
             return
         for key, value in (
             ("processing_s", processing),

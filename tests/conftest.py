@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,6 +25,7 @@ from flashsloth import (
     register_auto_classes,
 )
 from flashsloth.convert import add_special_tokens
+from flashsloth.train.tiny.data import make_dataset
 
 
 register_auto_classes()
@@ -172,6 +174,16 @@ def model() -> FlashSlothForCausalLM:
 def processor() -> FlashSlothProcessor:
     image_processor = FlashSlothImageProcessor(size={"height": 24, "width": 24})
     return FlashSlothProcessor(image_processor, make_tokenizer(), 4, NUM_QUERY_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, processor) -> Path:
+    """What a stage starts from: folders of a random model and of a few conversations."""
+    folder = tmp_path_factory.mktemp("start")
+    make_model().save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    make_dataset("questions", "train", 12).save_to_disk(folder / "data")
+    return folder
 
 
 @pytest.fixture(scope="session")

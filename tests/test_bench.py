@@ -44,6 +44,18 @@ def test_peer_shares_the_towers_and_sees_every_patch():
     assert peer.lm_head.weight is model.lm_head.weight
 
 
+def test_decoding_with_a_static_cache_is_one_graph(folder, capsys, monkeypatch):
+    compile_model = torch.compile
+    # without a backend that generates code, which takes most of a minute
+    monkeypatch.setattr(
+        torch, "compile", lambda model, mode, **kwargs: compile_model(model, backend="eager", **kwargs)
+    )
+    main(["--model", folder, "--repeats", "1", "--new-tokens", "3", "--dtype", "float32", "--compile"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["compiled_decoding"]
+    assert report["flashsloth"]["seconds_per_token"] > 0 and report["llava"]["seconds_per_token"] > 0
+
+
 def test_no_peer(folder, capsys):
     main(["--model", folder, "--repeats", "1", "--new-tokens", "1", "--dtype", "float32", "--no-peer"])
     assert "llava" not in json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -92,16 +92,6 @@ def test_attention_backends_agree_in_bfloat16(processor, chats, tmp_path, backen
         assert F.cosine_similarity(one[mask].flatten().float(), two[mask].flatten().float(), dim=0) > 0.99
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory, processor):
-    """Folders of a random model and of a few conversations."""
-    folder = tmp_path_factory.mktemp("start")
-    make_model().save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    make_dataset("questions", "train", 12).save_to_disk(folder / "data")
-    return folder
-
-
 def stage_arguments(start, output, *overrides):
     model, data = start / "model", start / "data"
     return [f"model={model}", f"data={data}", f"output_dir={output}", "max_steps=3", *ON_GPU, *overrides]

@@ -41,16 +41,6 @@ STAGES = {
 VISION = ("vision_tower", "pooling", "multi_modal_projector", "embedded_query")
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory, processor):
-    """Folders of a random model and of a few conversations."""
-    folder = tmp_path_factory.mktemp("start")
-    make_model().save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    make_dataset("questions", "train", 12).save_to_disk(folder / "data")
-    return folder
-
-
 def settings(name, start, output, *overrides):
     """Those of a shipped stage, for three steps of the random model."""
     return read_config(

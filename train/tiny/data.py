@@ -31,8 +31,8 @@ TURNS = 8
 # Emphasis in the decoder's dialogues, and the kinds asked about pictures: what the decoder cannot do yet comes often.
 SPOTS = ("spot", "spot")
 COMPARISONS = ("relation", "relation", "places", "places", "places")
-_OFTEN = ("count", "count", "relation", "relation", "relation", "relation", "existence", "places")
-PICTURE_KINDS = (*KINDS, *_OFTEN, "word", "number", "digit", "count", "word")
+PICTURE_KINDS = (*KINDS, *["count"] * 2, *["relation"] * 4, "existence", "places")
+PICTURE_KINDS += ("word", "number", "digit", "count", "word")
 # Kinds that ask about one item of a picture; what is written in it is the hardest to see.
 ITEM_KINDS = ("color", "shape", "place", "word", "number", "digit", "word", "number", "digit")
 # Questions to the decoder about one scene: all kinds, or comparisons alone.
