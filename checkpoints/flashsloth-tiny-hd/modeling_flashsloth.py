@@ -249,7 +249,6 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    is_quantized = False  # transformers sets it on a model that it loads so
 
     def post_init(self):
         super().post_init()
@@ -265,9 +264,9 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        if self.is_quantized:
-            # transformers 5.23 cannot undo what it did to load such weights; saved as they are, they load again.
-            kwargs.setdefault("save_original_format", False)
+        # Tensors keep the names of the modules. transformers 5.23 would undo what it did to load them, but also the
+        # renamings that do not apply here, if DeepSpeed partitioned the model, and it cannot undo a quantization.
+        kwargs.setdefault("save_original_format", False)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
