@@ -5,6 +5,7 @@ How long one answer takes, and beside it, in the same run, the same towers witho
 
     flashsloth bench
     flashsloth bench --hd --repeats 5
+    flashsloth bench --rows 16
     flashsloth bench --compile
     flashsloth bench --model checkpoints/flashsloth-tiny
 
@@ -19,6 +20,7 @@ first can be slower. What is measured, each as the median of `--repeats` runs af
 - seconds per token: the further tokens of a greedy answer with a key-value cache. With `--compile` that cache is
   static and the step compiled, which makes CUDA graphs on a GPU.
 
+With `--rows` all of these are of a batch, of so many photos and questions: one row does not keep a GPU busy.
 The device is waited for before each clock is read. The last line of standard output is one JSON object.
 """
 
@@ -62,10 +64,11 @@ def main(argv: list[str] | None = None) -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*PHOTO_SIZE[::-1], 3), dtype=np.uint8))
     size = model.config.vision_config.image_size
     image_processor = FlashSlothImageProcessor(size={"height": size, "width": size}, hd=args.hd)
-    runs = {"flashsloth": FlashSlothRun(model, image_processor, photo)}
+    photos = [photo] * args.rows
+    runs = {"flashsloth": FlashSlothRun(model, image_processor, photos)}
     if not args.no_peer:
         peer = uncompressed_peer(model)
-        runs["llava"] = LlavaRun(peer, FlashSlothImageProcessor(size={"height": size, "width": size}), photo)
+        runs["llava"] = LlavaRun(peer, FlashSlothImageProcessor(size={"height": size, "width": size}), photos)
     measurements = {name: Measurement(run, args, device) for name, run in runs.items()}
     with torch.inference_mode():
         for repeat in tqdm(range(args.repeats + 1), unit="run", file=sys.stderr):
@@ -78,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         "model": args.model or "FlashSlothConfig(), random weights",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "hd": args.hd,
+        "rows": args.rows,
         "compiled_decoding": args.compile,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": torch.get_num_threads(),
@@ -95,20 +99,24 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class FlashSlothRun:
-    """One question about one photo, in steps that can be timed."""
+    """One question about each photo, in steps that can be timed."""
 
-    def __init__(self, model: FlashSlothForCausalLM, image_processor: FlashSlothImageProcessor, photo: Image.Image):
-        self.model, self.image_processor, self.photo = model, image_processor, photo
+    def __init__(
+        self, model: FlashSlothForCausalLM, image_processor: FlashSlothImageProcessor, photos: list[Image.Image]
+    ):
+        self.model, self.image_processor, self.photos = model, image_processor, photos
         config = model.config
         self.visual_tokens = image_processor.num_views() * config.num_visual_tokens
-        self.input_ids = _prompt(config.image_token_id, self.visual_tokens, config.query_token_ids).to(model.device)
+        prompt = _prompt(config.image_token_id, self.visual_tokens, config.query_token_ids)
+        self.input_ids = prompt.repeat(len(photos), 1).to(model.device)
+        self.view_mask = torch.ones(len(photos), image_processor.num_views(), dtype=torch.long, device=model.device)
 
     def process(self) -> torch.Tensor:
-        pixel_values = self.image_processor(self.photo, return_tensors="pt")["pixel_values"]
+        pixel_values = self.image_processor(self.photos, return_tensors="pt")["pixel_values"]
         return pixel_values.to(self.model.device, self.model.dtype)
 
     def see(self, pixel_values: torch.Tensor) -> FlashSlothImageFeatures:
-        return self.model.get_image_features(pixel_values)
+        return self.model.get_image_features(pixel_values, self.view_mask)
 
     def prefill(self, features: FlashSlothImageFeatures, cache: DynamicCache) -> torch.Tensor:
         return self.model(
@@ -119,10 +127,11 @@ class FlashSlothRun:
 class LlavaRun(FlashSlothRun):
     """The same without compression."""
 
-    def __init__(self, model, image_processor, photo):
-        self.model, self.image_processor, self.photo = model, image_processor, photo
+    def __init__(self, model, image_processor, photos):
+        self.model, self.image_processor, self.photos = model, image_processor, photos
         self.visual_tokens = model.config.image_seq_length
-        self.input_ids = _prompt(model.config.image_token_index, self.visual_tokens, []).to(model.device)
+        prompt = _prompt(model.config.image_token_index, self.visual_tokens, [])
+        self.input_ids = prompt.repeat(len(photos), 1).to(model.device)
 
     def see(self, pixel_values):
         return self.model.get_image_features(pixel_values)
@@ -289,6 +298,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="flashsloth bench", description="Speed and memory of one answer.")
     parser.add_argument("--model", metavar="DIR", help="a model folder; random weights of the published size if unset")
     parser.add_argument("--hd", action="store_true", help="with the high-resolution tiles")
+    parser.add_argument("--rows", type=int, default=1, help="photos and questions that make one batch (1)")
     parser.add_argument("--repeats", type=int, default=3, help="counted runs (3)")
     parser.add_argument("--new-tokens", type=int, default=8, help="tokens after the first that are timed (8)")
     parser.add_argument("--device", help="cpu, cuda, mps...; the accelerator if there is one")
@@ -296,6 +306,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="decode with a static cache and a compiled step")
     parser.add_argument("--no-peer", action="store_true", help="leave the uncompressed model out")
     args = parser.parse_args(argv)
-    if args.repeats < 1 or args.new_tokens < 1:
-        parser.error("--repeats and --new-tokens must be 1 or more")
+    if min(args.rows, args.repeats, args.new_tokens) < 1:
+        parser.error("--rows, --repeats and --new-tokens must be 1 or more")
     return args

@@ -35,7 +35,7 @@ def test_peer_shares_the_towers_and_sees_every_patch():
     model = make_model(make_config())
     peer = inference.uncompressed_peer(model)
     image_processor = inference.FlashSlothImageProcessor(size={"height": 24, "width": 24})
-    run = inference.LlavaRun(peer, image_processor, make_image(0))
+    run = inference.LlavaRun(peer, image_processor, [make_image(0)])
     with torch.no_grad():
         features = run.see(run.process())
         patches = model.get_image_features(run.process()).last_hidden_state[0, 0]
@@ -54,6 +54,23 @@ def test_decoding_with_a_static_cache_is_one_graph(folder, capsys, monkeypatch):
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["compiled_decoding"]
     assert report["flashsloth"]["seconds_per_token"] > 0 and report["llava"]["seconds_per_token"] > 0
+
+
+def test_what_is_measured_of_a_batch_is_what_is_measured_of_its_rows():
+    model = make_model()
+    image_processor = inference.FlashSlothImageProcessor(size={"height": 24, "width": 24}, hd=True)
+    photos = [make_image(0), make_image(1)]
+    both = inference.FlashSlothRun(model, image_processor, photos)
+    alone = [inference.FlashSlothRun(model, image_processor, [photo]) for photo in photos]
+    with torch.no_grad():
+        logits = both.prefill(both.see(both.process()), None)
+        for row, run in enumerate(alone):
+            torch.testing.assert_close(logits[row : row + 1], run.prefill(run.see(run.process()), None))
+
+
+def test_batch_of_rows_is_reported(folder, capsys):
+    main(["--model", folder, "--repeats", "1", "--new-tokens", "2", "--dtype", "float32", "--rows", "3"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == 3
 
 
 def test_no_peer(folder, capsys):
