@@ -4,10 +4,13 @@
 import base64
 import binascii
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from huggingface_hub.utils import httpx
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
@@ -18,7 +21,9 @@ from transformers.processing_utils import ImagesKwargs
 
 
 URL_TIMEOUT = 30  # seconds
-MAX_BAND_PIXELS = 1 << 24  # rows of the padded square that are held in memory at a time
+# Of the rows or columns of a canvas that are resized at a time: what is held in memory, and what is worth a thread.
+MAX_BAND_PIXELS = 1 << 24
+MIN_BAND_PIXELS = 1 << 16
 
 
 class FlashSlothImageProcessorKwargs(ImagesKwargs, total=False):
@@ -121,20 +126,30 @@ class FlashSlothImageProcessor(PilBackend):
             rescaling and normalization, else `float32`.
         """
         view_size = (size.width, size.height)
-        views = []
-        for image in images:
-            views.append(image.resize(view_size, resample))
+        scaled = do_rescale or do_normalize
+        views_per_image = 1 + tile_grid**2 if hd else 1
+        pixel_values = np.empty(
+            (len(images) * views_per_image, 3, size.height, size.width), dtype=np.float32 if scaled else np.uint8
+        )
+        mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
+        # 1 in the workers of a DataLoader
+        threads = torch.get_num_threads()
+        threads_per_image = max(1, threads // max(1, len(images)))
+
+        def process(index: int) -> None:
+            image = images[index]
+            views = [image.resize(view_size, resample)]
             if hd:
-                views.extend(_tiles(image, view_size, tile_grid, fill_color, resample))
-        pixel_values = np.zeros((0, size.height, size.width, 3), dtype=np.uint8)
-        if views:
-            pixel_values = np.stack([np.asarray(view) for view in views])
-        pixel_values = np.ascontiguousarray(pixel_values.transpose(0, 3, 1, 2))
-        if do_rescale:
-            pixel_values = pixel_values.astype(np.float32) * np.float32(rescale_factor)
-        if do_normalize:
-            mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
-            pixel_values = (pixel_values - mean) / std
+                views.extend(_tiles(image, view_size, tile_grid, fill_color, resample, threads_per_image))
+            for place, view in enumerate(views, start=index * views_per_image):
+                values = np.asarray(view).transpose(2, 0, 1)
+                if do_rescale:
+                    values = values.astype(np.float32) * np.float32(rescale_factor)
+                if do_normalize:
+                    values = (values - mean) / std
+                pixel_values[place] = values
+
+        _run_in_threads(process, range(len(images)), threads)
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
 
     def _prepare_images_structure(self, images, expected_ndims: int = 3) -> list[Image.Image]:
@@ -142,11 +157,13 @@ class FlashSlothImageProcessor(PilBackend):
         return make_flat_list_of_images(images) if images else []
 
 
-def _tiles(image: Image.Image, view_size: tuple[int, int], grid: int, fill_color: int, resample) -> list[Image.Image]:
+def _tiles(image, view_size: tuple[int, int], grid: int, fill_color: int, resample, threads: int) -> list[Image.Image]:
     """
-    The tiles of a picture centred on a square canvas of its longer side, resized to `grid` x `grid` views. The canvas
-    is never held whole: a resize works on rows first and then on columns, so that rows can be narrowed band by band
-    with the same result to the pixel. A 60000 x 100 picture would else ask for ten gigabytes.
+    The tiles of a picture centred on a square canvas of its longer side, resized to `grid` x `grid` views.
+
+    Pillow works on the rows of a square first and then on its columns, so that rows can be narrowed band by band, and
+    columns shortened strip by strip, with the same result to the pixel: in threads, since Pillow lets go of the
+    interpreter, and without ever holding the canvas, which for a 60000 x 100 picture would take ten gigabytes.
     """
     tile_width, tile_height = view_size
     width, height = grid * tile_width, grid * tile_height
@@ -154,15 +171,40 @@ def _tiles(image: Image.Image, view_size: tuple[int, int], grid: int, fill_color
     fill = (fill_color,) * 3
     left, top = (side - image.width) // 2, (side - image.height) // 2
     narrow = Image.new("RGB", (width, side), fill)
-    rows_per_band = max(1, MAX_BAND_PIXELS // side)
-    for first in range(0, image.height, rows_per_band):
-        last = min(first + rows_per_band, image.height)
+    canvas = Image.new("RGB", (width, height))
+
+    def narrow_rows(rows: tuple[int, int]) -> None:
+        first, last = rows
         band = Image.new("RGB", (side, last - first), fill)
         band.paste(image.crop((0, first, image.width, last)), (left, 0))
         narrow.paste(band.resize((width, last - first), resample), (0, top + first))
-    canvas = narrow.resize((width, height), resample)
+
+    def shorten_columns(columns: tuple[int, int]) -> None:
+        first, last = columns
+        strip = narrow.crop((first, 0, last, side))
+        canvas.paste(strip.resize((last - first, height), resample), (first, 0))
+
+    _run_in_threads(narrow_rows, _bands(image.height, side, threads), threads)
+    _run_in_threads(shorten_columns, _bands(width, side, threads), threads)
     corners = [(column * tile_width, row * tile_height) for row in range(grid) for column in range(grid)]
     return [canvas.crop((x, y, x + tile_width, y + tile_height)) for x, y in corners]
+
+
+def _bands(lines: int, pixels_per_line: int, threads: int) -> list[tuple[int, int]]:
+    """Splits lines evenly over threads: the first line of each band, and the one behind its last."""
+    most, least = (max(1, pixels // pixels_per_line) for pixels in (MAX_BAND_PIXELS, MIN_BAND_PIXELS))
+    step = min(most, max(least, -(-lines // threads)))
+    return [(first, min(first + step, lines)) for first in range(0, lines, step)]
+
+
+def _run_in_threads(function: Callable, arguments, threads: int) -> None:
+    """Calls a function with each argument; whatever one call raises is raised here."""
+    if threads == 1 or len(arguments) < 2:
+        for argument in arguments:
+            function(argument)
+        return
+    with ThreadPoolExecutor(min(threads, len(arguments))) as pool:
+        list(pool.map(function, arguments))
 
 
 def _fetch_nested(images, label: str):

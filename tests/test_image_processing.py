@@ -45,13 +45,18 @@ def direct_views(image, hd, size=24, grid=2):
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (24, 24), (1, 1), (300, 10), (10, 300), (7, 501), (400, 400)])
-@pytest.mark.parametrize("band_pixels", [1 << 24, 4000])
-def test_views_equal_the_published_preprocessing(image_processor, monkeypatch, size, band_pixels):
-    monkeypatch.setattr(image_processing_flashsloth, "MAX_BAND_PIXELS", band_pixels)
-    image = make_image(0, *size)
+@pytest.mark.parametrize("threads", [1, 5])
+@pytest.mark.parametrize("band_pixels", [(1 << 16, 1 << 24), (100, 4000)], ids=["usual bands", "small bands"])
+def test_views_equal_the_published_preprocessing(image_processor, monkeypatch, size, band_pixels, threads):
+    for name, pixels in zip(("MIN_BAND_PIXELS", "MAX_BAND_PIXELS"), band_pixels, strict=True):
+        monkeypatch.setattr(image_processing_flashsloth, name, pixels)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    image, other = make_image(0, *size), make_image(1, 50, 20)
     for hd in (False, True):
-        views = image_processor(image, hd=hd, **RAW)["pixel_values"]
-        np.testing.assert_array_equal(views, direct_views(image, hd))
+        views = direct_views(image, hd)
+        np.testing.assert_array_equal(image_processor(image, hd=hd, **RAW)["pixel_values"], views)
+        several = image_processor([image, other, image], hd=hd, **RAW)["pixel_values"]
+        np.testing.assert_array_equal(several, np.concatenate([views, direct_views(other, hd), views]))
 
 
 def test_normalization(image_processor):

@@ -210,6 +210,16 @@ def test_disk_offload(model, batch, tmp_path):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
+def test_attention_implementation_can_be_changed():
+    model = make_model()
+    model.set_attn_implementation("eager")
+    configs = model.config, model.config.text_config, model.model.vision_tower.config
+    assert [config._attn_implementation for config in configs] == ["eager"] * 3
+    with pytest.raises(ValueError, match="no_such_attention"):
+        model.set_attn_implementation("no_such_attention")
+    assert model.config._attn_implementation == "eager"
+
+
 def test_hidden_states_and_attentions(batch):
     model = make_model()
     model.set_attn_implementation("eager")

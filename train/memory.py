@@ -6,7 +6,7 @@ Bytes per device, with `P` parameters of the model, `T` that train, `Q` in 4 bit
 
 | way           | parameters                     | gradients                 | optimizer states | in main memory      |
 | ------------- | ------------------------------ | ------------------------- | ---------------- | ------------------- |
-| ddp           | 4 P, and 2 T autocast copies   | 4 T, and 4 T in buckets   | S                |                     |
+| ddp           | 4 P + autocast copies          | 4 T, and 4 T in buckets   | S                |                     |
 | ddp, nf4      | q Q + 2 (P - Q) + dequantized  | 2 T, and 2 T in buckets   | S / 2            |                     |
 | fsdp2         | 4 P / N + gathered             | 4 T / N                   | S / N            |                     |
 | zero2         | 2 P                            | 2 T / N + buckets         | (S + 4 T) / N    |                     |
@@ -14,11 +14,14 @@ Bytes per device, with `P` parameters of the model, `T` that train, `Q` in 4 bit
 | zero3 offload | gathered                       | buckets                   |                  | (2 P + S + 8 T) / N |
 
 `S` is 8 T for AdamW (two float32 moments), and under Muon 4 bytes per element of a matrix (one). DDP and FSDP2 hold
-float32 weights and compute under bfloat16 autocast; DeepSpeed's weights are bfloat16, and their float32 masters stand
-with the optimizer states. With one device nothing is gathered and there are no buckets, but with offload: there all
-weights come from main memory, and all gradients go there. Otherwise FSDP2 gathers the largest decoder layer or the
-head, in bfloat16, and fetches another one meanwhile; ZeRO-3 keeps up to 1e9 gathered parameters, and DeepSpeed reduces
-gradients in two buckets of 5e8 (`stage3_max_live_parameters`, `reduce_bucket_size` with `overlap_comm`: its defaults).
+float32 weights and compute under bfloat16 autocast. It copies what trains, 2 T bytes in all, but with gradient
+checkpointing only one layer's at a time: each is computed anew in a context of its own, which lets go of its copies.
+DeepSpeed's weights are bfloat16, and their float32 masters stand with the optimizer states. With one device nothing is
+gathered and there are no buckets, but with offload: there all weights come from main memory, and all gradients go
+there. Otherwise FSDP2 gathers the largest decoder layer or the head, in bfloat16, and fetches another one meanwhile;
+ZeRO-3 keeps up to 1e9 gathered parameters, and DeepSpeed reduces gradients in two buckets of 5e8
+(`stage3_max_live_parameters`, `reduce_bucket_size` with `overlap_comm`: its defaults).
+
 With offload main memory holds weights, masters, moments and float32 gradients, the 18 bytes per parameter of
 `deepspeed.runtime.zero.stage3.estimate_zero3_model_states_mem_needs` where all train; that function adds half of it
 for pinned buffers.
@@ -117,14 +120,16 @@ def memory_by_way(
         parameters = int(NF4_BYTES * quantized.weights) + 2 * (total - quantized.weights + quantized.largest)
         return {"ddp": Memory(parameters, (4 if is_shared else 2) * trainable, states // 2, full)}
 
-    gathered = 2 * 2 * _largest_unit(model) * is_shared
+    unit = _largest_unit(model)
+    gathered = 2 * 2 * unit * is_shared
+    copies = 2 * min(unit, trainable) if config.gradient_checkpointing else 2 * trainable
     live = 2 * min(total, MAX_LIVE_PARAMETERS)
     buckets = 2 * min(trainable, REDUCE_BUCKETS)
     shard = 2 * trainable // devices + buckets * is_shared
     masters = (states + 4 * trainable) // devices
     in_main_memory = (2 * total + states + 8 * trainable) // devices
     return {
-        "ddp": Memory(4 * total + 2 * trainable, (8 if is_shared else 4) * trainable, states, full),
+        "ddp": Memory(4 * total + copies, (8 if is_shared else 4) * trainable, states, full),
         "fsdp2": Memory(4 * total // devices + gathered, 4 * trainable // devices, states // devices, full),
         "zero2": Memory(2 * total, shard, masters, halved),
         "zero3": Memory(2 * total // devices + live * is_shared, shard, masters, halved),
@@ -160,7 +165,7 @@ def _optimizer_bytes(model: nn.Module, optimizer: str) -> int:
 
 
 def _largest_unit(model: nn.Module) -> int:
-    """Parameters of the largest piece that sharding gathers at a time."""
+    """Parameters of the largest piece that sharding gathers, or autocast copies, at a time."""
     pieces = [*model.model.language_model.layers, *model.model.vision_tower.encoder.layers, model.lm_head]
     return max(sum(parameter.numel() for parameter in piece.parameters()) for piece in pieces)
 

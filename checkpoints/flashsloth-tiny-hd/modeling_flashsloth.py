@@ -263,6 +263,11 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for its attention interface in this file; here both towers use it, in theirs.
+        return True
+
     def save_pretrained(self, save_directory, *args, **kwargs):
         # Tensors keep the names of the modules. transformers 5.23 would undo what it did to load them, but also the
         # renamings that do not apply here, if DeepSpeed partitioned the model, and it cannot undo a quantization.
