@@ -32,6 +32,9 @@ from transformers.utils import can_return_tuple, is_torchao_available, torch_com
 from .configuration_flashsloth import FlashSlothConfig
 
 
+HEAD_ALIGNMENT = 8  # elements: what SDPA's memory-efficient kernel asks of the width of a head in 16 bits
+
+
 @dataclass
 class FlashSlothImageFeatures(ModelOutput):
     """
@@ -174,8 +177,20 @@ class CrossAttention(nn.Module):
             attended = weights @ value
         else:
             weights = None
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=safe_mask)
+            attended = _fused_attention(query, key, value, safe_mask)
         return attended.transpose(1, 2).flatten(2) * sees_any, weights
+
+
+def _fused_attention(query, key, value, mask):
+    """
+    Attention by a kernel that holds no scores: those of all positions over all patches would be a training run's
+    largest tensors. The kernels of SDPA want heads of one width, of a multiple of 8; zeros add nothing to a product.
+    """
+    width, value_width = query.shape[-1], value.shape[-1]
+    padded_width = math.ceil(max(width, value_width) / HEAD_ALIGNMENT) * HEAD_ALIGNMENT
+    query, key, value = (F.pad(states, (0, padded_width - states.shape[-1])) for states in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=width**-0.5)
+    return attended[..., :value_width]
 
 
 class EmbeddedQuery(nn.Module):

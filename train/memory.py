@@ -194,7 +194,7 @@ def _activations(
         tower = stack(vision.num_hidden_layers, rows * views * patches, vision.hidden_size, saved)
     pooling = 4 * rows * views * patches * vision.hidden_size * itemsize
     query = rows * length * views * patches * itemsize if model_config.num_query_tokens else 0
-    tile = min(TILE[0], rows * length) * min(TILE[1], text.vocab_size)
+    tile = min(TILE[0], rows * length) * TILE[1]
     loss = 4 * (tile + rows * length * text.hidden_size)
     if model.lm_head.weight.requires_grad:
         loss += 4 * model.lm_head.weight.numel()
