@@ -98,6 +98,7 @@ class FlashSlothProcessor(ProcessorMixin):
         self.query_slot = "".join(query_tokens)
         self._check_tokenizer(tokenizer, [IMAGE_TOKEN, QUERY_SLOT_TOKEN, END_TOKEN, PAD_TOKEN, *query_tokens])
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.query_token_ids = tokenizer.convert_tokens_to_ids(query_tokens)
         self._special_token = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
@@ -170,8 +171,8 @@ class FlashSlothProcessor(ProcessorMixin):
         `assistant` messages. Text that looks like a special token stays text. `hd` overrides the checkpoint's default.
 
         Raises:
-            ValueError: If a conversation is empty, its roles do not alternate, or a message is empty or of an unknown
-                kind.
+            ValueError: If a conversation is empty, its roles do not alternate, or a message has no content or content
+                of an unknown kind.
         """
         kwargs.pop("sanitize_control_tokens", None)  # is always done here, and with exact assistant masks
         if hd is not None:
@@ -195,8 +196,13 @@ class FlashSlothProcessor(ProcessorMixin):
 
     def _prepare_conversation(self, messages: list[dict], name: str) -> list[dict]:
         """Checks the messages and returns a copy in which special tokens in their text are escaped."""
+        if not isinstance(messages, (list, tuple)):
+            raise ValueError(f"{name} is {messages!r}: a conversation is a list of messages.")
         if not messages:
             raise ValueError(f"{name} is empty: it needs at least one user message.")
+        for message in messages:
+            if not isinstance(message, dict):
+                raise ValueError(f"{name} holds {message!r}: a message is a dict with a role and a content.")
         turns = messages[1:] if messages[0].get("role") == "system" else messages
         for index, message in enumerate(turns):
             expected = ("user", "assistant")[index % 2]
@@ -219,8 +225,15 @@ class FlashSlothProcessor(ProcessorMixin):
             raise ValueError(f"{name} has no content: pass text or a list of parts.")
         parts = []
         for part in content:
+            if not isinstance(part, dict):
+                raise ValueError(
+                    f"{name} has the part {part!r}: a part is a dict, as {{'type': 'text', 'text': ...}}."
+                )
             kind = part.get("type")
             if kind == "text" and isinstance(part.get("text"), str):
+                if parts and parts[-1]["type"] == "text":
+                    # Escaped as one, since the template joins them: a special token may be split over both.
+                    part = {**part, "text": parts.pop()["text"] + part["text"]}
                 parts.append({**part, "text": self._escape(part["text"])})
             elif kind in ("image", "image_url"):
                 parts.append(part)
@@ -288,6 +301,10 @@ class FlashSlothProcessor(ProcessorMixin):
             if int((ids == self.image_token_id).sum()) != prompt.count(IMAGE_TOKEN):
                 raise ValueError(
                     f"Truncation cut the image tokens of prompt {index}: raise max_length or set truncation=False."
+                )
+            if np.isin(ids, self.query_token_ids).sum() < prompt.count(self.query_slot) * len(self.query_token_ids):
+                raise ValueError(
+                    f"Truncation cut the query tokens of prompt {index}: raise max_length or set truncation=False."
                 )
 
 

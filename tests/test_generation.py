@@ -172,6 +172,32 @@ def test_follow_up_turn_on_the_kept_cache_equals_recompute(model, processor, enc
     assert torch.equal(followed, recomputed)
 
 
+def test_padding_between_turns_changes_nothing(model, processor):
+    """Rows of a batch that end early have it between their `</s>` and the next turn."""
+    inputs = dict(prepare(processor, [[user(make_image(0), "A bird?"), assistant("Yes.")]]))
+    turn = torch.tensor([[*b"USER:", *b" And where?", *model.config.query_token_ids, 65]])
+    padding = torch.full((1, 3), model.config.pad_token_id)
+    logits = []
+    for between in (padding, padding[:, :0]):
+        input_ids = torch.cat([inputs["input_ids"], between, turn], dim=1)
+        mask = (input_ids != model.config.pad_token_id).long()
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        batch = {**inputs, "input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+        with torch.no_grad():
+            logits.append(model(**batch).logits[:, -1])
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
+def test_follow_up_turn_without_the_images_is_refused(model, processor):
+    inputs = prepare(processor, [user(make_image(0), "A bird?")])
+    cache = DynamicCache(config=model.config.text_config)
+    out = model.generate(**inputs, past_key_values=cache, max_new_tokens=4, do_sample=False)
+    chat = [user(make_image(0), "A bird?"), assistant("x"), user("And where?")]
+    input_ids = torch.cat([out[:, : cache.get_seq_length()], _new_turn_ids(processor, chat)], dim=1)
+    with pytest.raises(ValueError, match="Pass all images of the conversation again"):
+        model.generate(input_ids, past_key_values=cache, max_new_tokens=4)
+
+
 def _new_turn_ids(processor, chat):
     """`</s>` and all that follows the last assistant message."""
     ids = prepare(processor, chat)["input_ids"]

@@ -5,6 +5,7 @@ import base64
 import http.server
 import threading
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,9 @@ def test_all_kinds_of_sources(image_processor, tmp_path):
         "array, channels first": array.transpose(2, 0, 1),
         "float array": array / 255,
         "tensor": torch.from_numpy(array.copy()).permute(2, 0, 1),
+        "16 bits": array.astype(np.uint16) * 257,
+        "transparency": np.concatenate([array, array[..., :1]], axis=-1),
+        "transparency, channels first": np.concatenate([array, array[..., :1]], axis=-1).transpose(2, 0, 1),
     }
     expected = image_processor(image, **RAW)["pixel_values"]
     for name, source in sources.items():
@@ -180,6 +184,9 @@ def damaged_sources(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "closed.png").write_bytes(good)
+    with Image.open(tmp_path / "closed.png") as closed:
+        pass
     return {
         "missing": (tmp_path / "gone.png", "gone.png.* does not exist"),
         "missing string": (
@@ -193,13 +200,22 @@ def damaged_sources(tmp_path):
         "number": (7, "int.* is no picture"),
         "flat array": (np.zeros(5), "shape"),
         "folder": (tmp_path, "cannot be decoded|is not in a format"),
+        "header": (good[:11] + b"\1" + good[12:], "bytes.* cannot be decoded"),
+        "closed": (closed, "closed.png.* cannot be decoded"),
+        "not ASCII": ("bïld.png", "bïld.png.* is neither an existing file"),
+        "bad URL": ("http://[::1", "cannot be fetched"),
+        "null byte": (Path("a\0b"), "cannot be decoded"),
+        "too long": (Image.new("L", (1, 65536)), "65536 pixels long"),
+        "negative array": (np.full((4, 4, 3), -0.5), "cannot be read as a picture"),
+        "five channels": (np.zeros((8, 8, 5)), "cannot be read as a picture"),
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["missing", "missing string", "empty", "text", "truncated", "truncated bytes", "number", "flat array", "folder"],
-)
+BAD_PICTURES = ["missing", "missing string", "empty", "text", "truncated", "truncated bytes", "number", "flat array"]
+BAD_PICTURES += ["folder", "header", "closed", "not ASCII", "bad URL", "null byte", "too long", "negative array"]
+
+
+@pytest.mark.parametrize("name", [*BAD_PICTURES, "five channels"])
 def test_bad_picture_is_named(image_processor, tmp_path, name):
     source, message = damaged_sources(tmp_path)[name]
     with pytest.raises(ValueError, match=f"image 1 .*{message}"):

@@ -210,6 +210,12 @@ def test_disk_offload(model, batch, tmp_path):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
+def test_encoded_images_beside_embeddings_are_refused(model, batch):
+    embeddings = torch.zeros(1, 4, 32)
+    with pytest.raises(ValueError, match="mm_encoder_outputs need input_ids"):
+        model(inputs_embeds=embeddings, mm_encoder_outputs={"image": model.get_image_features(batch["pixel_values"])})
+
+
 def test_attention_implementation_can_be_changed():
     model = make_model()
     model.set_attn_implementation("eager")

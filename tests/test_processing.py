@@ -108,6 +108,27 @@ def test_special_tokens_in_user_text_stay_text(processor, mask):
         assert processor.decode([i for i in picked if i < 256]) == f" I see {SPECIAL}. End."
 
 
+@pytest.mark.parametrize("token", ["<image>", "<learnable>", "<query_0>", "</s>"])
+def test_special_token_split_over_two_parts_stays_text(processor, token):
+    def chat(*texts):
+        return [{"role": "user", "content": [{"type": "text", "text": text} for text in texts]}]
+
+    for middle in range(1, len(token)):
+        split = tokens(processor, chat("a " + token[:middle], token[middle:] + " b"))
+        assert torch.equal(split["input_ids"], tokens(processor, chat(f"a {token} b"))["input_ids"])
+
+
+def test_truncation_that_cuts_query_tokens(processor):
+    with pytest.raises(ValueError, match="Truncation cut the query tokens of prompt 0"):
+        processor(text="hello there<learnable>", truncation=True, max_length=13)
+
+
+@pytest.mark.parametrize("chat", [["hi"], [{"role": "user", "content": ["hi"]}], [["hi"]]], ids=str)
+def test_what_is_no_message_or_part_is_shown(processor, chat):
+    with pytest.raises(ValueError, match="'hi'"):
+        processor.apply_chat_template(chat)
+
+
 @pytest.mark.parametrize("hd", [False, True])
 def test_assistant_mask_is_exact(processor, hd):
     answers = ["Ein rotes Auto, 赤い車 🚗.", "Ja.", "Ünïcödé"]

@@ -2,7 +2,6 @@
 """Turns pictures of any kind into the views that the vision tower sees: one squashed view, or that and four tiles."""
 
 import base64
-import binascii
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +20,14 @@ from transformers.processing_utils import ImagesKwargs
 
 
 URL_TIMEOUT = 30  # seconds
+MAX_SIDE = 65535  # pixels, as in a JPEG; the work on a canvas for tiles grows with the square of its side
 # Of the rows or columns of a canvas that are resized at a time: what is held in memory, and what is worth a thread.
 MAX_BAND_PIXELS = 1 << 24
 MIN_BAND_PIXELS = 1 << 16
+
+
+class _BadPicture(ValueError):
+    """An error whose message names the picture and says what to do."""
 
 
 class FlashSlothImageProcessorKwargs(ImagesKwargs, total=False):
@@ -231,7 +235,7 @@ def _fetch_one(source, label: str) -> Image.Image:
         elif hasattr(source, "ndim"):
             image = _from_array(source, name)
         else:
-            raise ValueError(
+            raise _BadPicture(
                 f"{name} is no picture: pass a PIL image, an array or tensor, a path, a URL, a data URL or bytes."
             )
         _check_size(image, name)
@@ -241,14 +245,17 @@ def _fetch_one(source, label: str) -> Image.Image:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
         return _to_rgb(image)
+    except (_BadPicture, MemoryError):
+        raise
     except FileNotFoundError as error:
-        raise ValueError(f"{name} does not exist: check the path.") from error
+        raise _BadPicture(f"{name} does not exist: check the path.") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not in a format that Pillow knows: pass a PNG, JPEG or the like.") from error
+        raise _BadPicture(f"{name} is not in a format that Pillow knows: pass a PNG, JPEG or the like.") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(_bomb_message(name)) from error
-    except (OSError, SyntaxError, EOFError) as error:  # what Pillow's decoders raise on damaged data
-        raise ValueError(f"{name} cannot be decoded ({error}): it is truncated or damaged, replace it.") from error
+        raise _BadPicture(_bomb_message(name)) from error
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
+        reason = str(error) or type(error).__name__
+        raise _BadPicture(f"{name} cannot be decoded ({reason}): it is truncated, damaged or closed.") from error
 
 
 def _describe(source) -> str:
@@ -265,10 +272,10 @@ def _open_string(source: str, name: str):
     if source.startswith(("http://", "https://")):
         try:
             response = httpx.get(source, timeout=URL_TIMEOUT, follow_redirects=True)
-        except httpx.HTTPError as error:
-            raise ValueError(f"{name} cannot be fetched ({error}): check the address and the connection.") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _BadPicture(f"{name} cannot be fetched ({error}): check the address and the connection.") from error
         if response.status_code != 200:
-            raise ValueError(f"{name} cannot be fetched: the server answered {response.status_code}.")
+            raise _BadPicture(f"{name} cannot be fetched: the server answered {response.status_code}.")
         return BytesIO(response.content)
     if source.startswith("data:"):
         source = source.partition(",")[2]
@@ -276,25 +283,43 @@ def _open_string(source: str, name: str):
         return source
     try:
         return BytesIO(base64.b64decode(source, validate=True))
-    except binascii.Error as error:
-        raise ValueError(f"{name} is neither an existing file, nor a URL, nor base64 data.") from error
+    except ValueError as error:  # what is not ASCII, and `binascii.Error`
+        raise _BadPicture(f"{name} is neither an existing file, nor a URL, nor base64 data.") from error
 
 
 def _from_array(array, name: str) -> Image.Image:
-    array = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.dtype == torch.bfloat16 else array
+    array = np.asarray(array)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
-        raise ValueError(f"{name} has shape {array.shape}: pass height x width x channels or channels first.")
-    return to_pil_image(array)
+        raise _BadPicture(f"{name} has shape {array.shape}: pass height x width x channels or channels first.")
+    if not {array.shape[0], array.shape[-1]} & {1, 3}:  # transparency comes last, and is dropped
+        if array.shape[-1] in (2, 4):
+            array = array[..., :-1]
+        elif array.shape[0] in (2, 4):
+            array = array[:-1]
+    if array.dtype == np.uint16:
+        array = array >> 8
+    try:
+        return to_pil_image(array)
+    except ValueError as error:  # of values out of range, or of another number of channels
+        raise _BadPicture(
+            f"{name}, of shape {array.shape}, cannot be read as a picture ({error}): pass 1 to 4 channels, as "
+            "integers from 0 to 255 or as floats from 0 to 1."
+        ) from error
 
 
 def _check_size(image: Image.Image, name: str):
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise ValueError(_bomb_message(name))
+        raise _BadPicture(_bomb_message(name))
+    if max(image.size) > MAX_SIDE:
+        raise _BadPicture(f"{name} is {max(image.size)} pixels long: cut it, {MAX_SIDE} is the most.")
     if 0 in image.size:
-        raise ValueError(f"{name} has no pixels: its size is {image.width} x {image.height}.")
+        raise _BadPicture(f"{name} has no pixels: its size is {image.width} x {image.height}.")
 
 
 def _bomb_message(name: str) -> str:

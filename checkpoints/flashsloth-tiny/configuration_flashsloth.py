@@ -181,14 +181,30 @@ class FlashSlothConfig(PreTrainedConfig):
         """Part of `@strict`: checks the fields against each other."""
         if self.pooling_mode not in ("attention", "average", "none"):
             raise ValueError(f"pooling_mode must be 'attention', 'average' or 'none', got {self.pooling_mode!r}.")
+        vision, text = self.vision_config, self.text_config
+        if not 1 <= vision.patch_size <= vision.image_size:
+            raise ValueError(f"patch_size={vision.patch_size} must be 1 to image_size={vision.image_size}.")
+        for name, tower in (("vision_config", vision), ("text_config", text)):
+            if tower.num_attention_heads < 1 or tower.hidden_size % tower.num_attention_heads:
+                raise ValueError(
+                    f"{name}.num_attention_heads={tower.num_attention_heads} must divide its "
+                    f"hidden_size={tower.hidden_size}."
+                )
         if self.pooling_mode != "none" and (self.pooling_size < 1 or self.grid_size % self.pooling_size):
             raise ValueError(
                 f"pooling_size={self.pooling_size} must divide the patch grid of {self.grid_size} x {self.grid_size} "
                 f"(image_size {self.vision_config.image_size} // patch_size {self.vision_config.patch_size})."
             )
         self._validate_token_ids()
-        if self.num_query_tokens < 0:
-            raise ValueError(f"num_query_tokens must be 0 or more, got {self.num_query_tokens}.")
+        if not 0 <= self.pooling_dropout < 1:
+            raise ValueError(f"pooling_dropout={self.pooling_dropout} must be 0 or more and below 1.")
+        for name, count in (
+            ("num_query_tokens", self.num_query_tokens),
+            ("image_suffix_length", self.image_suffix_length),
+            ("turn_prefix_length", self.turn_prefix_length),
+        ):
+            if count < 0:
+                raise ValueError(f"{name} must be 0 or more, got {count}.")
         if self.num_query_tokens == 0:
             return
         if not 0 <= self.query_layer < self.text_config.num_hidden_layers:
@@ -200,26 +216,35 @@ class FlashSlothConfig(PreTrainedConfig):
             ("query_hidden_size", self.query_hidden_size),
             ("vision_config.hidden_size", self.vision_config.hidden_size),
         ):
-            if self.query_num_heads < 1 or width % self.query_num_heads:
+            if width < 1 or self.query_num_heads < 1 or width % self.query_num_heads:
                 raise ValueError(f"query_num_heads={self.query_num_heads} must divide {name}={width}.")
 
     def _validate_token_ids(self):
         vocab_size = self.text_config.vocab_size
-        token_ids = {
+        placeholders = {
             "image_token_id": self.image_token_id,
             "query_slot_token_id": self.query_slot_token_id,
             "pad_token_id": self.pad_token_id,
-            "eos_token_id": self.eos_token_id[0] if isinstance(self.eos_token_id, list) else self.eos_token_id,
         }
+        token_ids = dict(placeholders)
+        if self.bos_token_id is not None:
+            token_ids["bos_token_id"] = self.bos_token_id
+        eos_token_ids = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        if not eos_token_ids:
+            raise ValueError("eos_token_id is an empty list: name at least one token that ends an answer.")
         if self.num_query_tokens:
             token_ids["first_query_token_id"] = self.first_query_token_id
             token_ids["the last query token"] = self.first_query_token_id + self.num_query_tokens - 1
             if self.query_base_token_id is not None:
                 token_ids["query_base_token_id"] = self.query_base_token_id
-        for name, token_id in token_ids.items():
+        for name, token_id in [*token_ids.items(), *(("eos_token_id", token_id) for token_id in eos_token_ids)]:
             if token_id is None or not 0 <= token_id < vocab_size:
                 raise ValueError(f"{name}={token_id} is outside the vocabulary of {vocab_size} tokens.")
-        clash = set(self.query_token_ids) & {self.image_token_id, self.query_slot_token_id, self.pad_token_id}
+        taken = [*placeholders.values(), *eos_token_ids]
+        for name, token_id in placeholders.items():
+            if taken.count(token_id) > 1:
+                raise ValueError(f"{name}={token_id} must be a token of its own, not another placeholder or the end.")
+        clash = set(self.query_token_ids).intersection(taken)
         if clash:
             raise ValueError(
                 f"Token id {min(clash)} is both a query token (first_query_token_id={self.first_query_token_id}, "

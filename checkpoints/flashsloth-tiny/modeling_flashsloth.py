@@ -417,7 +417,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             past_length (`int` or `torch.Tensor`): positions in the cache.
         """
         config = self.config
-        position = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # In tokens: padding may stand anywhere, also where a row's earlier answer ended before the others'.
+        position = (input_ids != config.pad_token_id).cumsum(dim=-1) - 1
         is_query = self._is_query(input_ids)
         is_image = input_ids == config.image_token_id
         is_text = ~(is_query | is_image | (input_ids == config.pad_token_id))
@@ -430,8 +431,9 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         turn_start = turn_start.clamp(min=(past_length > 0) * config.turn_prefix_length)
         start = torch.maximum(turn_start, last(is_image, config.image_suffix_length)).unsqueeze(-1)
         slot_start = (position - (input_ids - config.first_query_token_id)).unsqueeze(-1)
-        turn_mask = is_text.unsqueeze(1) & (position < slot_start) & (position >= turn_start.unsqueeze(-1))
-        instruction_mask = turn_mask & (position >= start)
+        key_position = position.unsqueeze(1)
+        turn_mask = is_text.unsqueeze(1) & (key_position < slot_start) & (key_position >= turn_start.unsqueeze(-1))
+        instruction_mask = turn_mask & (key_position >= start)
         instruction_mask = instruction_mask | (turn_mask & ~instruction_mask.any(dim=-1, keepdim=True))
 
         patches = features.last_hidden_state
@@ -552,6 +554,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                     )
                 view_mask = input_ids.new_ones(batch_size, num_views // batch_size)
             features = self.get_image_features(pixel_values, view_mask)
+        if features is not None and input_ids is None:
+            raise ValueError("mm_encoder_outputs need input_ids: inputs_embeds do not show where images stand.")
         if features is not None and features.pooler_output is not None:
             if features.last_hidden_state is None or features.view_mask is None:
                 raise ValueError(
@@ -667,6 +671,8 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         # The prefill of an assistant model is not marked as a first iteration; it would lose its images.
         if not is_first_iteration and next_sequence_length != 1 and past_key_values is not None:
             is_first_iteration = past_key_values.get_seq_length() == 0
+        if is_first_iteration and past_key_values is not None:
+            self._check_images_of_new_turns(input_ids, int(past_key_values.get_seq_length()), **kwargs)
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
@@ -674,6 +680,26 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+
+    def _check_images_of_new_turns(
+        self, input_ids, past_length, view_mask=None, pixel_values=None, mm_encoder_outputs=None, **_
+    ):
+        """Query tokens behind a kept cache look at all images before them, of which the cache holds too little."""
+        if past_length == 0 or not self.model._is_query(input_ids[:, past_length:]).any():
+            return
+        features = (mm_encoder_outputs or {}).get("image")
+        view_mask = view_mask if features is None else features.view_mask
+        if view_mask is None and pixel_values is not None:
+            return  # split evenly over the rows; `forward` compares them
+        num_tokens = (input_ids == self.config.image_token_id).sum(dim=-1)
+        views = num_tokens.new_zeros(len(num_tokens)) if view_mask is None else view_mask.sum(dim=-1)
+        num_features = views * self.config.num_visual_tokens
+        if (num_tokens != num_features).any():
+            raise ValueError(
+                f"Image features and image tokens do not match: the rows hold {num_tokens.tolist()} image tokens, "
+                f"those in the cache included, their images make {num_features.tolist()}. Pass all images of the "
+                "conversation again, as pixel_values and view_mask or as mm_encoder_outputs."
+            )
 
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):
         # The library's version takes features by image; ours are by row, and expand as every other input does.
