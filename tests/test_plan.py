@@ -18,7 +18,7 @@ from flashsloth.cli import main
 from flashsloth.train import memory
 from flashsloth.train.config import DataSource, StageConfig
 from flashsloth.train.memory import NF4_BYTES, saved_per_position
-from flashsloth.train.plan import plan
+from flashsloth.train.plan import describe, plan
 
 
 STAGE_1 = ["model.pooling", "model.multi_modal_projector"]
@@ -278,6 +278,13 @@ def test_command_prints_the_plan_and_trains_nothing(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "published FlashSloth-3.2B (not/here is not here)" in output
     assert "Steps: unknown" in output
+
+
+def test_plan_for_what_is_no_flashsloth(tmp_path):
+    make_model().model.language_model.save_pretrained(tmp_path / "phi")
+    stage_of_phi = StageConfig(model=str(tmp_path / "phi"), data=[DataSource("d")], trainable=STAGE_1)
+    with pytest.raises(ValueError, match="is of the type 'phi', no FlashSloth"):
+        describe(stage_of_phi, settings(tmp_path), 1)
 
 
 def test_devices_without_plan(tmp_path, capsys):

@@ -234,6 +234,29 @@ def test_unsuitable_checkpoints(start, tmp_path):
     save_file(weights, tmp_path / "holes" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks 1 tensors, model.pooling.fc1.weight among them"):
         run("stage2", start, tmp_path, f"model={tmp_path / 'holes'}")
+    content = (start / "model" / "model.safetensors").read_bytes()
+    for name, weights in (("cut", content[:1000]), ("empty", b""), ("gone", None)):
+        shutil.copytree(start / "model", tmp_path / name)
+        (tmp_path / name / "model.safetensors").unlink()
+        if weights is not None:
+            (tmp_path / name / "model.safetensors").write_bytes(weights)
+        with pytest.raises(ValueError, match=f"The weights of .*{name} cannot be loaded"):
+            run("stage2", start, tmp_path, f"model={tmp_path / name}")
+
+
+def test_several_gpus_of_one_process_are_refused(start, tmp_path):
+    stage, config = settings("stage2", start, tmp_path)
+    _ = config.device  # counts the devices, of which this machine has none
+    config._n_gpu = 8
+    with pytest.raises(ValueError, match="8 GPUs are visible to one process: .* --nproc_per_node 8"):
+        train_stage(stage, config)
+
+
+def test_a_run_without_a_step_is_no_finished_stage(start, tmp_path):
+    with pytest.raises(ValueError, match="no step was trained"):
+        overrides = ("max_steps=2", "dataloader_drop_last=true", "global_batch_size=64")
+        run("stage2", start, tmp_path, *overrides, "per_device_train_batch_size=64")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("sharding", ["FSDP", "DeepSpeed"])

@@ -74,7 +74,7 @@ def test_accumulation_follows_from_the_global_batch(file, processes):
     assert config.gradient_accumulation_steps == 16 / processes
 
 
-@pytest.mark.parametrize(("size", "nearest"), [(100, "96 or 128$"), (31, "32$"), (0, "32$")])
+@pytest.mark.parametrize(("size", "nearest"), [(100, "96 or 128$"), (31, "32$")])
 def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
     with pytest.raises(ValueError, match=nearest):
         accumulation_steps(size, 8, 4)
@@ -98,6 +98,17 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("assistant_only_loss=false", "always all that is learned"),
         ("model=", "lacks the key 'model'"),
         ("bf16", "write key=value"),
+        ("hd=maybe", "'hd' expected bool, got str"),
+        ("model=5", "'model' expected str, got int"),
+        ("trainable=[5]", "Invalid item at index 0 in list 'trainable'"),
+        ("learning_rates=5", "'learning_rates' expected a dict"),
+        ("learning_rates={model.pooling: fast}", "'learning_rates'"),
+        ("data={path: 5}", "data in .* 'path' expected str, got int"),
+        ("data={path: a, weight: heavy}", "data in .* 'weight'"),
+        ("data={path: a, streaming: maybe}", "data in .* 'streaming'"),
+        ("global_batch_size=many", "'global_batch_size'"),
+        ("global_batch_size=0", "global_batch_size is 0: it has to be a number of rows"),
+        ("per_device_train_batch_size=0", "per_device_train_batch_size is 0"),
     ],
 )
 def test_bad_settings_are_named(file, override, message):

@@ -180,6 +180,20 @@ def test_parquet(features, streaming, tmp_path, monkeypatch):
     check_columns(sorted_by_id(dataset) if streaming else dataset)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["no paths", "bytes alone", "file names"])
+def test_parquet_that_others_write(form, streaming, tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    picture = (pictures / "0.png").read_bytes()
+    image = {"no paths": {"bytes": picture, "path": None}, "bytes alone": {"bytes": picture}, "file names": "0.png"}
+    rows = [{"images": [image[form]], "texts": [{"user": "A?", "assistant": "B."}]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    source = DataSource(str(tmp_path / "rows.parquet"), image_folder=str(pictures), streaming=streaming)
+    [row] = load(source)
+    assert row["images"][0].tobytes() == make_image(0).tobytes()
+    assert row["messages"] == chat([IMAGE, text("A?")], "B.")
+
+
 def sorted_by_id(stream: IterableDataset) -> Dataset:
     assert stream.features == FEATURES
     return Dataset.from_list(sorted(stream.decode(False), key=lambda row: row["id"]), features=FEATURES)

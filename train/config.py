@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from trl import SFTConfig
 
 from flashsloth.ask import has_fast_bfloat16
@@ -42,6 +44,7 @@ DERIVED = {
 }
 
 
+@strict
 @dataclass
 class DataSource:
     """
@@ -69,7 +72,7 @@ class DataSource:
     name: str | None = None
     split: str = "train"
     revision: str | None = None
-    weight: float | None = None
+    weight: float | int | None = None
     streaming: bool = False
     captions: bool = False
 
@@ -78,6 +81,7 @@ class DataSource:
             raise ValueError(f"the weight of {self.path} is {self.weight}: it has to be above 0, or leave it out")
 
 
+@strict
 @dataclass
 class StageConfig:
     """
@@ -108,7 +112,7 @@ class StageConfig:
     data: list[DataSource]
     trainable: list[str] = field(default_factory=list)
     global_batch_size: int | None = None
-    learning_rates: dict[str, float] = field(default_factory=dict)
+    learning_rates: dict[str, float | int] = field(default_factory=dict)
     hd: bool = False
     optimizer: str = "adamw"
     attn_implementation: str = "sdpa"
@@ -170,14 +174,23 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
     stage = {key: settings.pop(key) for key in stage_fields if settings.get(key) is not None}
     stage["data"] = _read_sources(stage["data"], path)
     stage["trainable"] = _as_list(stage.get("trainable", []))
-    stage = StageConfig(**stage)
+    stage = _checked(StageConfig, stage, path)
     settings = {key: value for key, value in settings.items() if key not in stage_fields}
     # Nothing is cut unless a limit is asked for: truncation could cut an image's tokens or an answer.
     defaults = {"max_length": None, "train_sampling_strategy": "group_by_length", "ddp_timeout": DDP_TIMEOUT}
     is_on_cpu = settings.get("use_cpu") or not torch.accelerator.is_available()
     if is_on_cpu and not has_fast_bfloat16():
         defaults["bf16"] = False  # which TRL turns on
-    config = SFTConfig(**defaults | settings, assistant_only_loss=True)
+    try:
+        config = SFTConfig(**defaults | settings, assistant_only_loss=True)
+    except TypeError as error:
+        raise ValueError(f"{path} or an override has a value of a wrong type: {error}") from error
+    for name, rows in (
+        ("global_batch_size", stage.global_batch_size),
+        ("per_device_train_batch_size", config.per_device_train_batch_size),
+    ):
+        if rows is not None and (not isinstance(rows, int) or rows < 1):
+            raise ValueError(f"{name} is {rows!r}: it has to be a number of rows, 1 or more")
     if stage.global_batch_size is not None:
         config.gradient_accumulation_steps = accumulation_steps(
             stage.global_batch_size, config.per_device_train_batch_size, world_size or launched_processes()
@@ -240,10 +253,17 @@ def _read_sources(data, path: Path) -> list[DataSource]:
         _check_keys(source, [field.name for field in dataclasses.fields(DataSource)], f"data in {path}")
         if not source.get("path"):
             raise ValueError(f"data in {path} has a source without a path")
-        sources.append(DataSource(**source))
+        sources.append(_checked(DataSource, source, f"data in {path}"))
     if not sources:
         raise ValueError(f"data in {path} is empty")
     return sources
+
+
+def _checked(kind: type, settings: dict, where):
+    try:
+        return kind(**settings)
+    except StrictDataclassError as error:
+        raise ValueError(f"{where} has a value of a wrong type: {' '.join(str(error).split())}") from error
 
 
 def _as_list(value) -> list:

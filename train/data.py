@@ -15,7 +15,7 @@ from pathlib import Path
 import datasets
 import pyarrow
 import pyarrow.compute
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
@@ -280,7 +280,8 @@ def _has_encoded_images(rows: Dataset) -> bool:
 
 def _holds_images(feature) -> bool:
     item = feature.feature if isinstance(feature, List) else feature
-    return isinstance(item, Image) or (isinstance(item, dict) and list(item) == ["bytes", "path"])
+    # A column of nothing but nulls, as pyarrow writes paths that are all missing, cannot be relabelled.
+    return isinstance(item, Image) or item == {"bytes": Value("binary"), "path": Value("string")}
 
 
 def _with_images(rows: Dataset, column: str, feature) -> Dataset:
@@ -292,7 +293,8 @@ def _with_images(rows: Dataset, column: str, feature) -> Dataset:
 
 def _stream_row(record: Mapping, index: int, folder: str, captions: bool, path: str) -> dict:
     try:
-        return make_row(record, index, folder, captions)
+        # `map` of a stream takes its rows as they come, and does not encode them.
+        return FEATURES.encode_example(make_row(record, index, folder, captions))
     except ValueError as error:  # comes while the run goes on, far from where the source was opened
         raise ValueError(f"{path}, {error}") from error
 

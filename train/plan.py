@@ -20,7 +20,7 @@ from flashsloth.train.config import StageConfig
 from flashsloth.train.data import load_data
 from flashsloth.train.lora import lora_config
 from flashsloth.train.memory import Memory, memory_by_way, quantized_weights
-from flashsloth.train.sft import parameter_groups, select_trainable
+from flashsloth.train.sft import parameter_groups, read_model_config, select_trainable
 
 
 # Gigabytes per 80 GB GPU, of eight, that the authors of FlashSloth name for their stages (ZeRO).
@@ -162,10 +162,13 @@ def describe(stage: StageConfig, config: SFTConfig, world_size: int) -> str:
     """
     The plan of a stage as text. Its model and data are looked at where they are folders or files; nothing is
     downloaded. Without a model there, the published one is planned for, and the text says so.
+
+    Raises:
+        ValueError: If the folder holds no model that a stage can start from.
     """
     model_config, name = FlashSlothConfig(), f"the published FlashSloth-3.2B ({stage.model} is not here)"
-    if (Path(stage.model) / "config.json").is_file():
-        model_config, name = FlashSlothConfig.from_pretrained(stage.model), stage.model
+    if Path(stage.model).is_dir():
+        model_config, name = read_model_config(stage.model), stage.model
     rows = None
     if all(glob.glob(os.path.expanduser(source.path)) and not source.streaming for source in stage.data):
         rows = len(load_data(stage.data, config.seed))

@@ -17,12 +17,13 @@ from collections import Counter
 from pathlib import Path
 
 from datasets import IterableDataset
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import SFTConfig
 
-from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.ask import has_fast_bfloat16, is_quantized
 from flashsloth.convert.downloads import find_files
 from flashsloth.convert.folders import new_folder
@@ -44,34 +45,47 @@ __all__ = ["load_model", "parameter_groups", "read_config", "select_trainable", 
 logger = logging.getLogger(__name__)
 
 
+def read_model_config(model: str) -> FlashSlothConfig:
+    """
+    Reads the config of a model that a stage can start from.
+
+    Raises:
+        ValueError: If there is no model, or if it is an adapter, no FlashSloth, or quantized.
+    """
+    if (Path(model) / "adapter_config.json").is_file():
+        raise ValueError(f"{model} is an adapter: merge it first (flashsloth merge), then start from the result")
+    register_auto_classes()
+    try:
+        model_config = AutoConfig.from_pretrained(model)
+    except OSError as error:
+        raise ValueError(f"There is no model {model} to start from: {error}") from error
+    if model_config.model_type != "flashsloth":
+        raise ValueError(
+            f"{model} is of the type {model_config.model_type!r}, no FlashSloth: make one of a language model "
+            "and a SigLIP (flashsloth compose), or of a published checkpoint (flashsloth convert)"
+        )
+    if is_quantized(model_config):
+        raise ValueError(f"{model} is quantized and cannot be trained: start from the model that it was made from")
+    return model_config
+
+
 def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
     """
     Loads the model that a stage starts from, in float32, which is what the optimizer works on, or quantized.
 
     Raises:
-        ValueError: If it is no FlashSloth, or some of its weights are missing.
+        ValueError: If it is none that a stage can start from, or its weights are damaged or some of them missing.
     """
-    if (Path(stage.model) / "adapter_config.json").is_file():
-        raise ValueError(f"{stage.model} is an adapter: merge it first (flashsloth merge), then start from the result")
-    try:
-        model_config = AutoConfig.from_pretrained(stage.model)
-    except OSError as error:
-        raise ValueError(f"There is no model {stage.model} to start from: {error}") from error
-    if model_config.model_type != "flashsloth":
-        raise ValueError(
-            f"{stage.model} is of the type {model_config.model_type!r}, no FlashSloth: make one of a language model "
-            "and a SigLIP (flashsloth compose), or of a published checkpoint (flashsloth convert)"
-        )
-    if is_quantized(model_config):
-        raise ValueError(
-            f"{stage.model} is quantized and cannot be trained: start from the model that it was made from"
-        )
+    read_model_config(stage.model)
     settings = {"dtype": "float32"}
     if stage.quantization:
         settings = {"quantization_config": quantization_config(stage.quantization, stage.lora), "dtype": "bfloat16"}
-    model, loaded = FlashSlothForCausalLM.from_pretrained(
-        stage.model, attn_implementation=stage.attn_implementation, output_loading_info=True, **settings
-    )
+    try:
+        model, loaded = FlashSlothForCausalLM.from_pretrained(
+            stage.model, attn_implementation=stage.attn_implementation, output_loading_info=True, **settings
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:  # missing, cut short, of other shapes
+        raise ValueError(f"The weights of {stage.model} cannot be loaded: {error}") from error
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise ValueError(
@@ -124,6 +138,12 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         logger.info("%s is complete; nothing to train", finished)
         return finished
     refuse_unsharded_only(stage, config)
+    if config.n_gpu > 1:
+        # The library would split tensors by their first axis: pixel_values by views, input_ids by rows.
+        raise ValueError(
+            f"{config.n_gpu} GPUs are visible to one process: start one for each (torchrun --nproc_per_node "
+            f"{config.n_gpu} -m flashsloth train ...), or choose one (CUDA_VISIBLE_DEVICES=0)"
+        )
     register_auto_classes()
     is_main = config.process_index == 0
     if not is_main:
@@ -137,7 +157,10 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     # Model
     model = load_model(stage)
     base = find_files(stage.model, (PROVENANCE_FILE,))  # of a model on the Hub, the local copy that was loaded
-    processor = FlashSlothProcessor.from_pretrained(stage.model)
+    try:
+        processor = FlashSlothProcessor.from_pretrained(stage.model)
+    except OSError as error:
+        raise ValueError(f"The processor of {stage.model} cannot be loaded: {error}") from error
     processor.image_processor.hd = stage.hd
     adapter = lora_config(stage.lora, model) if stage.lora else None
     if not adapter:
@@ -173,6 +196,11 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     if last:
         logger.info("Going on from %s", last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.state.global_step == 0:
+        raise ValueError(
+            "no step was trained: the data has fewer rows than a step takes; lower global_batch_size, or leave "
+            "dataloader_drop_last out"
+        )
 
     # Result
     unfinished = new_folder(finished) if is_main else contextlib.nullcontext(finished)
