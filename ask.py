@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, TextStreamer
 
 from flashsloth import register_auto_classes
@@ -97,8 +99,8 @@ def load(
         `tuple`: The model, in evaluation mode, and the processor.
 
     Raises:
-        ValueError: If there is no such model or revision, if it is not a FlashSloth, or if it needs code that is not
-            trusted.
+        ValueError: If there is no such model or revision, or if it is not a FlashSloth, is incomplete or damaged, or
+            needs code that is not trusted.
         FileNotFoundError: If `model_id` can only be a folder, and there is none.
         OSError: If the Hub cannot be reached, or the connection is lost.
     """
@@ -127,13 +129,18 @@ def load(
         if dtype == "fast":
             is_slow = config.dtype == torch.bfloat16 and str(device) == "cpu" and not has_fast_bfloat16()
             dtype = "float32" if is_slow else "auto"  # of a quantized checkpoint only what is not quantized changes
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, dtype=dtype, device_map=device
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, dtype=dtype, device_map=device, output_loading_info=True
         )
     except ConnectionError:
         raise
-    except OSError as error:  # how transformers reports missing or unreadable files of a model
+    # How transformers reports missing or unreadable files of a model, a config that contradicts itself, weights that
+    # are cut short, and weights of other shapes.
+    except (OSError, StrictDataclassError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"The model '{model_id}' cannot be loaded: {error}") from error
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise ValueError(f"The model '{model_id}' lacks {len(missing)} tensors, {missing[0]} among them.")
     return model.eval(), processor
 
 

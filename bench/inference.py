@@ -233,7 +233,10 @@ class Clock:
 
 def _load(folder: str | None, device: torch.device, dtype: torch.dtype) -> FlashSlothForCausalLM:
     if folder:
-        return FlashSlothForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
+        try:
+            return FlashSlothForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
+        except OSError as error:
+            raise ValueError(f"The model {folder} cannot be loaded: {error}") from error
     with no_init_weights(), device:
         model = FlashSlothForCausalLM._from_config(FlashSlothConfig(), dtype=dtype)
     for parameter in tqdm(list(model.parameters()), desc="random weights", unit="tensor", file=sys.stderr):
@@ -308,4 +311,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if min(args.rows, args.repeats, args.new_tokens) < 1:
         parser.error("--rows, --repeats and --new-tokens must be 1 or more")
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch that was built without CUDA
+        parser.error(f"--device {args.device} is not here: {str(error).splitlines()[0]}")
     return args

@@ -73,6 +73,19 @@ def test_batch_of_rows_is_reported(folder, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == 3
 
 
+@pytest.mark.parametrize("device", ["bogus", "cuda:99"])
+def test_device_that_is_not_here(device, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["--device", device])
+    assert error.value.code == 2
+    assert f"--device {device} is not here" in capsys.readouterr().err
+
+
+def test_model_that_is_not_here():
+    with pytest.raises(ValueError, match="The model no/such/folder cannot be loaded"):
+        main(["--model", "no/such/folder"])
+
+
 def test_no_peer(folder, capsys):
     main(["--model", folder, "--repeats", "1", "--new-tokens", "1", "--dtype", "float32", "--no-peer"])
     assert "llava" not in json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -2,6 +2,7 @@
 """The command line: exit status, and what goes to which stream. Answers come from the embedded checkpoint."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from flashsloth import ask, cli
 from flashsloth.ask import EMBEDDED_CHECKPOINT
@@ -205,6 +207,36 @@ def test_ask_with_bad_input(arguments, words, capsys):
     assert output.out == ""
     assert words in output.err.splitlines()[-1]
     assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query_layer": 9}, "query_layer=9 is outside the decoder"),
+        ({"query_hidden_size": 16}, "cannot be loaded"),
+    ],
+    ids=str,
+)
+def test_ask_a_model_whose_config_does_not_fit(tmp_path, picture, capsys, change, message):
+    shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert cli.main(["ask", "--model", str(tmp_path / "model"), "--image", picture, "What?"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ask_a_model_that_is_damaged_or_incomplete(tmp_path, picture, capsys):
+    shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.pooling.fc1.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    arguments = ["ask", "--model", str(tmp_path / "model"), "--image", picture, "What?"]
+    assert cli.main(arguments) == 2
+    assert "lacks 1 tensors, model.pooling.fc1.weight among them" in capsys.readouterr().err
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert cli.main(arguments) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
 
 
 def test_ask_another_kind_of_model(tmp_path, capsys):
