@@ -284,7 +284,7 @@ def test_language_models_of_the_wrong_kind(content, message, refused):
         ("vision", "image_size", 24_000, "wrongly shaped"),
         ("vision", "image_size", 24 * 10**8, "does not describe a model that can be built"),
         ("vision", "image_size", "49", "image_size"),
-        ("vision", "patch_size", 0, "does not describe a model that can be built"),
+        ("vision", "patch_size", 0, "patch_size=0 must be 1 to image_size=49"),
         ("vision", "model_type", "clip_vision_model", "is a config of 'clip_vision_model'"),
     ],
 )
