@@ -144,7 +144,6 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
             f"{config.n_gpu} GPUs are visible to one process: start one for each (torchrun --nproc_per_node "
             f"{config.n_gpu} -m flashsloth train ...), or choose one (CUDA_VISIBLE_DEVICES=0)"
         )
-    register_auto_classes()
     is_main = config.process_index == 0
     if not is_main:
         logging.getLogger("flashsloth").setLevel(logging.WARNING)  # one process tells what all do
