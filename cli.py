@@ -139,9 +139,11 @@ def run_merge(args: argparse.Namespace) -> None:
 def run_data_check(args: argparse.Namespace) -> None:
     with _extra_packages("data check", "train"):
         from flashsloth import FlashSlothProcessor, register_auto_classes
-        from flashsloth.train import checks, selection
+        from flashsloth.train import checks
         from flashsloth.train.config import read_config
         from flashsloth.train.data import load_data
+        from flashsloth.train.fingerprint import fingerprint
+        from flashsloth.train.selection import DataCheck
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Data may be checked on a machine without the run's GPUs; settings such as bf16 are else refused there.
@@ -152,8 +154,9 @@ def run_data_check(args: argparse.Namespace) -> None:
     except OSError as error:
         raise ValueError(f"The processor of the model {stage.model}, which counts the tokens: {error}") from error
     with contextlib.redirect_stdout(sys.stderr):
-        rows = load_data(stage.data, config.seed, decode=False)
-        bad = selection.check_and_keep(rows, processor, config.max_length, stage.hd, config.output_dir)
+        rows = load_data(stage.data, config.seed)
+        check = DataCheck(processor, config.max_length, stage.hd, config.output_dir)
+        bad = check.read_all(rows, fingerprint(rows, stage.data))
     print(checks.report(bad))
     if args.jsonl:
         checks.write_jsonl(bad, args.jsonl)

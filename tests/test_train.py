@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 import flashsloth
 from flashsloth import FlashSlothProcessor
 from flashsloth.train import sft
+from flashsloth.train.checks import BadRowError
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import read_config
 from flashsloth.train.data import load_data
@@ -136,8 +137,11 @@ def test_checkpoints_are_complete_folders(finished, chats):
 
 def test_a_finished_stage_is_not_trained_again(finished, start):
     written = (finished / "model" / "model.safetensors").stat().st_mtime_ns
-    assert run("stage2", start, finished) == finished / "model"
+    same = ("learning_rates={model.pooling: 1e-3}", "logging_steps=2")
+    assert run("stage2", start, finished, *same) == finished / "model"
     assert (finished / "model" / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="started with other settings: max_steps was 3 and is now 9. Go on with what"):
+        run("stage2", start, finished, *same, "max_steps=9")
 
 
 def test_hd_stage_saves_an_hd_processor(start, tmp_path):
@@ -172,6 +176,25 @@ def test_batch_without_images_trains_alike_and_gives_every_module_a_gradient(mod
         assert parameter.grad is not None, name
         if name.startswith(VISION):
             assert not parameter.grad.any(), name
+
+
+def test_an_image_that_breaks_after_the_check_names_row_and_file(start, tmp_path):
+    make_image(0, 60, 60).save(tmp_path / "a.jpg")
+    messages = [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Noise."}]
+    rows = [{"id": "x7", "images": [{"path": "a.jpg"}], "messages": messages}] * 4
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    overrides = (f"data={tmp_path / 'rows.json'}", "dataloader_num_workers=1", "save_steps=1")
+    run("stage1", start, tmp_path / "out", *overrides, "max_steps=1")
+    shutil.rmtree(tmp_path / "out" / "model")
+    shutil.rmtree(tmp_path / "out" / "checkpoint-1")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(bytes(len(content)))  # which only reading can tell
+    with pytest.raises(BadRowError, match="^row 'x7' cannot be read any more .undecodable image: .*a.jpg: "):
+        run("stage1", start, tmp_path / "out", *overrides, "max_steps=1")
+    # Its size tells that the file has changed again: the check finds it before the first step.
+    (tmp_path / "a.jpg").write_bytes(content[:-1000])
+    with pytest.raises(ValueError, match="4 of 4 rows are broken, the first is row 0, id 'x7' .truncated image"):
+        run("stage1", start, tmp_path / "out", *overrides, "max_steps=1")
 
 
 def test_batch_with_an_image_stays_as_it_is(processor):

@@ -16,8 +16,9 @@ from flashsloth.train import selection
 from flashsloth.train.checks import BadRow, check, report, write_jsonl
 from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
+from flashsloth.train.fingerprint import fingerprint
 from flashsloth.train.rows import FEATURES
-from flashsloth.train.selection import check_cached, good_rows
+from flashsloth.train.selection import DataCheck
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,12 @@ BAD = [
     ("unknown kind of content", "'video'", {"messages": [
         {"role": "user", "content": [{"type": "video"}]}, {"role": "assistant", "content": "A bird."}
     ]}),
+    ("malformed row", "its 'messages' is 'None'; it has to be a list of mappings", {"messages": None}),
+    ("malformed row", "it needs 'role'", {"messages": [{"content": "Hi?"}, {"role": "assistant", "content": "A."}]}),
+    ("malformed row", "one of its texts is 7; write it as a string", turns(("human", "3 + 4?"), ("gpt", 7))),
+    ("malformed row", "has the from None; write it as a string", turns((None, "Hi?"), ("gpt", "Hello."))),
+    ("malformed row", "it has the columns id, caption; it needs messages", {"caption": "A bird."}),
+    ("malformed row", "an image is '3'", row("<image>", "A bird.", image=3)),
     ("answer cut by max_length", "tokens, of which 1024 can be kept", row("What?", "word " * 200)),
 ]  # fmt: skip
 
@@ -98,6 +105,20 @@ def test_every_kind_of_broken_row_is_named(write, processor):
         assert detail in problem.detail
 
 
+def test_lines_that_hold_no_row_or_no_text(processor, tmp_path):
+    rows = [
+        GOOD[4],
+        3,
+        row("What?", "A \ud83d.", id="x7"),
+        row("<image>", "A bird.", image="\udcff.png", id="x8"),
+        None,
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    bad = check(load_data([DataSource(str(tmp_path / "rows.jsonl"))], 0), processor, None, hd=False, progress=False)
+    assert found(bad) == [(index, name, "malformed row") for index, name in enumerate(("1", "x7", "x8", "4"), start=1)]
+    assert "it is '3'; a row is a mapping" in bad[0].detail and "surrogates not allowed" in bad[1].detail
+
+
 def test_bombs(write, processor, tmp_path):
     """Above the limit, but not above twice the limit, Pillow itself only warns."""
     PIL.Image.new("1", (PIL.Image.MAX_IMAGE_PIXELS // 8000 + 1, 8000)).save(tmp_path / "bomb.png")
@@ -112,7 +133,7 @@ def test_length_is_that_of_the_processor(hd, write, processor):
     rows = [row("<image>\nWhat </s>?", "A bird.", "And <image>?", "None.", image=["good.png", "good.jpg"])]
     dataset = load_data([write(rows)], seed=0)
     messages = json.loads(json.dumps(dataset["messages"][0]))
-    pictures = iter(dataset[0]["images"])
+    pictures = iter([PIL.Image.open(image["path"]) for image in dataset[0]["images"]])
     for part in (part for message in messages for part in message["content"] if part["type"] == "image"):
         part["image"] = next(pictures)
     inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, hd=hd)
@@ -134,7 +155,7 @@ def test_images_inside_the_rows(processor):
         {"role": "assistant", "content": [{"type": "text", "text": "Noise."}]},
     ]
     rows = [
-        {"id": str(index), "images": [image], "messages": messages, "num_images": 1, "length": 6}
+        {"id": str(index), "images": [image], "messages": messages, "num_images": 1, "length": 6, "problem": None}
         for index, image in enumerate([{"bytes": good, "path": None}, {"bytes": cut, "path": "cut.jpg"}, None])
     ]
     dataset = Dataset.from_list(rows, features=FEATURES)
@@ -146,58 +167,115 @@ def test_many_rows_and_streams(write, processor):
     rows = [row("Hi?", "" if index in (40, 99) else "Hello.", id=index) for index in range(100)]
     bad = check(load_data([write(rows)], seed=0), processor, None, hd=False, progress=False)
     assert found(bad) == [(40, "40", "empty turn"), (99, "99", "empty turn")]
-    stream = load_data([write(rows, streaming=True)], seed=0, decode=False)
+    stream = load_data([write(rows, streaming=True)], seed=0)
     assert {problem.id for problem in check(stream, processor, None, hd=False, progress=False)} == {"40", "99"}
 
 
-def test_result_is_kept_for_the_same_data_and_settings(write, processor, tmp_path, monkeypatch):
-    source = write([*GOOD, row("What?")])
+def keep(source, processor, tmp_path, max_length=None):
+    """The data of a source, with its fingerprint and the check that is kept in the folder "out"."""
     dataset = load_data([source], seed=0)
-    bad = check_cached(dataset, processor, None, False, tmp_path / "out", progress=False)
-    assert len(bad) == 1
-    monkeypatch.setattr(selection, "check", lambda *args: pytest.fail("read again"))
-    assert check_cached(load_data([source], seed=0), processor, None, False, tmp_path / "out") == bad
-    monkeypatch.setattr(selection, "check", lambda *args: [])
-    assert check_cached(dataset, processor, 500, False, tmp_path / "out") == []
-    assert check_cached(load_data([write(GOOD)], seed=0), processor, None, False, tmp_path / "out") == []
+    check = DataCheck(processor, max_length, False, tmp_path / "out", progress=False)
+    return check, (dataset, fingerprint(dataset, [source]))
 
 
-def test_only_repaired_rows_are_read_again(write, processor, tmp_path, monkeypatch):
+@pytest.fixture
+def read(monkeypatch):
+    """Numbers of the rows that were read, at each check."""
+    numbers = []
+    monkeypatch.setattr(
+        selection, "check", lambda dataset, *others: numbers.append(len(dataset)) or check(dataset, *others)
+    )
+    return numbers
+
+
+def test_result_is_kept_for_the_same_data_and_settings(write, processor, tmp_path, read):
+    source = write([*GOOD, row("<image>", "A bird.", image="good.png", id="x7")])
+    for settings, rows in (({}, [6]), ({}, []), ({"max_length": 20}, [6]), ({"max_length": 20}, [6])):
+        read.clear()
+        checked, data = keep(source, processor, tmp_path, **settings)
+        bad = checked.read_changed(*data)
+        assert read == rows and bool(bad) == bool(settings)
+    read.clear()
+    (tmp_path / "moved").mkdir()
+    for file in ("rows.json", "good.png", "good.jpg", "gif named.jpg"):
+        (tmp_path / file).rename(tmp_path / "moved" / file)
+    checked, data = keep(DataSource(str(tmp_path / "moved" / "rows.json")), processor, tmp_path, max_length=20)
+    assert checked.read_changed(*data) == bad and read == [len(bad)]
+    checked, data = keep(write(GOOD[3:]), processor, tmp_path)
+    assert checked.read_changed(*data) == [] and read == [len(bad), 2]
+
+
+def test_files_that_changed_after_the_check_are_read_again(write, processor, tmp_path, read):
+    checked, data = keep(write(GOOD), processor, tmp_path)
+    assert checked.read_all(*data) == []
+    (tmp_path / "good.png").unlink()
+    (tmp_path / "good.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes())
+    with pytest.raises(ValueError, match="2 of 5 rows are broken, the first is row 0, id 'fine' .missing image"):
+        checked.select(*data, "stop")
+    make_image(0).save(tmp_path / "good.png")
+    assert found(checked.read_changed(*data)) == [(1, "fine", "truncated image")]
+    assert read == [5, 2, 2]
+    # Half of a result is none.
+    (tmp_path / "out" / "data_check.npy").unlink()
+    assert found(checked.read_changed(*data)) == [(1, "fine", "truncated image")]
+    assert read == [5, 2, 2, 5]
+
+
+def test_only_broken_rows_are_read_again_and_repaired_ones_are_back(write, processor, tmp_path, read):
     rows = [*GOOD, row("<image>", "A bird.", image="lost.jpg"), row("What?", id="x7")]
-    arguments = load_data([write(rows)], seed=0), processor, None, False
+    checked, data = keep(write(rows), processor, tmp_path)
     for _ in range(2):
         with pytest.raises(ValueError, match="2 of 7 rows are broken, the first is row 5"):
-            good_rows(*arguments, "stop", tmp_path / "out", progress=False)
-    assert len(good_rows(*arguments, "skip", tmp_path / "out", progress=False)) == 5
+            checked.select(*data, "stop")
+    assert len(checked.select(*data, "skip")) == 5
     make_image(0).save(tmp_path / "lost.jpg")
-    # What was left out stays out: the run that goes on has to have the same rows.
-    assert len(good_rows(*arguments, "skip", tmp_path / "out", progress=False)) == 5
-    read = []
-    monkeypatch.setattr(
-        selection, "check", lambda dataset, *others: read.append(len(dataset)) or check(dataset, *others)
-    )
     with pytest.raises(ValueError, match="1 of 7 rows are broken, the first is row 6, id 'x7'"):
-        good_rows(*arguments, "stop", tmp_path / "out", progress=False)
-    assert read == [2]
+        checked.select(*data, "stop")
+    assert read == [7, 2, 2, 2]
+    assert len(checked.select(*data, "skip")) == 6
+
+
+def test_a_run_that_goes_on_has_the_rows_that_it_began_with(write, processor, tmp_path):
+    rows = [*GOOD, row("<image>", "A bird.", image="lost.jpg"), row("What?", id="x7")]
+    checked, data = keep(write(rows), processor, tmp_path)
+    began = checked.select(*data, "skip")
+    make_image(0).save(tmp_path / "lost.jpg")
+    goes_on = checked.select(*data, "skip", is_resumed=True)
+    assert goes_on["messages"][:] == began["messages"][:] and len(began) == 5
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(ValueError, match="row 0, id 'fine', has become broken since the run began .missing image: "):
+        checked.select(*data, "skip", is_resumed=True)
 
 
 def test_stop_and_skip(write, processor, tmp_path, caplog):
-    dataset = load_data([write([GOOD[0], row("What?", id="x7"), GOOD[3]])], seed=0)
+    checked, data = keep(write([GOOD[0], row("What?", id="x7"), GOOD[3]]), processor, tmp_path)
     with pytest.raises(ValueError, match="1 of 3 rows are broken, the first is row 1, id 'x7' .no assistant turn"):
-        good_rows(dataset, processor, None, False, "stop", tmp_path / "out", progress=False)
+        checked.select(*data, "stop")
     assert "no assistant turn" in caplog.text
-    good = good_rows(dataset, processor, None, False, "skip", tmp_path / "out", progress=False)
-    assert good["messages"][:] == [dataset["messages"][0], dataset["messages"][2]]
+    good = checked.select(*data, "skip")
+    assert good["messages"][:] == [data[0]["messages"][0], data[0]["messages"][2]]
     [skipped] = (tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines()
     assert json.loads(skipped) == {"index": 1, "id": "x7", "reason": "no assistant turn", "detail": "1 turns"}
 
 
 def test_nothing_left_and_nothing_wrong(write, processor, tmp_path):
+    checked, data = keep(write([row("What?")]), processor, tmp_path)
     with pytest.raises(ValueError, match="All 1 rows are broken, the first by: no assistant turn"):
-        good_rows(load_data([write([row("What?")])], 0), processor, None, False, "skip", tmp_path, progress=False)
-    dataset = load_data([write(GOOD)], seed=0)
-    assert good_rows(dataset, processor, None, False, "stop", tmp_path, progress=False) is dataset
-    assert not (tmp_path / "skipped_rows.jsonl").exists()
+        checked.select(*data, "skip")
+    checked, data = keep(write(GOOD), processor, tmp_path)
+    assert checked.select(*data, "stop") is data[0]
+    assert not (tmp_path / "out" / "skipped_rows.jsonl").exists()
+
+
+def test_a_stream_that_was_checked_stops_before_it_is_read(write, processor, tmp_path):
+    checked, data = keep(write([*GOOD, row("What?", id="x7")], streaming=True), processor, tmp_path)
+    assert checked.select(*data, "stop") is data[0]
+    assert found(checked.read_all(*data))[0][1:] == ("x7", "no assistant turn")
+    with pytest.raises(ValueError, match="1 of the stream's rows are broken, .* id 'x7'.* run `data check` again"):
+        checked.select(*data, "stop")
+    assert checked.select(*data, "skip") is data[0]
+    checked, data = keep(write(GOOD, streaming=True), processor, tmp_path)
+    assert checked.select(*data, "stop") is data[0]
 
 
 def test_report_and_jsonl(tmp_path):
@@ -231,9 +309,9 @@ def test_the_command(write, processor, tmp_path, capsys, monkeypatch):
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == "No broken rows.\n"
     # Training does not read it all again.
-    dataset = load_data([DataSource(config["data"]["path"])], seed=0)
+    checked, data = keep(DataSource(config["data"]["path"]), processor, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(selection, "check", lambda *others: pytest.fail("read again"))
-        assert good_rows(dataset, processor, None, False, "stop", tmp_path / "out") is dataset
+        assert checked.select(*data, "stop") is data[0]
     assert cli.main([*arguments, f"model={tmp_path / 'no model'}"]) == 2
     assert "no model" in capsys.readouterr().err

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import make_image
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from flashsloth.train.collator import Collator
 from flashsloth.train.config import DataSource
 from flashsloth.train.conversations import conversation
 from flashsloth.train.data import load_data
+from flashsloth.train.fingerprint import fingerprint
 from flashsloth.train.rows import FEATURES, MESSAGES
 
 
@@ -53,6 +54,11 @@ def pictures(tmp_path):
     return folder
 
 
+def decoded(row: dict) -> list:
+    """Its pictures."""
+    return [Image().decode_example(image) for image in row["images"]]
+
+
 def write_json(path: Path, rows: list) -> str:
     lines = "\n".join(map(json.dumps, rows)) + "\n"
     path.write_text(lines if path.suffix == ".jsonl" else json.dumps(rows))
@@ -81,7 +87,7 @@ def test_llava(name, tmp_path, pictures):
         chat([text("First "), IMAGE, text(" or second "), IMAGE, text("?")], "A bird."),
         chat("Name a prime.", "Two."),
     ]
-    assert dataset[0]["images"][0].tobytes() == make_image(0).tobytes()
+    assert decoded(dataset[0])[0].tobytes() == make_image(0).tobytes()
     assert len(dataset[1]["images"]) == 2 and dataset[2]["images"] == []
     # Images stay where they are.
     assert dataset.with_format("arrow")[0]["images"].to_pylist() == [
@@ -97,7 +103,7 @@ def test_patterns_and_byte_order_marks(tmp_path):
 
 def test_image_paths_start_at_the_file_if_no_folder_is_given(tmp_path, pictures):
     dataset = load(write_json(tmp_path / "rows.json", [llava(image="pictures/1.png")]))
-    assert dataset[0]["images"][0].size == make_image(1).size
+    assert decoded(dataset[0])[0].size == make_image(1).size
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ def test_captions_leave_the_image_alone():
 def test_rows_are_what_trl_and_the_processor_take(tmp_path, pictures, processor):
     rows = [llava(image="0.png"), llava(human="Say </s> <query_0>", answer="No."), llava(image="1.png", answer="B.")]
     dataset = load(DataSource(write_json(tmp_path / "rows.json", rows), image_folder=str(pictures)))
-    batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([dataset[i] for i in range(3)])
+    batch = Collator(processor, assistant_only_loss=True)([dataset[i] for i in range(3)])
     labels = batch["labels"]
     assert processor.tokenizer.decode(labels[labels != -100]) == " A bird.</s> No.</s> B.</s>"
     assert "USER: <image>" not in processor.tokenizer.decode(batch["input_ids"][1])
@@ -163,7 +169,7 @@ def check_columns(dataset):
     assert [row["messages"] for row in rows] == EXPECTED
     assert [row["num_images"] for row in rows] == [1, 2, 0]
     assert [row["id"] for row in rows] == ["0", "1", "2"]
-    assert [[image.size for image in row["images"]] for row in rows] == [[(40, 30)], [(40, 30)] * 2, []]
+    assert [[image.size for image in decoded(row)] for row in rows] == [[(40, 30)], [(40, 30)] * 2, []]
 
 
 @pytest.mark.parametrize("features", [None, Features({"images": List(Image()), "texts": TEXTS})])
@@ -190,13 +196,13 @@ def test_parquet_that_others_write(form, streaming, tmp_path, pictures, monkeypa
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     source = DataSource(str(tmp_path / "rows.parquet"), image_folder=str(pictures), streaming=streaming)
     [row] = load(source)
-    assert row["images"][0].tobytes() == make_image(0).tobytes()
+    assert decoded(row)[0].tobytes() == make_image(0).tobytes()
     assert row["messages"] == chat([IMAGE, text("A?")], "B.")
 
 
 def sorted_by_id(stream: IterableDataset) -> Dataset:
     assert stream.features == FEATURES
-    return Dataset.from_list(sorted(stream.decode(False), key=lambda row: row["id"]), features=FEATURES)
+    return Dataset.from_list(sorted(stream, key=lambda row: row["id"]), features=FEATURES)
 
 
 def test_folders(tmp_path, cache):
@@ -221,7 +227,7 @@ def test_folders_of_json_are_read_like_their_files(tmp_path, cache):
     make_image(0).save(folder / "images" / "0.png")
     file = write_json(folder / "rows.json", [llava(id="a", image="images/0.png"), llava("Hi?", id="b")])
     assert load(str(folder))._fingerprint == load(file)._fingerprint  # of the file and of what reads it
-    assert load(str(folder))[0]["images"][0].size == (40, 30)
+    assert decoded(load(str(folder))[0])[0].size == (40, 30)
     write_json(folder / "more.jsonl", [llava("Hi?", id="c")])
     assert load(str(folder))["id"][:] == ["c", "a", "b"]
     stream = load(DataSource(str(folder), streaming=True))
@@ -239,7 +245,7 @@ def test_image_bytes_are_not_copied(tmp_path, cache):
         tmp_path / "saved"
     )
     dataset = load(str(tmp_path / "saved"))
-    assert dataset[19]["images"][0].size == (400, 400)
+    assert decoded(dataset[19])[0].size == (400, 400)
     assert sum(file.stat().st_size for file in cache.rglob("*.arrow")) < 50_000
 
 
@@ -295,6 +301,38 @@ def test_a_stream_in_a_mixture_makes_it_a_stream(tmp_path):
     assert ids == [row["id"] for row in load(*sources(tmp_path, streaming=[True, False]))] != sorted(ids)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_fingerprint_is_of_what_is_learned_and_not_of_where_it_is(streaming, tmp_path, pictures):
+    def of(name, *rows, **settings):
+        folder = tmp_path / name
+        folder.mkdir()
+        source = DataSource(write_json(folder / "rows.json", list(rows)), streaming=streaming, **settings)
+        return fingerprint(load(source), [source])
+
+    row = llava(image="0.png")
+    first = of("a", row, llava("Hi?"), image_folder=str(pictures))
+    assert first == of("b", row, llava("Hi?"))  # without an image_folder, paths start from the file
+    others = [
+        of("text", row, llava("Ho? ")),
+        of("captions", row, llava("Hi?"), captions=True),
+        of("another row", row, llava("Hi?"), llava("Hi?")),
+    ]
+    if not streaming:
+        others += [of("picture", llava(image="1.png"), llava("Hi?")), of("order", llava("Hi?"), row)]
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_fingerprint_of_mixtures_and_of_images_in_rows(tmp_path):
+    assert len({fingerprint(load_data(sources(tmp_path, weight=[1, 1]), seed), []) for seed in (0, 1, 1)}) == 2
+    features = Features({"images": List(Image()), "texts": TEXTS})
+    found = set()
+    for name, width in (("a", 40), ("b", 50), ("c", 50)):
+        rows = COLUMNS | {"images": [[make_image(0, width)], [make_image(0), make_image(1)], []]}
+        Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / name)
+        found.add(fingerprint(load(str(tmp_path / name)), []))
+    assert len(found) == 2
+
+
 def test_what_does_not_exist(tmp_path):
     path = write_json(tmp_path / "rows.json", [llava()])
     with pytest.raises(FileNotFoundError, match="image_folder of .*rows.json does not exist: nowhere"):
@@ -310,18 +348,18 @@ def test_what_does_not_exist(tmp_path):
     [
         (
             '[{"id": 1, "image": "a.jpg", "captoin": "A bird"}]',
-            "row 0: it has the columns id, image, captoin; it needs",
+            "Row 0: it has the columns id, image, captoin; it needs",
         ),
         (
             '{"conversations": [{"from": "human"}]}',
-            "row 0: an entry of its 'conversations' has the keys from; it needs",
+            "Row 0: an entry of its 'conversations' has the keys from; it needs",
         ),
-        ('{"messages": "Hello?"}', "row 0: its 'messages' is 'Hello.'; it has to be a list"),
-        ('{"prompt": "1+1?", "completion": 2}', "row 0: its 'prompt and completion' is '2'"),
+        ('{"messages": "Hello?"}', "Row 0: its 'messages' is 'Hello.'; it has to be a list"),
+        ('{"prompt": "1+1?", "completion": 2}', "Row 0: its 'prompt and completion' is '2'"),
         ('[{"messages": []}, {"messages": [', "no valid JSON after 1 rows"),
         ('{"messages": []}\n{"messages"', "no valid JSON after 1 rows"),
-        ("[3]", "row 0: it is '3'; a row is a mapping of names"),
-        ('{"image": 3, "messages": []}', "row 0: an image is '3'"),
+        ("[3]", "Row 0: it is '3'; a row is a mapping of names"),
+        ('{"image": 3, "messages": []}', "Row 0: an image is '3'"),
         ("[]", "has no rows"),
     ],
 )
@@ -343,7 +381,9 @@ def test_wrong_settings(tmp_path):
     with pytest.raises(ValueError, match="rows.parquet cannot be read: Parquet file size is 3 bytes"):
         load(str(tmp_path / "rows.parquet"))
     Dataset.from_dict({"question": ["A?"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match="saved, row 0: it has the columns question; it needs messages"):
+    with pytest.raises(
+        ValueError, match="saved has no row in a known form. Row 0: it has the columns question; it needs messages"
+    ):
         load(str(tmp_path / "saved"))
 
 
@@ -352,14 +392,14 @@ import re, sys
 import datasets
 datasets.config.HF_DATASETS_CACHE = sys.argv[2]
 from torch.utils.data import DataLoader
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from flashsloth import FlashSlothProcessor, register_auto_classes
+from flashsloth.train.collator import Collator
 from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
 
 register_auto_classes()
 dataset = load_data([DataSource(sys.argv[1])], seed=0)
-collator = DataCollatorForVisionLanguageModeling(FlashSlothProcessor.from_pretrained(sys.argv[3]))
+collator = Collator(FlashSlothProcessor.from_pretrained(sys.argv[3]))
 batch = next(iter(DataLoader(dataset, batch_size=16, shuffle=True, collate_fn=collator)))
 # Not ru_maxrss, which starts from that of the process that started this one.
 kibibytes = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]

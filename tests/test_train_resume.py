@@ -96,10 +96,46 @@ def test_after_kill_9_the_same_command_ends_bit_identical(start, whole, tmp_path
     assert not (tmp_path / "checkpoint-4" / MARKER).exists()
     assert not (tmp_path / "model").exists()
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    # What is needed to repeat the run stands there from the beginning, and its curves up to the checkpoint.
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert record["stage"]["trainable"] and record["data"]["rows"] == 8 and record["result"]["step"] == 2
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert f"{tmp_path / 'checkpoint-4'}, which is incomplete: it has no {MARKER}" in caplog.text
     run(start, tmp_path)
     assert_same(tmp_path, whole)
     assert what_is_missing(tmp_path / "checkpoint-4") is None  # written anew
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rate=2e-3", "other settings: learning_rate was 0.001 and is now 0.002"),
+        ("trainable=[lm_head]", r"other settings: trainable was .* and is now \['lm_head'\]"),
+        ("global_batch_size=2", "other settings: rows per step was 4 and is now 2"),
+        ("hd=true", "other settings: hd was False and is now True"),
+        ("data=other", "other settings: data was .*'data'.* and is now .*'other'"),
+    ],
+)
+def test_a_changed_command_does_not_go_on(override, message, start, whole, tmp_path):
+    shutil.copytree(whole / "checkpoint-2", tmp_path / "checkpoint-2")
+    shutil.copy(whole / "training.json", tmp_path)
+    with pytest.raises(ValueError, match=f"the run in {tmp_path} was started with {message}"):
+        run(start, tmp_path, override)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-2"]
+
+
+def test_changed_data_does_not_go_on_and_moved_data_does(start, whole, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(whole / "checkpoint-4", output / "checkpoint-4")
+    shutil.copy(whole / "training.json", output)
+    make_dataset("questions", "train", 9).save_to_disk(tmp_path / "data")
+    with pytest.raises(ValueError, match=f"the run in {output} was started with other data under these names"):
+        run(start, output, f"data={tmp_path / 'data'}")
+    shutil.rmtree(tmp_path / "data")
+    shutil.copytree(start / "data", tmp_path / "data")
+    run(start, output, f"data={tmp_path / 'data'}", "logging_steps=5")
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (output, whole))
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.75], ids=["weights", "optimizer"])

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 
 import flashsloth
 from flashsloth.cli import main
+from flashsloth.train.checks import BadRowError
 from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
 from flashsloth.train.selection import skipped_rows
-from flashsloth.train.streams import BadRowError, StreamCheck
+from flashsloth.train.streams import StreamCheck
 
 
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
@@ -52,8 +53,8 @@ def test_broken_rows_are_left_out_and_listed_once(source, processor, tmp_path):
     stream = open_stream([source], processor, "skip", tmp_path / "out")
     rows = list(stream)
     assert {row["id"] for row in rows} == {f"b{index}" for index in range(12)} - BROKEN.keys()
-    assert rows[0]["images"][0].size == (60, 60)
-    assert [row["id"] for row in stream] == [row["id"] for row in rows]
+    stream.set_epoch(1)
+    assert {row["id"] for row in stream} == {row["id"] for row in rows}
     skipped = skipped_rows(tmp_path / "out")
     assert {row["id"]: row["reason"] for row in skipped} == BROKEN
     assert [(row["source"], row["index"]) for row in skipped] == [(source.path, 3), (source.path, 7)]
@@ -74,17 +75,18 @@ def test_what_is_mixed_into_a_stream_is_checked_as_well(source, processor, tmp_p
         paths.append(str(shutil.copy(source.path, tmp_path / f"{name}.jsonl")))
     sources = [source, DataSource(paths[1], streaming=True), DataSource(paths[2])]
     rows = list(open_stream(sources, processor, "skip", tmp_path / "out"))
-    assert len(rows) == 30 and all(row["images"][0].size == (60, 60) for row in rows)
+    assert len(rows) == 30
     skipped = {(row["source"], row["id"]) for row in skipped_rows(tmp_path / "out")}
     assert skipped == {(path, name) for path in paths for name in BROKEN}
 
 
-def test_a_row_of_no_known_form_names_the_stream(tmp_path):
-    rows = {"messages": [[{"role": "user", "content": "Hi?"}], [None]]}
-    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
-    stream = load_data([DataSource(str(tmp_path / "rows.parquet"), streaming=True)], 0)
-    with pytest.raises(ValueError, match="rows.parquet, row 1: "):
-        list(stream)
+def test_a_row_of_no_known_form_names_the_stream(processor, tmp_path):
+    rows = {"messages": [[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}], [None]]}
+    source = DataSource(str(tmp_path / "rows.parquet"), streaming=True)
+    datasets.Dataset.from_dict(rows).to_parquet(source.path)
+    with pytest.raises(BadRowError, match="rows.parquet: row 1 of the stream, id '1', is broken .malformed row: its"):
+        list(open_stream([source], processor, "stop", tmp_path / "out"))
+    assert [row["id"] for row in open_stream([source], processor, "skip", tmp_path / "out")] == ["0"]
 
 
 def test_a_lost_connection_is_not_the_fault_of_a_row(source, processor, tmp_path, monkeypatch):
@@ -97,6 +99,17 @@ def test_a_lost_connection_is_not_the_fault_of_a_row(source, processor, tmp_path
     with pytest.raises(ConnectionError):
         list(open_stream([source], processor, "skip", tmp_path / "out"))
     assert not skipped_rows(tmp_path / "out")
+
+
+def test_a_stream_without_a_good_row(source, processor, tmp_path, capsys):
+    make_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    Path(source.path).write_text(Path(source.path).read_text().replace("good.jpg", "cut.jpg"))
+    command = ["train", str(CONFIGS / "stage1.yaml"), f"model={tmp_path / 'model'}", "max_steps=3", *QUICK_RUN]
+    data = [f"data={{path: {source.path}, streaming: true}}", f"output_dir={tmp_path / 'out'}", "on_bad_rows=skip"]
+    assert main([*command, *data]) == 2
+    assert "all rows of the stream are broken; " in capsys.readouterr().err.splitlines()[-1]
+    assert len(skipped_rows(tmp_path / "out")) == 12
 
 
 def test_training_skips_and_a_resumed_run_skips_the_same(source, processor, tmp_path, capsys):

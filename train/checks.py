@@ -3,35 +3,27 @@
 Reads every row of a set as training would, images included, and names those that nothing can be learned from.
 """
 
-import io
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import PIL.Image
-import PIL.ImageOps
-import torch
-from datasets import Dataset, Image, IterableDataset
-from datasets.utils.file_utils import is_local_path
+from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from flashsloth.processing_flashsloth import QUERY_SLOT_TOKEN, FlashSlothProcessor
+from flashsloth.train.images import BadImage, read_image
 
 
+MALFORMED = "malformed row"
 WRONG_ORDER = "wrong order of turns"
 NO_ASSISTANT = "no assistant turn"
 EMPTY_TURN = "empty turn"
 UNKNOWN_PART = "unknown kind of content"
 WRONG_COUNT = "placeholder count differs"
-MISSING_IMAGE = "missing image"
-TRUNCATED_IMAGE = "truncated image"
-BOMB = "decompression bomb"
-UNDECODABLE = "undecodable image"
 CUT = "answer cut by max_length"
 
 ROWS_PER_TASK = 32
@@ -47,8 +39,8 @@ class BadRow:
         index (`int`): Its number in the set, from 0. A stream has an order only while it is read: there it is the
             number at which the check met it, and the id is what names the row.
         id (`str`): Its id in the data.
-        reason (`str`): What is wrong, in the words of the constants above. A row is reported once, by what is found
-            first.
+        reason (`str`): What is wrong, in the words of the constants above and of `flashsloth.train.images`. A row is
+            reported once, by what is found first.
         detail (`str`): Which turn, file or number.
     """
 
@@ -56,6 +48,14 @@ class BadRow:
     id: str
     reason: str
     detail: str
+
+
+class BadRowError(ValueError):
+    """A row that nothing can be learned from, met while training."""
+
+    def __init__(self, message: str):
+        # A worker of torch's `DataLoader` passes the error on by its text, with a traceback in front.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 def check(
@@ -69,21 +69,20 @@ def check(
     Reads all rows, in worker processes, and returns the broken ones.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): Of [`~flashsloth.train.data.load_data`]; a stream with
-            `decode=False`. It is read by one worker: rows without an id are numbered as they come, which several
-            workers would each do anew.
+        dataset (`Dataset` or `IterableDataset`): Of [`~flashsloth.train.data.load_data`]. A stream is read by one
+            worker: rows without an id are numbered as they come, which several workers would each do anew.
         processor ([`FlashSlothProcessor`]): Of the model that is to be trained.
         max_length (`int`, *optional*): Tokens after which training cuts rows off; the decoder's positions if unset.
         hd (`bool`): Whether images are seen in high definition, which takes more tokens.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar on standard error.
     """
     if isinstance(dataset, IterableDataset):
-        rows, total, num_workers = dataset, None, 1
+        total, num_workers = None, 1
     else:
-        rows, total = _EncodedRows(dataset), len(dataset)
+        total = len(dataset)
         num_workers = min(os.cpu_count() or 1, -(-total // ROWS_PER_TASK))
     checker = RowChecker(processor, max_length, hd)
-    loader = DataLoader(rows, batch_size=ROWS_PER_TASK, num_workers=num_workers, collate_fn=checker)
+    loader = DataLoader(dataset, batch_size=ROWS_PER_TASK, num_workers=num_workers, collate_fn=checker)
     bad, first = [], 0
     with tqdm(total=total, desc="Checking rows", unit=" rows", disable=not progress) as bar:
         for count, problems in loader:
@@ -123,21 +122,8 @@ def write_lines(objects: Iterable[dict], file: Path) -> None:
     unfinished.replace(file)
 
 
-class _EncodedRows(torch.utils.data.Dataset):
-    """Rows with their images' files or bytes as they are; `cast_column` would copy the bytes of all."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset.with_format("arrow")
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        return self.dataset[indices].to_pylist()
-
-
 class RowChecker:
-    """Checks rows whose images are not decoded; as the `collate_fn` of a `DataLoader`, in its workers."""
+    """Checks rows; as the `collate_fn` of a `DataLoader`, in its workers."""
 
     def __init__(self, processor: FlashSlothProcessor, max_length: int | None, hd: bool):
         self.processor = processor
@@ -151,30 +137,18 @@ class RowChecker:
         return len(rows), [(offset, (name, *problem)) for offset, name, problem in problems if problem]
 
     def _problem(self, row: dict) -> tuple[str, str] | None:
-        problem = _turn_problem(row["messages"]) or _count_problem(row["messages"], len(row["images"] or []))
-        for image in row["images"] or []:
-            problem = problem or self._image_problem(image)
-        return problem or self._length_problem(row["messages"])
+        if row["problem"] is not None:
+            return MALFORMED, row["problem"]
+        images = row["images"] or []
+        problem = _turn_problem(row["messages"]) or _count_problem(row["messages"], len(images))
+        return problem or self._image_problem(images) or self._length_problem(row["messages"])
 
-    def _image_problem(self, image: dict | None) -> tuple[str, str] | None:
-        if image is None or image["bytes"] is None and image["path"] is None:
-            return MISSING_IMAGE, "the row holds none"
-        name = image["path"] or f"{len(image['bytes'])} bytes in the row"
+    def _image_problem(self, images: list[dict | None]) -> tuple[str, str] | None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-                self.processor.image_processor.fetch_images([_decode(image)])
-        except (ConnectionError, TimeoutError):
-            raise  # of a remote image, after some tries: nothing is known of the row
-        except FileNotFoundError:
-            return MISSING_IMAGE, name
-        except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
-            return BOMB, f"{name}: more than PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels"
-        except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to: that is the finding
-            text = f"{error}" or type(error).__name__
-            is_truncated = isinstance(error, EOFError) or "truncated" in text.lower()
-            return (TRUNCATED_IMAGE if is_truncated else UNDECODABLE), f"{name}: {text}"
+            for image in images:
+                read_image(image, self.processor.image_processor, small=True)
+        except BadImage as error:
+            return error.reason, error.detail
         return None
 
     def _length_problem(self, messages: list[dict]) -> tuple[str, str] | None:
@@ -196,23 +170,6 @@ def max_tokens_of(processor: FlashSlothProcessor, max_length: int | None) -> int
 
 def tokens_per_image_of(processor: FlashSlothProcessor, hd: bool) -> int:
     return processor.num_visual_tokens * processor.image_processor.num_views(hd)
-
-
-def _decode(image: dict) -> PIL.Image.Image:
-    """
-    Decodes an image as `datasets` does in training, but a JPEG at an eighth of its size: that reads all of it, in half
-    of the time.
-    """
-    if image["bytes"] is not None:
-        opened = PIL.Image.open(io.BytesIO(image["bytes"]))
-    elif is_local_path(image["path"]):
-        opened = PIL.Image.open(image["path"])
-    else:
-        return Image().decode_example(image)
-    with opened:
-        opened.draft(None, (1, 1))
-        opened.load()
-        return PIL.ImageOps.exif_transpose(opened)
 
 
 def _turn_problem(messages: list[dict]) -> tuple[str, str] | None:

@@ -7,10 +7,15 @@ import torch
 from torch.nn import functional as F
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from flashsloth.train.checks import BadRowError
+from flashsloth.train.images import BadImage, read_image
+
 
 class Collator(DataCollatorForVisionLanguageModeling):
     """
-    TRL's collator, for batches that may hold no image at all.
+    TRL's collator, for rows whose images are still files, and for batches that may hold no image at all.
+
+    Images are decoded here, in the workers of a `DataLoader`; an error names the row by its id.
 
     Without an image the vision tower, the pooling, the projector and the Embedded Query module would not run, and have
     no gradient. DDP, FSDP2 and ZeRO-3 wait for the gradients of all ranks, so one text-only batch on one rank would
@@ -23,11 +28,28 @@ class Collator(DataCollatorForVisionLanguageModeling):
         assistant_only_loss (`bool`): `True`, to learn answers and their `</s>` only.
 
         The others are those of `trl.trainer.sft_trainer.DataCollatorForVisionLanguageModeling`.
+
+    Raises:
+        BadRowError: If an image cannot be decoded.
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call(examples)
+        batch = super().torch_call([self._decoded(row) for row in examples])
         return batch if len(batch["pixel_values"]) else self._with_blank_view(batch)
+
+    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with images in place of files; those of rows that hold images already stay as they are."""
+        try:
+            images = [
+                read_image(image, self.processor.image_processor) if isinstance(image, dict) else image
+                for image in row["images"]
+            ]
+        except BadImage as error:
+            raise BadRowError(
+                f"row {row.get('id')!r} cannot be read any more ({error}): repair it, and start the same command "
+                "again to go on"
+            ) from error
+        return row | {"images": images}
 
     def _with_blank_view(self, batch: dict[str, Any]) -> dict[str, Any]:
         num_tokens = self.processor.num_visual_tokens

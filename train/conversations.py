@@ -8,7 +8,7 @@ One row of anybody's data as a conversation of this library. A row is told by it
     texts               the_cauldron, FineVision: [{user, assistant}], the images before the first
 
 Rows are taken as they are: what is wrong with one (an empty turn, an image too few) is for `flashsloth.train.checks`
-to say. Only what is not in one of these forms at all is an error here.
+to say. Only what is not in one of these forms is an error here.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ def conversation(record: dict, num_images: int, captions: bool = False) -> list[
         captions (`bool`, *optional*, defaults to `False`): Leave the images alone of what the user says.
 
     Raises:
-        ValueError: If the row is in none of the forms above.
+        ValueError: If the row is in none of the forms above, or one of its texts is no text.
     """
     if "messages" in record:
         messages = _from_chat(record["messages"], num_images)
@@ -68,7 +68,7 @@ def _from_chat(chat, num_images: int, has_placeholders: bool = True) -> list[dic
     leading = 0 if has_placeholders or len(texts) < _count(chat, "user") else num_images
     messages = []
     for turn in chat:
-        role, content = _get(turn, "role", "messages"), _get(turn, "content", "messages")
+        role, content = _get_word(turn, "role", "messages"), _get(turn, "content", "messages")
         if not isinstance(content, str):
             content = [part for given in _dicts(content or [], "content") for part in _part(given)]
         elif role == "user" and has_placeholders:
@@ -97,7 +97,7 @@ def _question_turns(texts) -> Iterable[dict]:
 
 
 def _llava_message(turn: dict) -> dict:
-    role, text = _get(turn, "from", "conversations"), _string(_get(turn, "value", "conversations"))
+    role, text = _get_word(turn, "from", "conversations"), _string(_get(turn, "value", "conversations"))
     role = ROLES.get(role, role)
     return {"role": role, "content": _split(text) if role == "user" else _text(text)}
 
@@ -124,7 +124,7 @@ def _image() -> dict:
 
 
 def _part(part: dict) -> list[dict]:
-    kind = _get(part, "type", "content")
+    kind = _get_word(part, "type", "content")
     if kind in ("image", "image_url"):
         return [_image()]
     return _text(_string(part.get("text"))) if kind == "text" else [{"type": kind, "text": None}]
@@ -146,3 +146,10 @@ def _get(mapping: dict, key: str, column: str):
     if key not in mapping:
         raise ValueError(f"an entry of its {column!r} has the keys {', '.join(mapping)}; it needs {key!r}")
     return mapping[key]
+
+
+def _get_word(mapping: dict, key: str, column: str) -> str:
+    word = _get(mapping, key, column)
+    if not isinstance(word, str):
+        raise ValueError(f"an entry of its {column!r} has the {key} {word!r}; write it as a string")
+    return word

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow
-import pyarrow.compute
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
@@ -51,7 +51,6 @@ def load_data(
     sources: list[DataSource],
     seed: int,
     check: Callable[[IterableDataset, str], IterableDataset] | None = None,
-    decode: bool = True,
 ) -> Dataset | IterableDataset:
     """
     Opens the sources and mixes them.
@@ -62,17 +61,15 @@ def load_data(
     Args:
         sources (`list[DataSource]`): What to open.
         seed (`int`): Of the mixture, and of the order of streams.
-        check (`Callable`, *optional*): Takes each source that is read as a stream, with images that are not decoded,
-            and its path, and returns what of it goes into the mixture: a [`~flashsloth.train.streams.StreamCheck`].
-        decode (`bool`, *optional*, defaults to `True`): Whether the images of a stream are decoded; else a row holds
-            their files' bytes or paths.
+        check (`Callable`, *optional*): Takes each source that is read as a stream, and its path, and returns what of
+            it goes into the mixture: a [`~flashsloth.train.streams.StreamCheck`].
 
     Returns:
-        `Dataset`, or `IterableDataset` if a source streams, with the columns `id`, `images`, `messages`, `num_images`
-        and `length`. The same sources and seed give the same rows and the same fingerprint.
+        `Dataset`, or `IterableDataset` if a source streams, with the columns of `flashsloth.train.rows`. Images are
+        not decoded. The same sources and seed give the same rows and the same fingerprint.
 
     Raises:
-        ValueError: If a source is in no known form, or some sources have a weight and others none.
+        ValueError: If no row of a source is in a known form, or some sources have a weight and others none.
         FileNotFoundError: If a file or folder does not exist.
         ConnectionError: If the Hub cannot be reached, or the connection is lost.
     """
@@ -94,10 +91,7 @@ def load_data(
         shares = [weight / sum(weights) for weight in weights]
         mixture = datasets.interleave_datasets(parts, shares, seed=seed, stopping_strategy="all_exhausted")
     if is_stream:
-        # Decoded last: rows wait as files' bytes for being shuffled. `IterableDataset.decode` of `datasets` 5.2 does
-        # nothing behind a filter, and its threads fail in a mixture.
-        mixture = mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-        return mixture.map(FEATURES.decode_example, features=FEATURES) if decode else mixture
+        return mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
     for source, part in zip(sources, parts, strict=True):
         logger.info("%s: %s rows", source.path, f"{len(part):,}")
     if len(parts) > 1:
@@ -106,10 +100,9 @@ def load_data(
 
 
 def _as_stream(part: Dataset | IterableDataset, seed: int) -> IterableDataset:
-    """Rows whose images are not decoded."""
-    if not isinstance(part, IterableDataset):
-        part = part.shuffle(seed=seed).to_iterable_dataset(num_shards=min(len(part), STREAM_SHARDS))
-    return part.decode(False)
+    if isinstance(part, IterableDataset):
+        return part
+    return part.shuffle(seed=seed).to_iterable_dataset(num_shards=min(len(part), STREAM_SHARDS))
 
 
 def _open(source: DataSource) -> Dataset | IterableDataset:
@@ -141,10 +134,10 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
         raise ValueError(f"{source.path} has no rows")
     try:
         if isinstance(rows, IterableDataset):
-            return _convert_stream(rows, folder, source)
+            return _convert_stream(rows, folder, source.captions)
         return _convert(rows, folder, source.captions)
     except ValueError as error:
-        raise ValueError(f"{source.path}, {error}") from error
+        raise ValueError(f"{source.path} {error}") from error
 
 
 def _image_folder(source: DataSource, path: str) -> str:
@@ -230,12 +223,12 @@ def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
     """Converts the texts of rows; the bytes of images are neither read nor copied if they stand in `images`."""
     pictures = None
     if _has_encoded_images(rows):
-        pictures = _with_images(rows.select_columns("images"), "images", List(Image()))
-        counts = pyarrow.compute.list_value_length(rows.data.column("images"))
+        pictures = _with_images(rows.select_columns("images"), "images", FEATURES["images"])
+        counts = pc.list_value_length(rows.data.column("images"))
         rows = rows.remove_columns("images").add_column(COUNT, counts.to_pylist())
         function, features = _counted_row, Features({key: FEATURES[key] for key in FEATURES if key != "images"})
     else:
-        for column, feature in (("image", Image(decode=False)), ("images", List(Image(decode=False)))):
+        for column, feature in (("image", Image(decode=False)), ("images", FEATURES["images"])):
             if column in rows.features and _holds_images(rows.features[column]):
                 rows = _with_images(rows, column, feature)
         function, features = make_row, FEATURES
@@ -255,27 +248,42 @@ def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
         writer_batch_size=100,
         desc="Reading conversations",
     )
+    problems = texts.data.column("problem")
+    if not problems.null_count:
+        raise ValueError(f"has no row in a known form. Row 0: {problems[0]}")
     if pictures is None:
         return texts
     return datasets.concatenate_datasets([pictures, texts], axis=1).select_columns(list(FEATURES))
 
 
-def _convert_stream(rows: IterableDataset, folder: str, source: DataSource) -> IterableDataset:
+def _convert_stream(rows: IterableDataset, folder: str, captions: bool) -> IterableDataset:
     if rows.features is not None:
         rows = rows.decode(False)
+    first = next(iter(rows), None)
+    if first is None:
+        raise ValueError("has no rows")
     return rows.map(
         _stream_row,
         with_indices=True,
-        fn_kwargs={"folder": folder, "captions": source.captions, "path": source.path},
-        remove_columns=list(next(iter(rows))),
+        fn_kwargs={"folder": folder, "captions": captions},
+        remove_columns=list(first),
         features=FEATURES,
     )
 
 
 def _has_encoded_images(rows: Dataset) -> bool:
-    """Whether `images` can be taken over: lists of files' bytes or paths as `datasets` stores them, none missing."""
+    """
+    Whether `images` can be taken over: lists of files' bytes as `datasets` stores them. Lists that are missing, and
+    paths, which may start from a folder, need a look at each row.
+    """
     feature = rows.features.get("images")
-    return isinstance(feature, List) and _holds_images(feature) and not rows.data.column("images").null_count
+    if not (isinstance(feature, List) and _holds_images(feature)):
+        return False
+    images = rows.data.column("images")
+    if images.null_count:
+        return False
+    paths, contents = (pc.struct_field(pc.list_flatten(images), name) for name in ("path", "bytes"))
+    return not pc.any(pc.and_(pc.is_valid(paths), pc.is_null(contents))).as_py()
 
 
 def _holds_images(feature) -> bool:
@@ -291,12 +299,9 @@ def _with_images(rows: Dataset, column: str, feature) -> Dataset:
     return Dataset(rows.data, info=info, split=rows.split, fingerprint=rows._fingerprint)
 
 
-def _stream_row(record: Mapping, index: int, folder: str, captions: bool, path: str) -> dict:
-    try:
-        # `map` of a stream takes its rows as they come, and does not encode them.
-        return FEATURES.encode_example(make_row(record, index, folder, captions))
-    except ValueError as error:  # comes while the run goes on, far from where the source was opened
-        raise ValueError(f"{path}, {error}") from error
+def _stream_row(record: Mapping, index: int, folder: str, captions: bool) -> dict:
+    # `map` of a stream takes its rows as they come, and does not encode them.
+    return FEATURES.encode_example(make_row(record, index, folder, captions))
 
 
 def _counted_row(record: Mapping, index: int, folder: str, captions: bool) -> dict:

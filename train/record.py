@@ -1,5 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What stands beside a run's model: `training.json`, from which it can be repeated, and a picture of its curves."""
+"""
+What stands beside a run's checkpoints and model: `training.json`, from which the run can be repeated, and a picture of
+its curves. Whoever goes on with the run is held to what it says.
+"""
 
 import json
 from dataclasses import asdict
@@ -8,58 +11,154 @@ from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 from matplotlib.figure import Figure
+from transformers import TrainerCallback
 from trl import SFTConfig
 
+from flashsloth.train.checkpoints import clear_write_errors
 from flashsloth.train.config import StageConfig
+from flashsloth.train.selection import skipped_rows
 
 
+RECORD_FILE = "training.json"
+CURVES_FILE = "curves.png"
 PACKAGES = ("flashsloth", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
 DRAWN = {"loss": "loss (nats)", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
+
+# What does not decide what a stage learns: of data, that its rows are the same is told from its fingerprint.
+FREE_OF_STAGE = ("attn_implementation", "on_bad_rows", "global_batch_size")
+# What does, of the fields of `trl.SFTConfig`. How it is computed, logged and saved may change before a run goes on.
+DECISIVE = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "average_tokens_across_devices",
+    "data_seed",
+    "dataloader_drop_last",
+    "label_smoothing_factor",
+    "learning_rate",
+    "loss_type",
+    "lr_scheduler_kwargs",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_length",
+    "max_steps",
+    "neftune_noise_alpha",
+    "num_train_epochs",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "seed",
+    "shuffle_dataset",
+    "train_sampling_strategy",
+    "truncation_mode",
+    "warmup_steps",
+    "weight_decay",
+)
+
+REMEDY = (
+    "Go on with what it was started with, or choose another output_dir. (Without the file training.json there, it "
+    "goes on all the same.)"
+)
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 
 
-def write_record(
-    folder: Path,
-    stage: StageConfig,
-    config: SFTConfig,
-    dataset: Dataset | IterableDataset,
-    skipped: list[dict],
-    num_processes: int,
-    log_history: list[dict],
-) -> None:
+class RunRecord(TrainerCallback):
     """
-    Writes `training.json` and `curves.png`.
+    Writes `training.json` and `curves.png` when a run begins, with each checkpoint, and at the end.
 
     Args:
-        folder (`Path`): Folder to write into.
         stage (`StageConfig`), config (`trl.SFTConfig`): The resolved settings.
-        dataset (`Dataset` or `IterableDataset`): What was trained on.
-        skipped (`list[dict]`): The broken rows that were left out.
-        num_processes (`int`): Number of processes.
-        log_history (`list[dict]`): What the trainer logged.
+        dataset (`Dataset` or `IterableDataset`): What is trained on.
+        fingerprint (`str`): What [`~flashsloth.train.fingerprint.fingerprint`] says of all rows.
+
+    Raises:
+        OSError: If a file cannot be written.
     """
-    is_stream = isinstance(dataset, IterableDataset)
-    record = {
-        "stage": asdict(stage),
-        "config": config.to_sanitized_dict(),
-        "processes": num_processes,
-        "seeds": {"seed": config.seed, "data_seed": config.data_seed},
-        "data": {
-            # A hash of the content of all transformations and files that made the set.
-            "fingerprint": None if is_stream else dataset._fingerprint,
-            "rows": None if is_stream else len(dataset),
-            "skipped": skipped,
-        },
-        "versions": {package: version(package) for package in PACKAGES},
-        "result": {key: value for entry in log_history[-1:] for key, value in entry.items()},
-    }
-    (folder / "training.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    curves = {
-        title: {key: [(entry["step"], entry[key]) for entry in log_history if key in entry]}
-        for key, title in DRAWN.items()
-    }
-    draw(curves, folder / "curves.png")
+
+    def __init__(self, stage: StageConfig, config: SFTConfig, dataset: Dataset | IterableDataset, fingerprint: str):
+        self.folder = Path(config.output_dir)
+        self.record = _settings(stage, config) | {
+            "seeds": {"seed": config.seed, "data_seed": config.data_seed},
+            "data": {
+                "fingerprint": fingerprint,
+                "rows": None if isinstance(dataset, IterableDataset) else len(dataset),
+            },
+            "versions": {package: version(package) for package in PACKAGES},
+        }
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._write(state)
+
+    def on_save(self, args, state, control, **kwargs):
+        self._write(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._write(state)
+
+    def _write(self, state) -> None:
+        if not state.is_world_process_zero:
+            return
+        data = self.record["data"] | {"skipped": skipped_rows(self.folder)}
+        record = self.record | {"data": data, "result": dict(*state.log_history[-1:])}
+        curves = {
+            title: {key: [(entry["step"], entry[key]) for entry in state.log_history if key in entry]}
+            for key, title in DRAWN.items()
+        }
+        with clear_write_errors(self.folder / RECORD_FILE):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = self.folder / f"{RECORD_FILE}.new"
+            unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            unfinished.replace(self.folder / RECORD_FILE)
+            draw(curves, self.folder / CURVES_FILE)
+
+
+def refuse_other_settings(stage: StageConfig, config: SFTConfig) -> None:
+    """
+    Raises:
+        ValueError: If the run in the output folder was started with other settings that decide what it learns.
+    """
+    before = _read(config)
+    if before is None:
+        return
+    before, now = _decisive(before), _decisive(json.loads(json.dumps(_settings(stage, config))))
+    changed = [key for key in before if key in now and before[key] != now[key]]
+    if changed:
+        differences = ", ".join(f"{key} was {before[key]} and is now {now[key]}" for key in changed)
+        raise ValueError(f"the run in {config.output_dir} was started with other settings: {differences}. {REMEDY}")
+
+
+def refuse_other_data(fingerprint: str, config: SFTConfig) -> None:
+    """
+    Raises:
+        ValueError: If the run in the output folder was started with other rows.
+    """
+    before = _read(config)
+    if before is not None and before["data"]["fingerprint"] != fingerprint:
+        raise ValueError(f"the run in {config.output_dir} was started with other data under these names. {REMEDY}")
+
+
+def _read(config: SFTConfig) -> dict | None:
+    file = Path(config.output_dir) / RECORD_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _settings(stage: StageConfig, config: SFTConfig) -> dict:
+    return {"stage": asdict(stage), "config": config.to_sanitized_dict(), "processes": config.world_size}
+
+
+def _decisive(record: dict) -> dict:
+    """What decides what is learned; of paths, the last part, as folders may move."""
+    stage, config = record["stage"], record["config"]
+    settings = {key: value for key, value in stage.items() if key not in FREE_OF_STAGE}
+    settings["model"] = Path(stage["model"]).name
+    settings["data"] = [source | {"path": Path(source["path"]).name, "image_folder": None} for source in stage["data"]]
+    settings |= {key: config[key] for key in DECISIVE if key in config}
+    rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"] * record["processes"]
+    settings["rows per step"] = rows
+    if any(source["streaming"] for source in stage["data"]):  # each reader of a stream has its own part of it
+        settings |= {"processes": record["processes"], "dataloader_num_workers": config["dataloader_num_workers"]}
+    return settings
 
 
 def draw(curves: Curves, file: Path) -> None:

@@ -4,11 +4,14 @@ Which rows of a set are trained on. Broken ones stop a run or are left out, as a
 place. All rows are read once: what the check found is kept in the run's output folder.
 """
 
+import hashlib
 import json
 import logging
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, IterableDataset
 
 from flashsloth.processing_flashsloth import FlashSlothProcessor
@@ -21,124 +24,174 @@ from flashsloth.train.checks import (
     write_jsonl,
     write_lines,
 )
+from flashsloth.train.images import file_sizes
 
 
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "data_check.jsonl"
+SIZES_FILE = "data_check.npy"
 SKIPPED_FILE = "skipped_rows.jsonl"
 
 
-def check_and_keep(
-    dataset: Dataset | IterableDataset,
-    processor: FlashSlothProcessor,
-    max_length: int | None,
-    hd: bool,
-    folder: str | Path,
-    progress: bool = True,
-) -> list[BadRow]:
-    """[`check`], with the result kept in the run's output folder for [`check_cached`]; but that of a stream is not."""
-    bad = check(dataset, processor, max_length, hd, progress)
-    if isinstance(dataset, Dataset):
-        _keep(bad, _key(dataset, processor, max_length, hd), folder)
-    return bad
-
-
-def check_cached(
-    dataset: Dataset,
-    processor: FlashSlothProcessor,
-    max_length: int | None,
-    hd: bool,
-    folder: str | Path,
-    progress: bool = True,
-    repaired: bool = False,
-) -> list[BadRow]:
+class DataCheck:
     """
-    What [`check_and_keep`] found for this set and these settings, or finds if it was not called for them yet: a run
-    that goes on does not read everything again. Image files that become broken in the meantime are not noticed.
+    The check of a run's data. Its result is kept in the run's output folder, for the same data and settings.
 
     Args:
-        repaired (`bool`, *optional*, defaults to `False`): Look again at the rows that were broken.
+        processor ([`FlashSlothProcessor`]), max_length (`int`, *optional*), hd (`bool`): See
+            [`~flashsloth.train.checks.check`].
+        folder (`str` or `Path`): The run's output folder.
+        progress (`bool`, *optional*, defaults to `True`): Show progress bars on standard error.
     """
-    key, file = _key(dataset, processor, max_length, hd), Path(folder) / RESULT_FILE
-    if not file.is_file():
-        return check_and_keep(dataset, processor, max_length, hd, folder, progress)
-    with file.open(encoding="utf-8") as lines:
-        if json.loads(next(lines)) != key:
-            return check_and_keep(dataset, processor, max_length, hd, folder, progress)
-        bad = [BadRow(**json.loads(line)) for line in lines]
-    if bad and repaired:
-        indices = [row.index for row in bad]
-        still_bad = check(dataset.select(indices), processor, max_length, hd, progress)
-        bad = [replace(row, index=indices[row.index]) for row in still_bad]
-        _keep(bad, key, folder)
-    return bad
 
+    def __init__(
+        self,
+        processor: FlashSlothProcessor,
+        max_length: int | None,
+        hd: bool,
+        folder: str | Path,
+        progress: bool = True,
+    ):
+        self.settings = (processor, max_length, hd, progress)
+        self.folder = Path(folder)
+        self.limits = {
+            "max_tokens": max_tokens_of(processor, max_length),
+            "tokens_per_image": tokens_per_image_of(processor, hd),
+            "tokens_per_query_slot": processor.num_query_tokens,
+        }
 
-def _key(dataset: Dataset, processor: FlashSlothProcessor, max_length: int | None, hd: bool) -> dict:
-    """What the result of a check depends on."""
-    return {
-        "fingerprint": dataset._fingerprint,
-        "rows": len(dataset),
-        "max_tokens": max_tokens_of(processor, max_length),
-        "tokens_per_image": tokens_per_image_of(processor, hd),
-        "tokens_per_query_slot": processor.num_query_tokens,
-    }
+    def read_all(self, dataset: Dataset | IterableDataset, fingerprint: str) -> list[BadRow]:
+        """
+        Reads all rows and returns the broken ones.
 
+        Args:
+            dataset (`Dataset` or `IterableDataset`): As [`~flashsloth.train.data.load_data`] returns it.
+            fingerprint (`str`): What [`~flashsloth.train.fingerprint.fingerprint`] says of it.
+        """
+        sizes = None if isinstance(dataset, IterableDataset) else file_sizes(dataset)
+        bad = check(dataset, *self.settings)
+        self._keep(bad, fingerprint, sizes)
+        return bad
 
-def _keep(bad: list[BadRow], key: dict, folder: str | Path) -> None:
-    write_lines([key, *map(asdict, bad)], Path(folder) / RESULT_FILE)
+    def read_changed(self, dataset: Dataset, fingerprint: str) -> list[BadRow]:
+        """
+        As [`~DataCheck.read_all`], but of rows that were read before only those that were broken, and those with an
+        image file that has another size now or is gone.
+        """
+        kept = self._kept(fingerprint)
+        if kept is None:
+            return self.read_all(dataset, fingerprint)
+        bad, before = kept
+        sizes = file_sizes(dataset)
+        rows = sorted({row.index for row in bad} | set(np.flatnonzero(sizes != before).tolist()))
+        if not rows:
+            return bad
+        now = [replace(row, index=rows[row.index]) for row in check(dataset.select(rows), *self.settings)]
+        if now != bad or not np.array_equal(sizes, before):
+            self._keep(now, fingerprint, sizes)
+        return now
 
+    def select(
+        self,
+        dataset: Dataset | IterableDataset,
+        fingerprint: str,
+        on_bad_rows: str,
+        is_resumed: bool = False,
+    ) -> Dataset | IterableDataset:
+        """
+        The rows to train on. A stream is returned as it is: see [`~flashsloth.train.streams.StreamCheck`].
 
-def good_rows(
-    dataset: Dataset | IterableDataset,
-    processor: FlashSlothProcessor,
-    max_length: int | None,
-    hd: bool,
-    on_bad_rows: str,
-    folder: str | Path,
-    progress: bool = True,
-) -> Dataset | IterableDataset:
-    """
-    The rows to train on. A stream is returned as it is: see [`~flashsloth.train.streams.StreamCheck`].
+        Args:
+            dataset (`Dataset` or `IterableDataset`), fingerprint (`str`): As of [`~DataCheck.read_all`].
+            on_bad_rows (`str`): "stop" or "skip"; with "skip" the rows that are left out are listed in
+                `folder/skipped_rows.jsonl`.
+            is_resumed (`bool`, *optional*, defaults to `False`): Whether the run goes on: it needs the same rows.
 
-    Args:
-        on_bad_rows (`str`): "stop" or "skip"; with "skip" the rows that are left out are listed in
-            `folder/skipped_rows.jsonl`.
-        folder (`str` or `Path`): The run's output folder; see [`check_cached`], as for the other arguments.
+        Raises:
+            ValueError: If there are broken rows and `on_bad_rows` is "stop", if no row is left, or if a row has become
+                broken since a run began that goes on.
+        """
+        if isinstance(dataset, IterableDataset):
+            kept = self._kept(fingerprint)
+            if kept is None:
+                logger.info("The data is a stream: its rows are checked as they come, unless `data check` did before.")
+            elif kept[0] and on_bad_rows == "stop":
+                refusal = self._refusal(kept[0], "the stream's")
+                raise ValueError(f"{refusal} After a repair, run `data check` again.")
+            return dataset
+        bad = self.read_changed(dataset, fingerprint)
+        skipped = [row["index"] for row in skipped_rows(self.folder)] if is_resumed else []
+        if bad:
+            logger.warning("%s", report(bad))
+        if is_resumed and on_bad_rows == "skip":
+            for row in bad:
+                if row.index not in skipped:
+                    raise ValueError(
+                        f"row {row.index}, id {row.id!r}, has become broken since the run began ({row.reason}: "
+                        f"{row.detail}): repair it, as a run that goes on needs the rows that it began with"
+                    )
+            return _without(dataset, skipped) if skipped else dataset
+        if not bad:
+            (self.folder / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run on other data
+            return dataset
+        if on_bad_rows == "stop":
+            raise ValueError(self._refusal(bad, f"{len(dataset)}"))
+        if len(bad) == len(dataset):
+            raise ValueError(
+                f"All {len(dataset)} rows are broken, the first by: {bad[0].reason}: {bad[0].detail}. There is "
+                "nothing to train on."
+            )
+        write_jsonl(bad, self.folder / SKIPPED_FILE)
+        return _without(dataset, [row.index for row in bad])
 
-    Raises:
-        ValueError: If there are broken rows and `on_bad_rows` is "stop", or if no row is left.
-    """
-    if isinstance(dataset, IterableDataset):
-        logger.info("The data is a stream: its rows are checked as they come.")
-        return dataset
-    # A run that leaves rows out has to go on with the same ones.
-    repaired = on_bad_rows == "stop"
-    bad = check_cached(dataset, processor, max_length, hd, folder, progress, repaired)
-    skipped = Path(folder) / SKIPPED_FILE
-    if not bad:
-        skipped.unlink(missing_ok=True)  # of an earlier run on other data
-        return dataset
-    logger.warning("%s", report(bad))
-    if on_bad_rows == "stop":
-        raise ValueError(
-            f"{len(bad)} of {len(dataset)} rows are broken, the first is row {bad[0].index}, id {bad[0].id!r} "
-            f"({bad[0].reason}: {bad[0].detail}); all are in {Path(folder) / RESULT_FILE}. Repair them, or train "
+    def _refusal(self, bad: list[BadRow], total: str) -> str:
+        return (
+            f"{len(bad)} of {total} rows are broken, the first is row {bad[0].index}, id {bad[0].id!r} "
+            f"({bad[0].reason}: {bad[0].detail}); all are in {self.folder / RESULT_FILE}. Repair them, or train "
             "without them by on_bad_rows=skip."
         )
-    if len(bad) == len(dataset):
-        raise ValueError(
-            f"All {len(dataset)} rows are broken, the first by: {bad[0].reason}: {bad[0].detail}. There is nothing to "
-            "train on."
-        )
-    write_jsonl(bad, skipped)
-    broken = {row.index for row in bad}
-    return dataset.select([index for index in range(len(dataset)) if index not in broken])
+
+    # What was found stands in two files. Should only one of them be written, the hash in the other tells.
+
+    def _key(self, fingerprint: str, sizes: np.ndarray | None) -> dict:
+        files = None if sizes is None else hashlib.sha256(sizes).hexdigest()
+        return {"fingerprint": fingerprint, "files": files} | self.limits
+
+    def _keep(self, bad: list[BadRow], fingerprint: str, sizes: np.ndarray | None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if sizes is not None:
+            unfinished = self.folder / f"{os.getpid()}.{SIZES_FILE}"
+            np.save(unfinished, sizes)
+            unfinished.replace(self.folder / SIZES_FILE)
+        write_lines([self._key(fingerprint, sizes), *map(asdict, bad)], self.folder / RESULT_FILE)
+
+    def _kept(self, fingerprint: str) -> tuple[list[BadRow], np.ndarray | None] | None:
+        result, sizes = self.folder / RESULT_FILE, self.folder / SIZES_FILE
+        if not result.is_file():
+            return None
+        with result.open(encoding="utf-8") as lines:
+            key = json.loads(next(lines))
+            sizes = np.load(sizes) if key.get("files") and sizes.is_file() else None
+            if key != self._key(fingerprint, sizes):
+                return None
+            return [BadRow(**json.loads(line)) for line in lines], sizes
+
+
+def _without(dataset: Dataset, rows: list[int]) -> Dataset:
+    return dataset.select(np.delete(np.arange(len(dataset)), rows))
 
 
 def skipped_rows(folder: str | Path) -> list[dict]:
-    """What a run left out, each row once: epochs, and runs that go on, meet the rows of a stream again."""
+    """
+    What a run left out, each row once: epochs, and runs that go on, meet the rows of a stream again, under other
+    numbers.
+    """
     file = Path(folder) / SKIPPED_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return [json.loads(line) for line in dict.fromkeys(lines)]
+    rows = {}
+    for row in map(json.loads, lines):
+        # The rows of a set are known by their numbers, those of streams by source and name.
+        name = row["index"] if "source" not in row else tuple(row[key] for key in row if key != "index")
+        rows.setdefault(name, row)
+    return list(rows.values())

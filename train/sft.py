@@ -7,7 +7,8 @@ Trains a stage of FlashSloth on TRL's SFTTrainer. Stages differ by their YAML fi
 
 The file holds the fields of `StageConfig` and of `trl.SFTConfig` (see `flashsloth.train.config`). A run that was
 stopped, in whatever way, goes on from its last complete checkpoint when the same command is started again. The
-finished model, with processor and code, is `OUTPUT_DIR/model`; `training.json` and `curves.png` stand beside it.
+finished model, with processor and code, is `OUTPUT_DIR/model`; beside it and the checkpoints stand `training.json` and
+`curves.png`.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig
@@ -31,10 +32,11 @@ from flashsloth.convert.provenance import PROVENANCE_FILE, describe_source, read
 from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
 from flashsloth.train.config import StageConfig, read_config
 from flashsloth.train.data import load_data, name_of
+from flashsloth.train.fingerprint import fingerprint
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW
-from flashsloth.train.record import write_record
-from flashsloth.train.selection import SKIPPED_FILE, good_rows, skipped_rows
+from flashsloth.train.record import RunRecord, refuse_other_data, refuse_other_settings
+from flashsloth.train.selection import SKIPPED_FILE, DataCheck
 from flashsloth.train.sharding import num_elements, refuse_unsharded_only
 from flashsloth.train.streams import StreamCheck
 from flashsloth.train.trainer import FlashSlothTrainer
@@ -121,6 +123,33 @@ def parameter_groups(model: nn.Module) -> list[tuple[str, int, int]]:
     return [(part, trainable[part], count) for part, count in total.items()]
 
 
+def read_data(
+    stage: StageConfig, config: SFTConfig, processor: FlashSlothProcessor, is_resumed: bool
+) -> tuple[Dataset | IterableDataset, str]:
+    """
+    The rows that a run learns from, and the fingerprint of its data; the first process reads and checks them, and the
+    others take over what it found.
+
+    Raises:
+        ValueError: If the data cannot be read, has broken rows that are not to be skipped, or is not what the run that
+            goes on was started with.
+    """
+    output = Path(config.output_dir)
+    is_main = config.process_index == 0
+    if is_main and not is_resumed:
+        (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
+    with config.main_process_first(desc="reading and checking the data"):
+        check_stream = StreamCheck(processor, config.max_length, stage.hd, stage.on_bad_rows, output)
+        rows = load_data(stage.data, config.seed, check_stream)
+        if isinstance(rows, IterableDataset) and config.max_steps <= 0:
+            raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")
+        version = fingerprint(rows, stage.data)
+        if is_resumed:
+            refuse_other_data(version, config)
+        check = DataCheck(processor, config.max_length, stage.hd, output, progress=is_main)
+        return check.select(rows, version, stage.on_bad_rows, is_resumed), version
+
+
 def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     """
     Runs a stage, or what is left of it.
@@ -129,14 +158,19 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         `Path`: `OUTPUT_DIR/model`, the finished model, or with `lora` the finished adapter.
 
     Raises:
-        ValueError: If model, data and settings do not fit, or the data has broken rows that are not to be skipped.
+        ValueError: If model, data and settings do not fit, if the data has broken rows that are not to be skipped, or
+            if the output folder holds a run with other settings or data.
         OSError: If model or data cannot be read, or the disk is full.
     """
     output = Path(config.output_dir)
     finished = output / "model"
     if finished.is_dir():
+        refuse_other_settings(stage, config)
         logger.info("%s is complete; nothing to train", finished)
         return finished
+    last = last_complete_checkpoint(output)
+    if last:
+        refuse_other_settings(stage, config)
     refuse_unsharded_only(stage, config)
     if config.n_gpu > 1:
         # The library would split tensors by their first axis: pixel_values by views, input_ids by rows.
@@ -165,31 +199,28 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     if not adapter:
         select_trainable(model, stage.trainable)
 
-    # Data
-    last = last_complete_checkpoint(output)
-    if is_main and not last:
-        (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
-    with config.main_process_first(desc="reading and checking the data"):
-        check_stream = StreamCheck(processor, config.max_length, stage.hd, stage.on_bad_rows, output)
-        dataset = load_data(stage.data, config.seed, check_stream)
-        dataset = good_rows(dataset, processor, config.max_length, stage.hd, stage.on_bad_rows, output, is_main)
-    if isinstance(dataset, IterableDataset) and config.max_steps <= 0:
-        raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")
+    dataset, version = read_data(stage, config, processor, is_resumed=last is not None)
 
     # Training
     optimizer = None
     if stage.optimizer == "muon":
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay, stage.learning_rates)
-    trainer = FlashSlothTrainer(
-        model,
-        config,
-        train_dataset=dataset,
-        processing_class=processor,
-        learning_rates=stage.learning_rates,
-        peft_config=adapter,
-        optimizers=(optimizer, None),
-    )
+    try:
+        trainer = FlashSlothTrainer(
+            model,
+            config,
+            train_dataset=dataset,
+            processing_class=processor,
+            learning_rates=stage.learning_rates,
+            peft_config=adapter,
+            optimizers=(optimizer, None),
+            callbacks=[RunRecord(stage, config, dataset, version)],
+        )
+    except StopIteration as error:  # TRL looks at the first row
+        raise ValueError(
+            f"all rows of the stream are broken; {output / SKIPPED_FILE} lists them. There is nothing to train on."
+        ) from error
     for part, trainable, count in parameter_groups(trainer.model):
         logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
     if last:
@@ -208,7 +239,6 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         if is_main:
             (folder / TRAINING_ARGS_NAME).unlink()  # a pickle of this machine's settings; training.json is for people
             trainer.save_state()
-            skipped = skipped_rows(output)
             write_provenance(
                 folder,
                 "train",
@@ -222,6 +252,5 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
                 learning_rate=config.learning_rate,
                 seed=config.seed,
             )
-            write_record(output, stage, config, dataset, skipped, trainer.args.world_size, trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     return finished

@@ -12,16 +12,8 @@ from pathlib import Path
 from datasets import IterableDataset
 
 from flashsloth.processing_flashsloth import FlashSlothProcessor
-from flashsloth.train.checks import BadRow, RowChecker
+from flashsloth.train.checks import BadRow, BadRowError, RowChecker
 from flashsloth.train.selection import SKIPPED_FILE
-
-
-class BadRowError(ValueError):
-    """A row of a stream that nothing can be learned from."""
-
-    def __init__(self, message: str):
-        # A worker of torch's `DataLoader` passes the error on by its text, with a traceback in front.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class StreamCheck:
@@ -50,7 +42,7 @@ class StreamCheck:
         self.skipped_file = Path(folder) / SKIPPED_FILE
 
     def __call__(self, stream: IterableDataset, source: str) -> IterableDataset:
-        """The good rows of a stream, whose images are not decoded; `source` names it in what is said of a row."""
+        """The good rows of a stream; `source` names it in what is said of a row."""
         return stream.filter(self._is_good, with_indices=True, fn_kwargs={"source": source})
 
     def _is_good(self, row: dict, index: int, source: str) -> bool:

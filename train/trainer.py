@@ -64,6 +64,11 @@ class FlashSlothTrainer(SFTTrainer):
 
     # Order
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "id" not in self._signature_columns:
+            self._signature_columns.append("id")  # names the row in what the collator says
+
     def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)

@@ -1,0 +1,128 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The images of rows: decoded in workers, named when they cannot be, and the sizes of their files."""
+
+import io
+import itertools
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pyarrow
+import pyarrow.compute as pc
+from datasets import Dataset, Image
+from datasets.utils.file_utils import is_local_path
+
+from flashsloth.image_processing_flashsloth import FlashSlothImageProcessor
+
+
+MISSING_IMAGE = "missing image"
+TRUNCATED_IMAGE = "truncated image"
+BOMB = "decompression bomb"
+UNDECODABLE = "undecodable image"
+
+# Threads that ask for the sizes of files: many, since a network's disks answer late.
+THREADS = 16
+
+
+class BadImage(ValueError):
+    """
+    An image that nothing can be learned from.
+
+    Args:
+        reason (`str`): One of the constants above.
+        detail (`str`): Which file, and what is wrong with it.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def read_image(image: dict | None, image_processor: FlashSlothImageProcessor, small: bool = False) -> PIL.Image.Image:
+    """
+    Decodes an image of a row.
+
+    Args:
+        image (`dict`, *optional*): `bytes` of its file, or its `path` or URL, as `datasets` holds it.
+        image_processor ([`FlashSlothImageProcessor`]): Whose limits and conversions apply.
+        small (`bool`, *optional*, defaults to `False`): Decode a JPEG at an eighth of its size: that reads all of it,
+            in half of the time.
+
+    Raises:
+        BadImage: If it is missing, a decompression bomb, or cannot be decoded.
+        ConnectionError, TimeoutError: Of a remote image, after some tries: nothing is known of it.
+    """
+    if image is None or image["bytes"] is None and image["path"] is None:
+        raise BadImage(MISSING_IMAGE, "the row holds none")
+    name = image["path"] or f"{len(image['bytes'])} bytes in the row"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            return image_processor.fetch_images(_decode_small(image) if small else Image().decode_example(image))
+    except (ConnectionError, TimeoutError, MemoryError):
+        raise  # not the image's fault
+    except FileNotFoundError as error:
+        raise BadImage(MISSING_IMAGE, name) from error
+    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
+        limit = f"more than PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels"
+        raise BadImage(BOMB, f"{name}: {limit}") from error
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to: that is the finding
+        text = f"{error}" or type(error).__name__
+        is_truncated = isinstance(error, EOFError) or "truncated" in text.lower()
+        raise BadImage(TRUNCATED_IMAGE if is_truncated else UNDECODABLE, f"{name}: {text}") from error
+
+
+def _decode_small(image: dict) -> PIL.Image.Image:
+    if image["bytes"] is not None:
+        opened = PIL.Image.open(io.BytesIO(image["bytes"]))
+    elif is_local_path(image["path"]):
+        opened = PIL.Image.open(image["path"])
+    else:
+        return Image().decode_example(image)
+    with opened:
+        opened.draft(None, (1, 1))
+        opened.load()
+        return PIL.ImageOps.exif_transpose(opened)
+
+
+def file_sizes(dataset: Dataset) -> np.ndarray:
+    """
+    What tells whether image files have changed, without reading them: for each row a number made of their sizes in
+    bytes, where they are local files.
+
+    Args:
+        dataset (`Dataset`): With a column `images` that is not decoded.
+
+    Returns:
+        `np.ndarray` of `int64`, of shape `(rows,)`: 0 of rows without such files.
+    """
+    batches = dataset.data.table.select(["images"]).to_batches()
+    with ThreadPoolExecutor(THREADS) as pool:
+        numbers = np.array([number for batch in pool.map(_numbers, batches) for number in batch], dtype=np.int64)
+    # Rows that were selected from a table, or repeated in a mixture, stand in it once.
+    return numbers if dataset._indices is None else numbers[dataset._indices.column(0).to_numpy()]
+
+
+def _numbers(batch: pyarrow.RecordBatch) -> list[int]:
+    """One number for the files of each row; Python's hash of a tuple of numbers is the same in every process."""
+    images = batch.column("images")
+    paths, contents = (pc.struct_field(images.flatten(), name) for name in ("path", "bytes"))
+    sizes = map(_file_size, pc.if_else(pc.is_null(contents), paths, None).to_pylist())
+    numbers = []
+    for count in pc.fill_null(pc.list_value_length(images), 0).to_pylist():
+        of_row = tuple(size for size in itertools.islice(sizes, count) if size is not None)
+        numbers.append(hash(of_row) if of_row else 0)
+    return numbers
+
+
+def _file_size(path: str | None) -> int | None:
+    if path is None or "://" in path:
+        return None
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
