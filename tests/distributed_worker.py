@@ -24,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
 from flashsloth.train.collator import Collator
+from flashsloth.train.config import LoraSettings
 from flashsloth.train.lora import lora_config
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
 
@@ -33,16 +34,16 @@ STEPS = 20
 LEARNING_RATE = 1e-3
 MAX_GRAD_NORM = 1.0
 # Without dropout, which would differ from rank to rank. What trains whole is that of lora.yaml.
-LORA = {
-    "r": 4,
-    "dropout": 0.0,
-    "modules_to_save": [
+LORA = LoraSettings(
+    r=4,
+    dropout=0.0,
+    modules_to_save=[
         "model.pooling",
         "model.multi_modal_projector",
         "model.query_tokens",
         "model.embedded_query",
     ],
-}
+)
 
 
 def make_row(seed: int, num_images: int) -> dict:

@@ -13,14 +13,15 @@ from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
 from flashsloth.ask import EMBEDDED_CHECKPOINT
 from flashsloth.cli import main
 from flashsloth.train import lora
+from flashsloth.train.config import LoraSettings
 from flashsloth.train.lora import lora_config, quantization_config
 
 
-SETTINGS = {
-    "parts": ["model.language_model", "model.vision_tower"],
-    "r": 4,
-    "modules_to_save": ["model.query_tokens", "model.pooling", "lm_head"],
-}
+SETTINGS = LoraSettings(
+    parts=["model.language_model", "model.vision_tower"],
+    r=4,
+    modules_to_save=["model.query_tokens", "model.pooling", "lm_head"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +54,18 @@ def test_adapter_reaches_every_linear_layer_of_a_part_and_no_other(model, part):
     expected = {
         name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name.startswith(part)
     }
-    assert adapted_layers({"parts": [part]}, model) == expected
+    assert adapted_layers(LoraSettings([part]), model) == expected
 
 
 def test_one_layer_may_be_a_part(model):
     name = "model.language_model.layers.1.mlp.fc1"
-    assert adapted_layers({"parts": [name]}, model) == {name}
+    assert adapted_layers(LoraSettings([name]), model) == {name}
 
 
 def test_defaults(model):
-    config = lora_config({"r": 8}, model)
+    config = lora_config(LoraSettings(r=8), model)
     assert (config.r, config.lora_alpha, config.lora_dropout, config.modules_to_save) == (8, 16, 0.05, None)
-    assert all(name.startswith("model.language_model.") for name in adapted_layers({"r": 8}, model))
+    assert all(name.startswith("model.language_model.") for name in adapted_layers(LoraSettings(r=8), model))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_defaults(model):
 )
 def test_settings_that_make_no_sense(model, settings, message):
     with pytest.raises(ValueError, match=message):
-        lora_config(settings, model)
+        lora_config(LoraSettings(**settings), model)
 
 
 def test_merged_model_answers_as_base_with_adapter(folders, tmp_path):
@@ -148,14 +149,14 @@ def test_missing_adapter_and_missing_base(folders, tmp_path, capsys):
 def test_quantization_needs_bitsandbytes(monkeypatch):
     monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        quantization_config("nf4", {})
+        quantization_config("nf4", LoraSettings())
 
 
 def test_quantization_reaches_the_decoder_only(model, monkeypatch):
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: True)
-    config = quantization_config("nf4", {"modules_to_save": ["model.language_model.layers.0"]})
+    config = quantization_config("nf4", LoraSettings(modules_to_save=["model.language_model.layers.0"]))
     assert (config.load_in_4bit, config.bnb_4bit_quant_type) == (True, "nf4")
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     quantized = {name for name in linear if should_convert_module(name, config.llm_int8_skip_modules)}
@@ -166,7 +167,7 @@ def test_quantization_reaches_the_decoder_only(model, monkeypatch):
 
 def test_adapter_learns_on_a_quantized_base_and_merges_into_the_unquantized_one(tmp_path):
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which the dev extra installs on Linux")
-    settings = {"r": 8, "modules_to_save": ["model.query_tokens"]}
+    settings = LoraSettings(r=8, modules_to_save=["model.query_tokens"])
     model = FlashSlothForCausalLM.from_pretrained(
         EMBEDDED_CHECKPOINT, quantization_config=quantization_config("nf4", settings), dtype=torch.bfloat16
     )

@@ -16,7 +16,7 @@ from trl.trainer import utils
 from flashsloth import FlashSlothConfig
 from flashsloth.cli import main
 from flashsloth.train import memory
-from flashsloth.train.config import DataSource, StageConfig
+from flashsloth.train.config import DataSource, LoraSettings, StageConfig
 from flashsloth.train.memory import NF4_BYTES, saved_per_position
 from flashsloth.train.plan import describe, plan
 
@@ -65,7 +65,9 @@ def test_counts_are_those_of_the_real_model(tmp_path, model):
 
 
 def test_adapter_is_counted_as_a_part(tmp_path, model):
-    planned = plan(stage(lora={"r": 4, "modules_to_save": ["model.pooling"]}), settings(tmp_path), 1, make_config())
+    planned = plan(
+        stage(lora=LoraSettings(r=4, modules_to_save=["model.pooling"])), settings(tmp_path), 1, make_config()
+    )
     pooling = sum(p.numel() for p in model.model.pooling.parameters())
     # four projections and the first and second layer of the MLP, in each of three layers
     rank = 4 * 3 * (4 * (32 + 32) + 2 * (32 + 64))
@@ -86,7 +88,7 @@ def test_offload_keeps_in_main_memory_what_deepspeed_estimates(tmp_path):
 
 def test_quantized_base_takes_about_half_a_byte_of_each_weight(tmp_path):
     """Counted on the published model: only the linear layers of the decoder are in 4 bits."""
-    lora = {"r": 16, "modules_to_save": ["model.pooling"]}
+    lora = LoraSettings(modules_to_save=["model.pooling"])
     config = settings(tmp_path, per_device_train_batch_size=4)
     planned = plan(stage(lora=lora, quantization="nf4"), config, 1)
     [(way, memory)] = planned.memory.items()
@@ -117,7 +119,13 @@ def test_muon_keeps_one_moment_of_matrices(tmp_path):
 
 @pytest.mark.parametrize(
     ("overrides", "steps"),
-    [({}, 13), ({"num_train_epochs": 2.5}, 33), ({"max_steps": 5}, 5), ({"gradient_accumulation_steps": 2}, 7)],
+    [
+        ({}, 13),
+        ({"num_train_epochs": 2.5}, 33),
+        ({"max_steps": 5}, 5),
+        ({"gradient_accumulation_steps": 2}, 7),
+        ({"dataloader_drop_last": True}, 12),
+    ],
 )
 def test_steps(tmp_path, overrides, steps):
     config = settings(tmp_path, **{"per_device_train_batch_size": 4, "num_train_epochs": 1, **overrides})

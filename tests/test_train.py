@@ -245,6 +245,9 @@ def test_query_tokens_are_not_decayed_without_own_rates_either(start, tmp_path):
 def test_learning_rate_of_a_module_that_does_not_train(start, tmp_path):
     with pytest.raises(ValueError, match="'model.vision_tower', but no parameter of such a module trains"):
         make_trainer(start, tmp_path, {"model.vision_tower": 1e-5}).create_optimizer()
+    with pytest.raises(ValueError, match="'model.poling', but .*; the closest module .* is 'model.pooling'"):
+        # before the data, which is nowhere, is looked for
+        run("stage2", start, tmp_path, "learning_rates={model.poling: 1e-5}", "data=./nowhere.json")
 
 
 def test_unsuitable_checkpoints(start, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flashsloth
-from flashsloth.train.config import DataSource, accumulation_steps, read_config
+from flashsloth.train.config import DataSource, LoraSettings, accumulation_steps, read_config
 
 
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
@@ -49,6 +49,16 @@ def test_exponents_are_numbers(file):
 def test_no_is_a_strategy_and_no_elsewhere_is_false(file):
     _, config = read_config(file, ["save_strategy=no", "eval_strategy=no", "dataloader_drop_last=no"])
     assert (config.save_strategy, config.eval_strategy, config.dataloader_drop_last) == ("no", "no", False)
+
+
+def test_whole_numbers_are_numbers_and_names_are_lists(file):
+    lora = "lora={parts: model.vision_tower, modules_to_save: lm_head}"
+    stage, config = read_config(file, ["learning_rate=1", "warmup_steps=0", "trainable=[]", lora])
+    assert (config.learning_rate, config.warmup_steps) == (1, 0)
+    assert stage.lora == LoraSettings(["model.vision_tower"], alpha=32, modules_to_save=["lm_head"])
+    assert read_config(file, ["trainable=[]", "lora={}"])[0].lora.parts == ["model.language_model"]
+    with pytest.raises(ValueError, match="optimizer muon is for the model's own matrices"):
+        read_config(file, ["trainable=[]", "lora={}", "optimizer=muon"])
 
 
 @pytest.mark.parametrize(
@@ -109,6 +119,19 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("global_batch_size=many", "'global_batch_size'"),
         ("global_batch_size=0", "global_batch_size is 0: it has to be a number of rows"),
         ("per_device_train_batch_size=0", "per_device_train_batch_size is 0"),
+        ("learning_rate=abc", "'learning_rate' expected "),
+        ("learning_rate=", "'learning_rate' expected "),
+        ("max_length=abc", "'max_length'"),
+        ("seed=1.5", "'seed' expected int, got float"),
+        ("gradient_checkpointing=maybe", "'gradient_checkpointing' expected bool, got str"),
+        ("lr_scheduler_type=5", "'lr_scheduler_type'"),
+        ("lora={r: abc}", "lora in .* 'r' expected int, got str"),
+        ("lora={parts: [5]}", "lora in .* 'parts'"),
+        ("lora={parts: []}", r"lora parts is \[\]: it names the modules that get an adapter"),
+        ("lora={r: 0}", "lora r is 0: it has to be 1 or more"),
+        ("lora={dropout: 1}", "lora dropout is 1: it has to be 0 or more, and below 1"),
+        ("lora={alpha: 0}", "lora alpha is 0: it has to be above 0"),
+        ("lora=16", "lora in .* is 16: it holds settings"),
     ],
 )
 def test_bad_settings_are_named(file, override, message):

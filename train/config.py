@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import torch
 import yaml
@@ -29,7 +30,6 @@ from flashsloth.ask import has_fast_bfloat16
 OPTIMIZERS = ("adamw", "muon")
 ON_BAD_ROWS = ("stop", "skip")
 QUANTIZATIONS = ("nf4",)
-LORA_KEYS = ("parts", "r", "alpha", "dropout", "modules_to_save")
 
 # Seconds that the other processes wait while the first one reads and checks the data: hours, for 665,000 pictures on
 # a slow disk. The libraries' own limit is half an hour.
@@ -83,6 +83,45 @@ class DataSource:
 
 @strict
 @dataclass
+class LoraSettings:
+    """
+    An adapter.
+
+    Args:
+        parts (`list[str]`, *optional*, defaults to `["model.language_model"]`): Modules whose linear layers, at any
+            depth, get an adapter; named as in `trainable`. The default holds nine tenths of the published model's
+            linear layers; the rest is small or sees pictures.
+        r (`int`, *optional*, defaults to 16): Rank.
+        alpha (`float`, *optional*): The update is scaled by `alpha / r`; `2 * r` if unset.
+        dropout (`float`, *optional*, defaults to 0.05): Of the adapter's input.
+        modules_to_save (`list[str]`, *optional*): Modules that train whole, and whose weights the adapter's file
+            holds: what is no linear layer, such as `model.query_tokens`, or `lm_head`.
+
+    Raises:
+        ValueError: If `parts` is empty, `r` is below 1, `alpha` not above 0, or `dropout` no share below 1.
+    """
+
+    parts: list[str] = field(default_factory=lambda: ["model.language_model"])
+    r: int = 16
+    alpha: float | int | None = None
+    dropout: float | int = 0.05
+    modules_to_save: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.alpha is None:
+            self.alpha = 2 * self.r
+        for key, is_valid, what in (
+            ("parts", bool(self.parts), "names the modules that get an adapter"),
+            ("r", self.r >= 1, "has to be 1 or more"),
+            ("alpha", self.alpha > 0, "has to be above 0"),
+            ("dropout", 0 <= self.dropout < 1, "has to be 0 or more, and below 1"),
+        ):
+            if not is_valid:
+                raise ValueError(f"lora {key} is {getattr(self, key)!r}: it {what}")
+
+
+@strict
+@dataclass
 class StageConfig:
     """
     What a stage is, beside TRL's settings.
@@ -100,8 +139,7 @@ class StageConfig:
         attn_implementation (`str`, *optional*, defaults to `"sdpa"`): "eager" is the fastest on a CPU at tiny sizes.
         on_bad_rows (`str`, *optional*, defaults to `"stop"`): Whether rows that cannot be learned from stop the run
             before its first step, or are left out and listed ("skip").
-        lora (`dict`, *optional*): Train an adapter instead of the model: `parts`, `r`, `alpha`, `dropout`,
-            `modules_to_save`.
+        lora ([`LoraSettings`], *optional*): Train an adapter instead of the model.
         quantization (`str`, *optional*): "nf4" trains the adapter on a base of 4 bits per weight (QLoRA).
 
     Raises:
@@ -117,7 +155,7 @@ class StageConfig:
     optimizer: str = "adamw"
     attn_implementation: str = "sdpa"
     on_bad_rows: str = "stop"
-    lora: dict | None = None
+    lora: LoraSettings | None = None
     quantization: str | None = None
 
     def __post_init__(self):
@@ -129,6 +167,8 @@ class StageConfig:
             raise ValueError(f"quantization is {self.quantization!r}; choose nf4, or leave it out")
         if self.quantization and not self.lora:
             raise ValueError("quantization needs lora: quantized weights cannot be trained, only an adapter on them")
+        if self.optimizer == "muon" and self.lora:
+            raise ValueError("optimizer muon is for the model's own matrices: with lora, leave it out")
         if bool(self.trainable) == bool(self.lora):
             said = "both `trainable` and `lora`" if self.lora else "neither `trainable` nor `lora`"
             raise ValueError(f"the stage has {said}: name the modules that train, or the settings of an adapter")
@@ -164,27 +204,20 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
     for key in ("model", "data", "output_dir"):
         if settings.get(key) is None:
             raise ValueError(f"{path} lacks the key {key!r}")
-    if settings.get("lora") is not None:
-        if not isinstance(settings["lora"], dict):
-            raise ValueError(
-                f"lora in {path} is {settings['lora']!r}: it holds settings such as {{parts: [...], r: 16}}"
-            )
-        _check_keys(settings["lora"], LORA_KEYS, f"lora in {path}")
-
     stage = {key: settings.pop(key) for key in stage_fields if settings.get(key) is not None}
     stage["data"] = _read_sources(stage["data"], path)
     stage["trainable"] = _as_list(stage.get("trainable", []))
+    if "lora" in stage:
+        stage["lora"] = _read_lora(stage["lora"], path)
     stage = _checked(StageConfig, stage, path)
     settings = {key: value for key, value in settings.items() if key not in stage_fields}
+    _checked(_of_types({field.name: field.type for field in dataclasses.fields(SFTConfig)}, settings), settings, path)
     # Nothing is cut unless a limit is asked for: truncation could cut an image's tokens or an answer.
     defaults = {"max_length": None, "train_sampling_strategy": "group_by_length", "ddp_timeout": DDP_TIMEOUT}
     is_on_cpu = settings.get("use_cpu") or not torch.accelerator.is_available()
     if is_on_cpu and not has_fast_bfloat16():
         defaults["bf16"] = False  # which TRL turns on
-    try:
-        config = SFTConfig(**defaults | settings, assistant_only_loss=True)
-    except TypeError as error:
-        raise ValueError(f"{path} or an override has a value of a wrong type: {error}") from error
+    config = SFTConfig(**defaults | settings, assistant_only_loss=True)
     for name, rows in (
         ("global_batch_size", stage.global_batch_size),
         ("per_device_train_batch_size", config.per_device_train_batch_size),
@@ -259,11 +292,28 @@ def _read_sources(data, path: Path) -> list[DataSource]:
     return sources
 
 
+def _read_lora(lora, path: Path) -> LoraSettings:
+    if not isinstance(lora, dict):
+        raise ValueError(f"lora in {path} is {lora!r}: it holds settings such as {{parts: [...], r: 16}}")
+    _check_keys(lora, [field.name for field in dataclasses.fields(LoraSettings)], f"lora in {path}")
+    given = {key: value for key, value in lora.items() if value is not None}
+    for key in ("parts", "modules_to_save"):
+        if key in given:
+            given[key] = _as_list(given[key])
+    return _checked(LoraSettings, given, f"lora in {path}")
+
+
 def _checked(kind: type, settings: dict, where):
     try:
         return kind(**settings)
     except StrictDataclassError as error:
         raise ValueError(f"{where} has a value of a wrong type: {' '.join(str(error).split())}") from error
+
+
+def _of_types(types: dict, settings: dict) -> type:
+    """A class of these settings that checks their types, which `SFTConfig` does not do. A whole number is a float."""
+    kinds = {key: types[key] | int if float in (types[key], *get_args(types[key])) else types[key] for key in settings}
+    return strict(dataclasses.make_dataclass("SFTConfig", kinds.items()))
 
 
 def _as_list(value) -> list:

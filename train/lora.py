@@ -19,11 +19,10 @@ from flashsloth.ask import load
 from flashsloth.convert.downloads import find_files
 from flashsloth.convert.folders import new_folder, quiet_transformers
 from flashsloth.convert.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
+from flashsloth.train.config import LoraSettings
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
-# Where the weights are: nine tenths of the published model's linear layers. The rest is small or sees pictures.
-DEFAULT_PARTS = ["model.language_model"]
 NOT_QUANTIZED = [
     "model.vision_tower",
     "model.pooling",
@@ -33,20 +32,12 @@ NOT_QUANTIZED = [
 ]
 
 
-def lora_config(settings: dict, model: nn.Module) -> LoraConfig:
+def lora_config(settings: LoraSettings, model: nn.Module) -> LoraConfig:
     """
     The adapter that a stage's `lora:` settings ask for.
 
     Args:
-        settings (`dict`): All are optional.
-
-            - `parts` (`list[str]`, defaults to `["model.language_model"]`): modules whose linear layers, at any depth,
-              get an adapter; named as in `trainable`.
-            - `r` (`int`, defaults to 16): rank.
-            - `alpha` (`float`, defaults to `2 * r`): the update is scaled by `alpha / r`.
-            - `dropout` (`float`, defaults to 0.05): of the adapter's input.
-            - `modules_to_save` (`list[str]`, defaults to none): modules that train whole, and whose weights the
-              adapter's file holds: what is no linear layer, such as `model.query_tokens`, or `lm_head`.
+        settings (`LoraSettings`): The settings.
         model (`nn.Module`): The model; tells which linear layers there are. May be on the meta device.
 
     Returns:
@@ -56,9 +47,7 @@ def lora_config(settings: dict, model: nn.Module) -> LoraConfig:
         ValueError: If a module does not exist, a part holds no linear layer or is the head, or a module stands in both
             lists.
     """
-    parts = settings.get("parts", DEFAULT_PARTS)
-    whole = settings.get("modules_to_save") or []
-    r = settings.get("r", 16)
+    parts, whole = settings.parts, settings.modules_to_save
     names = [name for name, _ in model.named_modules() if name]
     for key, modules in (("parts", parts), ("modules_to_save", whole)):
         for name in modules:
@@ -82,23 +71,23 @@ def lora_config(settings: dict, model: nn.Module) -> LoraConfig:
         below = "" if isinstance(module, nn.Linear) else rf"\.(.*\.)?({'|'.join(sorted(layers))})"
         patterns.append(re.escape(part) + below)
     return LoraConfig(
-        r=r,
-        lora_alpha=settings.get("alpha", 2 * r),
-        lora_dropout=settings.get("dropout", 0.05),
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
         target_modules="|".join(patterns),
         modules_to_save=list(whole) or None,
         task_type="CAUSAL_LM",
     )
 
 
-def quantization_config(quantization: str, settings: dict) -> BitsAndBytesConfig:
+def quantization_config(quantization: str, settings: LoraSettings) -> BitsAndBytesConfig:
     """
     How the base model of a QLoRA run is held: the decoder's linear layers in 4-bit NormalFloat with quantized scales,
     everything else in bfloat16, as are all computations.
 
     Args:
         quantization (`str`): "nf4".
-        settings (`dict`): The stage's `lora:` settings; what they train whole stays unquantized.
+        settings (`LoraSettings`): The stage's `lora:` settings; what they train whole stays unquantized.
 
     Raises:
         ValueError: If bitsandbytes is not installed.
@@ -116,9 +105,9 @@ def quantization_config(quantization: str, settings: dict) -> BitsAndBytesConfig
     )
 
 
-def not_quantized(settings: dict) -> list[str]:
+def not_quantized(settings: LoraSettings) -> list[str]:
     """Modules of a quantized base that stay as they are; `settings` are the stage's `lora:` settings."""
-    return [*NOT_QUANTIZED, *(settings.get("modules_to_save") or [])]
+    return [*NOT_QUANTIZED, *settings.modules_to_save]
 
 
 def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None:

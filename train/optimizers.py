@@ -1,6 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Muon for the matrices inside layers, AdamW for the rest, as one optimizer."""
 
+import difflib
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
@@ -90,12 +92,18 @@ def by_learning_rate(
         ValueError: If no parameter belongs to one of the modules.
     """
     members = {module: [] for module in (None, *learning_rates)}
+    known = {}
     for name, parameter in named_parameters:
         module = max((m for m in learning_rates if f".{m}." in f".{name}"), key=len, default=None)
         members[module].append((name, parameter))
+        known |= dict.fromkeys(itertools.accumulate(name.split(".")[:-1], "{}.{}".format))
     for module in learning_rates:
         if not members[module]:
-            raise ValueError(f"learning_rates names {module!r}, but no parameter of such a module trains")
+            closest = difflib.get_close_matches(module, known, n=1, cutoff=0)
+            raise ValueError(
+                f"learning_rates names {module!r}, but no parameter of such a module trains; the closest module of "
+                f"which some do is {closest[0] if closest else 'none'!r}"
+            )
     return members
 
 

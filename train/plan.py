@@ -16,7 +16,7 @@ from trl import SFTConfig
 
 from flashsloth import FlashSlothConfig
 from flashsloth.convert.folders import model_on_meta
-from flashsloth.train.config import StageConfig
+from flashsloth.train.config import LoraSettings, StageConfig
 from flashsloth.train.data import load_data
 from flashsloth.train.lora import lora_config
 from flashsloth.train.memory import Memory, memory_by_way, quantized_weights
@@ -91,10 +91,11 @@ def plan(
 
     length = int(min(config.max_length or math.inf, model_config.text_config.max_position_embeddings))
     accumulation = config.gradient_accumulation_steps
-    global_batch_size = config.per_device_train_batch_size * accumulation * world_size
+    rows_at_a_time = config.per_device_train_batch_size * world_size
     steps = config.max_steps if config.max_steps > 0 else None
     if steps is None and rows is not None:
-        steps = math.ceil(math.ceil(rows / global_batch_size) * config.num_train_epochs)
+        batches = rows // rows_at_a_time if config.dataloader_drop_last else math.ceil(rows / rows_at_a_time)
+        steps = math.ceil(math.ceil(batches / accumulation) * config.num_train_epochs)
     return Plan(
         parameters=groups,
         trainable=trainable,
@@ -102,7 +103,7 @@ def plan(
         devices=world_size,
         rows_per_device=config.per_device_train_batch_size,
         accumulation=accumulation,
-        global_batch_size=global_batch_size,
+        global_batch_size=rows_at_a_time * accumulation,
         rows=rows,
         steps=steps,
         sequence_length=length,
@@ -111,7 +112,7 @@ def plan(
     )
 
 
-def _with_adapter(model: nn.Module, settings: dict) -> list[tuple[str, int, int]]:
+def _with_adapter(model: nn.Module, settings: LoraSettings) -> list[tuple[str, int, int]]:
     """Puts the adapter on the model, and counts its parameters as a part of their own."""
     parts = {part: count for part, _, count in parameter_groups(model)}
     inject_adapter_in_model(lora_config(settings, model), model)

@@ -15,6 +15,7 @@ import contextlib
 import difflib
 import logging
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from datasets import Dataset, IterableDataset
@@ -34,7 +35,7 @@ from flashsloth.train.config import StageConfig, read_config
 from flashsloth.train.data import load_data, name_of
 from flashsloth.train.fingerprint import fingerprint
 from flashsloth.train.lora import lora_config, quantization_config
-from flashsloth.train.optimizers import MuonWithAdamW
+from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate
 from flashsloth.train.record import RunRecord, refuse_other_data, refuse_other_settings
 from flashsloth.train.selection import SKIPPED_FILE, DataCheck
 from flashsloth.train.sharding import num_elements, refuse_unsharded_only
@@ -196,16 +197,16 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         raise ValueError(f"The processor of {stage.model} cannot be loaded: {error}") from error
     processor.image_processor.hd = stage.hd
     adapter = lora_config(stage.lora, model) if stage.lora else None
+    optimizer = None
     if not adapter:
         select_trainable(model, stage.trainable)
-
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        by_learning_rate(trained, stage.learning_rates)  # names that do not fit are told before the data is read
+        if stage.optimizer == "muon":
+            optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay, stage.learning_rates)
     dataset, version = read_data(stage, config, processor, is_resumed=last is not None)
 
     # Training
-    optimizer = None
-    if stage.optimizer == "muon":
-        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay, stage.learning_rates)
     try:
         trainer = FlashSlothTrainer(
             model,
@@ -245,7 +246,7 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
                 [describe_source("base", base)],
                 read_provenance(base),
                 data=[name_of(source) for source in stage.data],
-                trainable=stage.lora or stage.trainable,
+                trainable=asdict(stage.lora) if stage.lora else stage.trainable,
                 hd=stage.hd,
                 steps=trainer.state.global_step,
                 global_batch_size=config.train_batch_size * config.gradient_accumulation_steps * config.world_size,
