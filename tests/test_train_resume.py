@@ -112,6 +112,7 @@ def test_after_kill_9_the_same_command_ends_bit_identical(start, whole, tmp_path
         ("learning_rate=2e-3", "other settings: learning_rate was 0.001 and is now 0.002"),
         ("trainable=[lm_head]", r"other settings: trainable was .* and is now \['lm_head'\]"),
         ("global_batch_size=2", "other settings: rows per step was 4 and is now 2"),
+        ("model=stage1/model", "other settings: model was .*/model and is now stage1/model"),
         ("hd=true", "other settings: hd was False and is now True"),
         ("data=other", "other settings: data was .*'data'.* and is now .*'other'"),
     ],

@@ -134,13 +134,16 @@ def refuse_other_data(fingerprint: str, config: SFTConfig) -> None:
         ValueError: If the run in the output folder was started with other rows.
     """
     before = _read(config)
-    if before is not None and before["data"]["fingerprint"] != fingerprint:
+    if before is not None and before["data"].get("fingerprint") != fingerprint:
         raise ValueError(f"the run in {config.output_dir} was started with other data under these names. {REMEDY}")
 
 
 def _read(config: SFTConfig) -> dict | None:
     file = Path(config.output_dir) / RECORD_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, which tells how the run was started, is damaged: {error}. {REMEDY}") from error
 
 
 def _settings(stage: StageConfig, config: SFTConfig) -> dict:
@@ -148,10 +151,13 @@ def _settings(stage: StageConfig, config: SFTConfig) -> dict:
 
 
 def _decisive(record: dict) -> dict:
-    """What decides what is learned; of paths, the last part, as folders may move."""
+    """
+    What decides what is learned. Folders may move: of a model's path the last two parts count, as most end in "model",
+    of data the last one, since its rows are compared as well.
+    """
     stage, config = record["stage"], record["config"]
     settings = {key: value for key, value in stage.items() if key not in FREE_OF_STAGE}
-    settings["model"] = Path(stage["model"]).name
+    settings["model"] = "/".join(Path(stage["model"]).parts[-2:])
     settings["data"] = [source | {"path": Path(source["path"]).name, "image_folder": None} for source in stage["data"]]
     settings |= {key: config[key] for key in DECISIVE if key in config}
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"] * record["processes"]
