@@ -65,7 +65,6 @@ def launch(*command, processes: int = distributed_worker.WORLD_SIZE) -> None:
 
 
 def assert_same_training(losses, weights, expected_losses, expected_weights):
-    assert len(losses) == distributed_worker.STEPS
     assert losses == pytest.approx(expected_losses, abs=TOLERANCE)
     assert weights.keys() == expected_weights.keys()
     for name, weight in expected_weights.items():
@@ -106,6 +105,40 @@ def test_sharded_training_of_an_adapter_equals_one_process(kind, start, tmp_path
     assert_same_training(losses, load_file(tmp_path / "adapter_model.safetensors"), *alone)
 
 
+def train(start, data, output, processes: int, **settings) -> list[dict]:
+    """Runs the train command under torchrun; its log."""
+    settings = {
+        "model": str(start),
+        "data": data,
+        "trainable": ["model", "lm_head"],
+        "output_dir": str(output),
+        "global_batch_size": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": distributed_worker.LEARNING_RATE,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **settings,
+    }
+    config = output.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(settings))
+    launch("-m", "flashsloth", "train", config, processes=processes)
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+def train_by_one_and_by_two(start, data, tmp_path, **settings):
+    runs = []
+    for processes in (distributed_worker.WORLD_SIZE, 1):
+        log = train(start, data, tmp_path / f"by {processes}", processes, **settings)
+        weights = load_file(tmp_path / f"by {processes}" / "model" / "model.safetensors")
+        runs += [[entry["loss"] for entry in log], weights]
+    return runs
+
+
 def test_train_command_under_torchrun_equals_one_process(start, tmp_path):
     """DDP: two processes on one batch each, against one process that accumulates two."""
     data = tmp_path / "data.jsonl"
@@ -119,33 +152,40 @@ def test_train_command_under_torchrun_equals_one_process(start, tmp_path):
                     image.save(tmp_path / "images" / file)
                 lines.append(json.dumps({"id": str(len(lines)), "images": files, "messages": row["messages"]}))
     data.write_text("\n".join(lines))
+    runs = train_by_one_and_by_two(
+        start,
+        {"path": str(data), "image_folder": str(tmp_path / "images")},
+        tmp_path,
+        train_sampling_strategy="sequential",  # so that the batches without images come to one process
+        max_steps=distributed_worker.STEPS,
+    )
+    assert len(runs[0]) == distributed_worker.STEPS
+    assert_same_training(*runs)
 
-    settings = {
-        "model": str(start),
-        "data": {"path": str(data), "image_folder": str(tmp_path / "images")},
-        "trainable": ["model", "lm_head"],
-        "global_batch_size": 4,
-        "per_device_train_batch_size": 2,
-        "train_sampling_strategy": "sequential",  # so that the batches without images come to one process
-        "max_steps": distributed_worker.STEPS,
-        "learning_rate": distributed_worker.LEARNING_RATE,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(settings))
-    runs = {}
-    for processes in (1, distributed_worker.WORLD_SIZE):
-        output = tmp_path / f"{processes} processes"
-        launch("-m", "flashsloth", "train", config, f"output_dir={output}", processes=processes)
-        history = json.loads((output / "trainer_state.json").read_text())["log_history"]
-        losses = [entry["loss"] for entry in history if "loss" in entry]
-        runs[processes] = losses, load_file(output / "model" / "model.safetensors")
-    assert_same_training(*runs[distributed_worker.WORLD_SIZE], *runs[1])
+
+def write_rows(file: Path, count: int) -> None:
+    rows = [{"prompt": f"What is {index}?", "completion": "A number. " * (index + 1)} for index in range(count)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize("order", ["group_by_length", "random"])
+def test_rows_that_do_not_fill_the_last_batch_are_learned_once(order, start, tmp_path):
+    """Seven rows in steps of four, twice: the second step of an epoch has three, of which one process gets one."""
+    write_rows(tmp_path / "rows.jsonl", 7)
+    settings = {"num_train_epochs": 2, "train_sampling_strategy": order}
+    runs = train_by_one_and_by_two(start, str(tmp_path / "rows.jsonl"), tmp_path, **settings)
+    assert len(runs[0]) == 4
+    assert_same_training(*runs)
+
+
+def test_processes_with_unequal_parts_of_a_stream_go_on_together(start, tmp_path):
+    """Files of three and nine rows, one for each process: the first ends its part while the second is within its own."""
+    (tmp_path / "rows").mkdir()
+    for index, count in enumerate((3, 9)):
+        write_rows(tmp_path / "rows" / f"{index}.jsonl", count)
+    data = {"path": str(tmp_path / "rows" / "*.jsonl"), "streaming": True}
+    log = train(start, data, tmp_path / "out", distributed_worker.WORLD_SIZE, max_steps=6)
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_image
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, LargeList, List, Value
 
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import DataSource
@@ -200,6 +200,72 @@ def test_parquet_that_others_write(form, streaming, tmp_path, pictures, monkeypa
     assert row["messages"] == chat([IMAGE, text("A?")], "B.")
 
 
+ENCODED = Image().encode_example(make_image(0))
+CONTENT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+TURNS = [{"role": "user", "content": "<image>A?"}, {"role": "assistant", "content": "B."}]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"images": ([ENCODED], pa.large_list(CONTENT))},
+        {"images": ([ENCODED], pa.list_(CONTENT, 1))},
+        {"images": (ENCODED, CONTENT)},
+        {"image": ([ENCODED], pa.list_(CONTENT))},
+        {"image": (ENCODED["bytes"], pa.binary())},
+        {"images": ([ENCODED["bytes"]], pa.list_(pa.large_binary()))},
+        {"images": ([ENCODED | {"width": 40}], None)},
+        {"images": (None, pa.list_(CONTENT)), "image": (ENCODED, CONTENT)},
+        {"images": ([], pa.list_(CONTENT)), "image": (ENCODED, CONTENT)},
+        {"image": ({"bytes": None, "path": "0.png"}, CONTENT)},
+        {"images": ([{"bytes": None, "path": "0.png"}], pa.list_(CONTENT))},
+        {"images": (["0.png"], pa.large_list(pa.large_string()))},
+        {"images": ([ENCODED], None), "_num_images": (5, None), "conversations": (None, pa.string())},
+    ],
+    ids=lambda columns: " ".join(f"{name}-{kind}"[:40] for name, (_, kind) in columns.items()),
+)
+def test_columns_of_images_as_they_come(columns, streaming, tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    arrays = {name: pa.array([value], kind) for name, (value, kind) in columns.items()}
+    pq.write_table(pa.table(arrays | {"messages": [TURNS]}), tmp_path / "rows.parquet")
+    source = DataSource(str(tmp_path / "rows.parquet"), image_folder=str(pictures), streaming=streaming)
+    [row] = load(source)
+    assert row["problem"] is None and row["num_images"] == 1
+    assert decoded(row)[0].tobytes() == make_image(0).tobytes()
+
+
+@pytest.mark.parametrize("feature", [Image(), List(Image()), LargeList(Image())])
+def test_folders_with_images_and_columns_of_no_use(feature, tmp_path):
+    image = make_image(0)
+    rows = {"images": [image if isinstance(feature, Image) else [image]], "thumb": [image], "messages": [TURNS]}
+    features = Features(
+        {"images": feature, "thumb": Image(), "messages": List({key: Value("string") for key in TURNS[0]})}
+    )
+    dataset = Dataset.from_dict(rows, features=features)
+    broken = {"thumb": {"bytes": b"no picture", "path": None}}
+    dataset.cast_column("thumb", Image(decode=False)).map(lambda row: broken).cast_column(
+        "thumb", Image()
+    ).save_to_disk(tmp_path / "saved")
+    [row] = load(str(tmp_path / "saved"))
+    assert decoded(row)[0].tobytes() == image.tobytes()
+
+
+def test_forms_take_turns_in_united_sets(tmp_path, pictures):
+    rows = [
+        llava(image="0.png", messages=None, images=None),
+        {"messages": TURNS, "images": ["1.png"], "conversations": None, "image": None},
+        llava(images=["0.png"], image="1.png"),
+    ]
+    dataset = load(DataSource(write_json(tmp_path / "rows.jsonl", rows), image_folder=str(pictures)))
+    assert dataset["num_images"][:] == [1, 1, 0]
+    assert dataset["messages"][:][:2] == [
+        chat([IMAGE, text("What is it?")], "A bird."),
+        chat([IMAGE, text("A?")], "B."),
+    ]
+    assert dataset["problem"][:][:2] == [None, None] and "in both images and image" in dataset["problem"][2]
+
+
 def sorted_by_id(stream: IterableDataset) -> Dataset:
     assert stream.features == FEATURES
     return Dataset.from_list(sorted(stream, key=lambda row: row["id"]), features=FEATURES)
@@ -355,11 +421,11 @@ def test_what_does_not_exist(tmp_path):
             "Row 0: an entry of its 'conversations' has the keys from; it needs",
         ),
         ('{"messages": "Hello?"}', "Row 0: its 'messages' is 'Hello.'; it has to be a list"),
-        ('{"prompt": "1+1?", "completion": 2}', "Row 0: its 'prompt and completion' is '2'"),
+        ('{"prompt": "1+1?", "completion": 2}', "Row 0: its 'prompt and completion' is 2;"),
         ('[{"messages": []}, {"messages": [', "no valid JSON after 1 rows"),
         ('{"messages": []}\n{"messages"', "no valid JSON after 1 rows"),
-        ("[3]", "Row 0: it is '3'; a row is a mapping of names"),
-        ('{"image": 3, "messages": []}', "Row 0: an image is '3'"),
+        ("[3]", "Row 0: it is 3; a row is a mapping of names"),
+        ('{"image": 3, "messages": []}', "Row 0: an image is 3"),
         ("[]", "has no rows"),
     ],
 )

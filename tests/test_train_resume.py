@@ -70,6 +70,15 @@ def run(start, output, *more):
     return train_stage(*read_config(CONFIGS / "stage2.yaml", overrides(start, output, *more)))
 
 
+def test_a_run_that_was_stopped_behind_its_last_step_takes_no_other(start, whole, tmp_path):
+    """The last checkpoint is there, in the middle of an epoch, but the model is not."""
+    shutil.copytree(whole / "checkpoint-5", tmp_path / "checkpoint-5")
+    shutil.copy(whole / "training.json", tmp_path)
+    run(start, tmp_path)
+    assert_same(tmp_path, whole)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-5"]
+
+
 def losses(output):
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     return [entry["loss"] for entry in history if "loss" in entry]

@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Streams with broken rows: where they stop a run, what it says, and that leaving them out can be repeated."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from flashsloth.train.checks import BadRowError
 from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
 from flashsloth.train.selection import skipped_rows
-from flashsloth.train.streams import StreamCheck
+from flashsloth.train.streams import EndlessStream, StreamCheck
 
 
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
@@ -56,15 +57,41 @@ def test_broken_rows_are_left_out_and_listed_once(source, processor, tmp_path):
     stream.set_epoch(1)
     assert {row["id"] for row in stream} == {row["id"] for row in rows}
     skipped = skipped_rows(tmp_path / "out")
+    assert len((tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines()) == len(skipped)
     assert {row["id"]: row["reason"] for row in skipped} == BROKEN
     assert [(row["source"], row["index"]) for row in skipped] == [(source.path, 3), (source.path, 7)]
+
+
+def test_a_stream_has_no_end_and_each_pass_another_order(source, processor, tmp_path):
+    stream = EndlessStream(open_stream([source], processor, "skip", tmp_path / "out"), seed=0)
+    ids = [row["id"] for row in itertools.islice(stream, 30)]
+    passes = [ids[:10], ids[10:20], ids[20:]]
+    assert all(set(one) == {f"b{index}" for index in range(12)} - BROKEN.keys() for one in passes)
+    assert len(set(map(tuple, passes))) == 3
+    assert ids == [row["id"] for row in itertools.islice(stream, 30)]
+
+
+@pytest.mark.parametrize("files", [1, 3, 4])
+def test_each_row_is_of_one_process(files, source, processor, tmp_path):
+    (tmp_path / "files").mkdir()
+    lines = Path(source.path).read_text().replace('"image": "', f'"image": "{tmp_path}/').splitlines()
+    for index in range(files):
+        (tmp_path / "files" / f"{index}.jsonl").write_text("\n".join(lines[index::files]))
+    sources = [DataSource(str(tmp_path / "files" / "*.jsonl"), streaming=True)]
+    dealt = []
+    for index in range(2):
+        check = StreamCheck(processor, None, False, "skip", tmp_path / "out", index, num_processes=2)
+        dealt.append([row["id"] for row in load_data(sources, 0, check)])
+    assert sorted([*dealt[0], *dealt[1]]) == sorted({f"b{index}" for index in range(12)} - BROKEN.keys())
+    assert min(map(len, dealt)) >= 4
+    assert {row["id"]: row["reason"] for row in skipped_rows(tmp_path / "out")} == BROKEN
 
 
 def test_a_broken_row_stops_a_worker_with_one_line_that_names_it(source, processor, tmp_path):
     stream = open_stream([source], processor, "stop", tmp_path / "out")
     with pytest.raises(BadRowError) as error:
         list(DataLoader(stream, batch_size=None, num_workers=1))
-    assert str(error.value).startswith(f"{source.path}: row 3 of the stream, id 'b3', is broken (truncated image: ")
+    assert str(error.value).startswith(f"{source.path}: the row with the id 'b3' is broken (truncated image: ")
     assert "\n" not in str(error.value) and "on_bad_rows=skip" in str(error.value)
     assert not skipped_rows(tmp_path / "out")
 
@@ -84,7 +111,7 @@ def test_a_row_of_no_known_form_names_the_stream(processor, tmp_path):
     rows = {"messages": [[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}], [None]]}
     source = DataSource(str(tmp_path / "rows.parquet"), streaming=True)
     datasets.Dataset.from_dict(rows).to_parquet(source.path)
-    with pytest.raises(BadRowError, match="rows.parquet: row 1 of the stream, id '1', is broken .malformed row: its"):
+    with pytest.raises(BadRowError, match="rows.parquet: the row with the id '1' is broken .malformed row: its"):
         list(open_stream([source], processor, "stop", tmp_path / "out"))
     assert [row["id"] for row in open_stream([source], processor, "skip", tmp_path / "out")] == ["0"]
 
@@ -121,13 +148,13 @@ def test_training_skips_and_a_resumed_run_skips_the_same(source, processor, tmp_
         f"model={tmp_path / 'model'}",
         f"data={{path: {source.path}, streaming: true}}",
         f"output_dir={tmp_path / 'out'}",
-        "max_steps=3",
-        "save_steps=2",
+        "max_steps=7",
+        "save_steps=6",  # in the third pass over the ten good rows
         *QUICK_RUN,
         "dataloader_num_workers=1",
     ]
     assert main(command) == 2
-    assert f"{source.path}: row 3 of the stream, id 'b3'" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{source.path}: the row with the id 'b3' is broken" in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
     weights = []
@@ -137,6 +164,6 @@ def test_training_skips_and_a_resumed_run_skips_the_same(source, processor, tmp_
         skipped = json.loads((tmp_path / "out" / "training.json").read_text())["data"]["skipped"]
         assert {row["id"]: row["reason"] for row in skipped} == BROKEN
         shutil.rmtree(tmp_path / "out" / "model")
-        shutil.rmtree(tmp_path / "out" / "checkpoint-3")
+        shutil.rmtree(tmp_path / "out" / "checkpoint-7")
     first, second = weights
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -69,15 +69,15 @@ def check(
     Reads all rows, in worker processes, and returns the broken ones.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): Of [`~flashsloth.train.data.load_data`]. A stream is read by one
-            worker: rows without an id are numbered as they come, which several workers would each do anew.
+        dataset (`Dataset` or `IterableDataset`): Of [`~flashsloth.train.data.load_data`]. A stream is read
+            without workers: each would number rows without an id anew.
         processor ([`FlashSlothProcessor`]): Of the model that is to be trained.
         max_length (`int`, *optional*): Tokens after which training cuts rows off; the decoder's positions if unset.
         hd (`bool`): Whether images are seen in high definition, which takes more tokens.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar on standard error.
     """
     if isinstance(dataset, IterableDataset):
-        total, num_workers = None, 1
+        total, num_workers = None, 0
     else:
         total = len(dataset)
         num_workers = min(os.cpu_count() or 1, -(-total // ROWS_PER_TASK))
@@ -99,13 +99,19 @@ def report(bad: list[BadRow]) -> str:
     counts = Counter(row.reason for row in bad).most_common()
     lines = [f"Broken rows: {len(bad)}", *(f"{count:>8}  {reason}" for reason, count in counts), ""]
     shown = [("row", "id", "reason", "detail")]
-    shown += [(str(row.index), row.id, row.reason, row.detail) for row in bad[:ROWS_IN_REPORT]]
+    shown += [(str(row.index), _cell(row.id, 40), row.reason, _cell(row.detail, 200)) for row in bad[:ROWS_IN_REPORT]]
     widths = [max(len(cells[column]) for cells in shown) for column in range(3)]
     for number, name, reason, detail in shown:
         lines.append(f"{number:>{widths[0]}}  {name:{widths[1]}}  {reason:{widths[2]}}  {detail}")
     if len(bad) > ROWS_IN_REPORT:
         lines.append(f"... and {len(bad) - ROWS_IN_REPORT} more")
     return "\n".join(lines)
+
+
+def _cell(text: str, limit: int) -> str:
+    """One line of printable text."""
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def write_jsonl(bad: list[BadRow], path: str | Path) -> None:

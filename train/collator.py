@@ -11,9 +11,13 @@ from flashsloth.train.checks import BadRowError
 from flashsloth.train.images import BadImage, read_image
 
 
+IGNORED = -100  # the label of tokens that the loss leaves out
+
+
 class Collator(DataCollatorForVisionLanguageModeling):
     """
-    TRL's collator, for rows whose images are still files, and for batches that may hold no image at all.
+    TRL's collator, for rows whose images are still files, rows that only fill a batch up, and batches that may hold no
+    image at all.
 
     Images are decoded here, in the workers of a `DataLoader`; an error names the row by its id.
 
@@ -35,6 +39,8 @@ class Collator(DataCollatorForVisionLanguageModeling):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super().torch_call([self._decoded(row) for row in examples])
+        is_filler = torch.tensor([row.get("is_filler", False) for row in examples])
+        batch["labels"][is_filler] = IGNORED
         return batch if len(batch["pixel_values"]) else self._with_blank_view(batch)
 
     def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +64,7 @@ class Collator(DataCollatorForVisionLanguageModeling):
         length = max(batch["input_ids"].shape[1], start + num_tokens)
         if self.pad_to_multiple_of:
             length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": -100}
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
         for name, value in padding.items():
             batch[name] = F.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
         batch["input_ids"][row, start : start + num_tokens] = self.processor.image_token_id

@@ -30,6 +30,7 @@ from flashsloth.ask import has_fast_bfloat16
 OPTIMIZERS = ("adamw", "muon")
 ON_BAD_ROWS = ("stop", "skip")
 QUANTIZATIONS = ("nf4",)
+ORDERS = ("group_by_length", "random", "sequential")
 
 # Seconds that the other processes wait while the first one reads and checks the data: hours, for 665,000 pictures on
 # a slow disk. The libraries' own limit is half an hour.
@@ -39,6 +40,12 @@ DDP_TIMEOUT = 6 * 3600
 DERIVED = {
     "gradient_accumulation_steps": "it follows from global_batch_size, per_device_train_batch_size and the number of "
     "processes",
+    "accelerator_config": "how rows are dealt to processes follows from the same",
+    "auto_find_batch_size": "it would change how many rows a step takes; per_device_train_batch_size may be lowered",
+    "save_only_model": "a run that was stopped could not go on",
+    "ignore_data_skip": "a run that goes on has to go on with the rows that are left",
+    "resume_from_checkpoint": "a run goes on from the last complete checkpoint in its output_dir",
+    "model_init_kwargs": "how the model is loaded follows from the other settings",
     "assistant_only_loss": "answers and their </s> are always all that is learned",
     "remove_unused_columns": "columns that the model does not read are always left out",
 }

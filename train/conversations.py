@@ -11,10 +11,12 @@ Rows are taken as they are: what is wrong with one (an empty turn, an image too 
 to say. Only what is not in one of these forms is an error here.
 """
 
+import reprlib
 from collections.abc import Iterable
 
 
 PLACEHOLDER = "<image>"
+COLUMNS = ("messages", "prompt", "completion", "conversations", "texts")
 FORMS = "messages, prompt and completion, conversations, or texts"
 ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -36,17 +38,20 @@ def conversation(record: dict, num_images: int, captions: bool = False) -> list[
     Raises:
         ValueError: If the row is in none of the forms above, or one of its texts is no text.
     """
-    if "messages" in record:
-        messages = _from_chat(record["messages"], num_images)
-    elif "prompt" in record and "completion" in record:
-        prompt = _as_chat(record["prompt"], "user")
-        messages = _from_chat([*prompt, *_as_chat(record["completion"], "assistant")], num_images)
-    elif "conversations" in record:
-        messages = [_llava_message(turn) for turn in _dicts(record["conversations"], "conversations")]
-    elif "texts" in record:
-        messages = _from_chat(list(_question_turns(record["texts"])), num_images, has_placeholders=False)
+    given = {key: value for key, value in record.items() if value is not None}  # of united sets, forms take turns
+    if "messages" in given:
+        messages = _from_chat(given["messages"], num_images)
+    elif "prompt" in given and "completion" in given:
+        prompt = _as_chat(given["prompt"], "user")
+        messages = _from_chat([*prompt, *_as_chat(given["completion"], "assistant")], num_images)
+    elif "conversations" in given:
+        messages = [_llava_message(turn) for turn in _dicts(given["conversations"], "conversations")]
+    elif "texts" in given:
+        messages = _from_chat(list(_question_turns(given["texts"])), num_images, has_placeholders=False)
     else:
-        raise ValueError(f"it has the columns {', '.join(record)}; it needs {FORMS}")
+        empty = [key for key in record if key not in given]
+        nothing = f", and nothing in {', '.join(empty)}" if empty else ""
+        raise ValueError(f"it has the columns {', '.join(given) or 'none'}{nothing}; it needs {FORMS}")
     if captions:
         for message in messages:
             if message["role"] == "user":
@@ -132,13 +137,13 @@ def _part(part: dict) -> list[dict]:
 
 def _string(text) -> str:
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"one of its texts is {text!r}; write it as a string")
+        raise ValueError(f"one of its texts is {reprlib.repr(text)}; write it as a string")
     return text or ""
 
 
 def _dicts(value, column: str) -> list[dict]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"its {column!r} is {str(value)[:80]!r}; it has to be a list of mappings")
+        raise ValueError(f"its {column!r} is {reprlib.repr(value)}; it has to be a list of mappings")
     return value
 
 
@@ -151,5 +156,5 @@ def _get(mapping: dict, key: str, column: str):
 def _get_word(mapping: dict, key: str, column: str) -> str:
     word = _get(mapping, key, column)
     if not isinstance(word, str):
-        raise ValueError(f"an entry of its {column!r} has the {key} {word!r}; write it as a string")
+        raise ValueError(f"an entry of its {column!r} has the {key} {reprlib.repr(word)}; write it as a string")
     return word

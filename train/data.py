@@ -10,12 +10,13 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pyarrow
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, LargeList, List
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
@@ -25,7 +26,8 @@ from huggingface_hub import is_offline_mode
 
 from flashsloth.convert.downloads import download_error
 from flashsloth.train.config import DataSource
-from flashsloth.train.rows import FEATURES, FORMAT, make_row, open_json, text_columns
+from flashsloth.train.conversations import COLUMNS
+from flashsloth.train.rows import FEATURES, FORMAT, IMAGE_COLUMNS, make_row, open_json, text_columns
 
 
 logger = logging.getLogger(__name__)
@@ -33,9 +35,8 @@ logger = logging.getLogger(__name__)
 JSON = (".json", ".jsonl")
 # Column of the number of images, where the images themselves are not read.
 COUNT = "_num_images"
+ARROW_IMAGES = FEATURES.arrow_schema.field("images").type
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# Rows of a stream that are shuffled among each other.
-SHUFFLE_BUFFER = 1000
 # A set on disk that is mixed into a stream is read in so many pieces, for as many workers.
 STREAM_SHARDS = 64
 
@@ -60,7 +61,7 @@ def load_data(
 
     Args:
         sources (`list[DataSource]`): What to open.
-        seed (`int`): Of the mixture, and of the order of streams.
+        seed (`int`): Of the mixture.
         check (`Callable`, *optional*): Takes each source that is read as a stream, and its path, and returns what of
             it goes into the mixture: a [`~flashsloth.train.streams.StreamCheck`].
 
@@ -91,7 +92,7 @@ def load_data(
         shares = [weight / sum(weights) for weight in weights]
         mixture = datasets.interleave_datasets(parts, shares, seed=seed, stopping_strategy="all_exhausted")
     if is_stream:
-        return mixture.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        return mixture
     for source, part in zip(sources, parts, strict=True):
         logger.info("%s: %s rows", source.path, f"{len(part):,}")
     if len(parts) > 1:
@@ -120,7 +121,7 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
             return _open_json(files, folder, source)
         elif kinds == [".parquet"]:
             _refuse(source, "name", "revision")
-            rows = datasets.load_dataset("parquet", data_files=files, split=source.split, streaming=source.streaming)
+            rows = _open_parquet(files, source)
         elif kinds:
             found = " and ".join(kind or "files without an ending" for kind in kinds)
             raise ValueError(f"{source.path} is of the type {found}: it has to be .json, .jsonl or .parquet")
@@ -158,6 +159,13 @@ def _refuse(source: DataSource, *settings: str) -> None:
         value = getattr(source, setting)
         if value not in (None, "train"):
             raise ValueError(f"{source.path} is a file, which has no {setting}: leave out {setting} ({value})")
+
+
+def _open_parquet(files: list[str], source: DataSource) -> Dataset | IterableDataset:
+    try:
+        return datasets.load_dataset("parquet", data_files=files, split=source.split, streaming=source.streaming)
+    except (ValueError, TypeError) as error:  # a split that a file does not have, a type that `datasets` does not know
+        raise ValueError(f"{source.path} cannot be read: {error}") from error
 
 
 def _open_json(files: list[str], folder: str, source: DataSource) -> Dataset | IterableDataset:
@@ -221,16 +229,14 @@ def _open_hub(path: str, source: DataSource) -> Dataset | IterableDataset:
 
 def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
     """Converts the texts of rows; the bytes of images are neither read nor copied if they stand in `images`."""
+    rows = _encoded(_read_columns(rows))
     pictures = None
     if _has_encoded_images(rows):
-        pictures = _with_images(rows.select_columns("images"), "images", FEATURES["images"])
+        pictures = _with_features(rows.select_columns("images"), Features({"images": FEATURES["images"]}))
         counts = pc.list_value_length(rows.data.column("images"))
         rows = rows.remove_columns("images").add_column(COUNT, counts.to_pylist())
         function, features = _counted_row, Features({key: FEATURES[key] for key in FEATURES if key != "images"})
     else:
-        for column, feature in (("image", Image(decode=False)), ("images", FEATURES["images"])):
-            if column in rows.features and _holds_images(rows.features[column]):
-                rows = _with_images(rows, column, feature)
         function, features = make_row, FEATURES
 
     fingerprint = Hasher.hash([rows._fingerprint, folder, captions, FORMAT])
@@ -258,7 +264,7 @@ def _convert(rows: Dataset, folder: str, captions: bool) -> Dataset:
 
 def _convert_stream(rows: IterableDataset, folder: str, captions: bool) -> IterableDataset:
     if rows.features is not None:
-        rows = rows.decode(False)
+        rows = _read_columns(rows).decode(False)
     first = next(iter(rows), None)
     if first is None:
         raise ValueError("has no rows")
@@ -271,32 +277,45 @@ def _convert_stream(rows: IterableDataset, folder: str, captions: bool) -> Itera
     )
 
 
+def _read_columns(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """The rows without columns that are of no use, which could hold whatever cannot be decoded."""
+    read = [name for name in rows.column_names if name in ("id", *IMAGE_COLUMNS, *COLUMNS)]
+    # If no form is there, the error names all columns.
+    return rows.select_columns(read) if set(read) & set(COLUMNS) else rows
+
+
+def _encoded(rows: Dataset) -> Dataset:
+    """Says of all images that they are not to be decoded. `cast_column` would copy the bytes of every one."""
+    return _with_features(rows, Features({name: _encoded_feature(feature) for name, feature in rows.features.items()}))
+
+
+def _encoded_feature(feature):
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, (List, LargeList)):
+        return replace(feature, feature=_encoded_feature(feature.feature))
+    return feature
+
+
+def _with_features(rows: Dataset, features: Features) -> Dataset:
+    info = rows.info.copy()
+    info.features = features
+    return Dataset(rows.data, info=info, split=rows.split, fingerprint=rows._fingerprint)
+
+
 def _has_encoded_images(rows: Dataset) -> bool:
     """
-    Whether `images` can be taken over: lists of files' bytes as `datasets` stores them. Lists that are missing, and
-    paths, which may start from a folder, need a look at each row.
+    Whether `images` can be taken over: lists of files' bytes as `datasets` stores them. Lists that are missing, paths,
+    which may start from a folder, and other types need a look at each row, as does a second column of images.
     """
-    feature = rows.features.get("images")
-    if not (isinstance(feature, List) and _holds_images(feature)):
+    names = [name for name in IMAGE_COLUMNS if name in rows.column_names]
+    if names != ["images"] or rows.features.arrow_schema.field("images").type != ARROW_IMAGES:
         return False
     images = rows.data.column("images")
     if images.null_count:
         return False
     paths, contents = (pc.struct_field(pc.list_flatten(images), name) for name in ("path", "bytes"))
     return not pc.any(pc.and_(pc.is_valid(paths), pc.is_null(contents))).as_py()
-
-
-def _holds_images(feature) -> bool:
-    item = feature.feature if isinstance(feature, List) else feature
-    # A column of nothing but nulls, as pyarrow writes paths that are all missing, cannot be relabelled.
-    return isinstance(item, Image) or item == {"bytes": Value("binary"), "path": Value("string")}
-
-
-def _with_images(rows: Dataset, column: str, feature) -> Dataset:
-    """Says what a column holds. `cast_column` would copy the bytes of every image."""
-    info = rows.info.copy()
-    info.features = Features({**rows.features, column: feature})
-    return Dataset(rows.data, info=info, split=rows.split, fingerprint=rows._fingerprint)
 
 
 def _stream_row(record: Mapping, index: int, folder: str, captions: bool) -> dict:

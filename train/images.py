@@ -7,13 +7,13 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pyarrow
 import pyarrow.compute as pc
 from datasets import Dataset, Image
-from datasets.utils.file_utils import is_local_path
 
 from flashsloth.image_processing_flashsloth import FlashSlothImageProcessor
 
@@ -23,8 +23,17 @@ TRUNCATED_IMAGE = "truncated image"
 BOMB = "decompression bomb"
 UNDECODABLE = "undecodable image"
 
+RETRIES, TIMEOUT = 3, 30.0  # of connections; in seconds
 # Threads that ask for the sizes of files: many, since a network's disks answer late.
 THREADS = 16
+
+
+class UnreachableImage(ConnectionError):
+    """An image elsewhere that could not be fetched; nothing is known of it."""
+
+    def __init__(self, message: str):
+        # A worker of torch's `DataLoader` passes the error on by its text, with a traceback in front.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class BadImage(ValueError):
@@ -53,7 +62,7 @@ def read_image(image: dict | None, image_processor: FlashSlothImageProcessor, sm
 
     Raises:
         BadImage: If it is missing, a decompression bomb, or cannot be decoded.
-        ConnectionError, TimeoutError: Of a remote image, after some tries: nothing is known of it.
+        UnreachableImage: If it is elsewhere and cannot be fetched, after some tries.
     """
     if image is None or image["bytes"] is None and image["path"] is None:
         raise BadImage(MISSING_IMAGE, "the row holds none")
@@ -62,9 +71,11 @@ def read_image(image: dict | None, image_processor: FlashSlothImageProcessor, sm
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            return image_processor.fetch_images(_decode_small(image) if small else Image().decode_example(image))
-    except (ConnectionError, TimeoutError, MemoryError):
-        raise  # not the image's fault
+            return image_processor.fetch_images(_decode(image, small))
+    except (ConnectionError, TimeoutError, ImportError) as error:  # not the image's fault
+        raise UnreachableImage(f"{name} cannot be fetched: {error}. Start again when it can.") from error
+    except MemoryError:
+        raise
     except FileNotFoundError as error:
         raise BadImage(MISSING_IMAGE, name) from error
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
@@ -76,17 +87,31 @@ def read_image(image: dict | None, image_processor: FlashSlothImageProcessor, sm
         raise BadImage(TRUNCATED_IMAGE if is_truncated else UNDECODABLE, f"{name}: {text}") from error
 
 
-def _decode_small(image: dict) -> PIL.Image.Image:
-    if image["bytes"] is not None:
-        opened = PIL.Image.open(io.BytesIO(image["bytes"]))
-    elif is_local_path(image["path"]):
-        opened = PIL.Image.open(image["path"])
-    else:
+def _decode(image: dict, small: bool) -> PIL.Image.Image:
+    content, path = image["bytes"], image["path"]
+    if content is None and path.startswith(("http://", "https://")):
+        content = _fetch(path)
+    if content is None and "://" in path:
         return Image().decode_example(image)
-    with opened:
-        opened.draft(None, (1, 1))
+    with PIL.Image.open(path if content is None else io.BytesIO(content)) as opened:
+        if small:
+            opened.draft(None, (1, 1))
         opened.load()
         return PIL.ImageOps.exif_transpose(opened)
+
+
+def _fetch(url: str) -> bytes:
+    """What a server answers; `datasets` would need another HTTP library for it."""
+    try:
+        with httpx2.Client(transport=httpx2.HTTPTransport(retries=RETRIES), follow_redirects=True) as client:
+            response = client.get(url, timeout=TIMEOUT)
+    except httpx2.TransportError as error:
+        raise ConnectionError(f"{error}") from error
+    if response.is_server_error:
+        raise ConnectionError(f"the server answered {response.status_code}")
+    if not response.is_success:
+        raise FileNotFoundError(f"the server answered {response.status_code}")
+    return response.content
 
 
 def file_sizes(dataset: Dataset) -> np.ndarray:
@@ -124,5 +149,5 @@ def _file_size(path: str | None) -> int | None:
         return None
     try:
         return os.stat(path).st_size
-    except OSError:
+    except (OSError, ValueError):  # of a name that no file can have
         return -1

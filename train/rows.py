@@ -4,11 +4,16 @@ The rows of a set: their columns, how a record of somebody's data becomes one, a
 record.
 """
 
+import base64
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import ijson
+import PIL.Image
 from datasets import Dataset, Features, Image, IterableDataset, List, Value
 from datasets.exceptions import DatasetGenerationError
 
@@ -29,6 +34,8 @@ FEATURES = Features(
     }
 )
 
+IMAGE_COLUMNS = ("images", "image")
+
 # Part of every cache's key. Raise it when rows are converted in another way: caches of the old way would be read.
 FORMAT = 2
 
@@ -46,14 +53,13 @@ def make_row(record, index: int, folder: str, captions: bool) -> dict:
         captions (`bool`): Leave the images alone of what the user says.
     """
     if not isinstance(record, Mapping):
-        problem = f"it is {str(record)[:80]!r}; a row is a mapping of names to values"
+        problem = f"it is {reprlib.repr(record)}; a row is a mapping of names to values"
         return {"images": [], **text_columns({}, index, 0, captions, problem)}
-    images, problem = record.get("images", record.get("image")), None
-    images = [] if images is None else images if isinstance(images, list) else [images]
+    images, problem = [], None
     try:
-        images = [_image(image, folder) for image in images]
+        images = _images(record, folder)
     except ValueError as error:
-        images, problem = [], f"{error}"
+        problem = f"{error}"
     return {"images": images, **text_columns(dict(record), index, len(images), captions, problem)}
 
 
@@ -67,7 +73,7 @@ def text_columns(record: dict, index: int, num_images: int, captions: bool, prob
         try:
             messages = conversation(record, num_images, captions)
             json.dumps(messages, ensure_ascii=False).encode()  # half of a surrogate pair is no text that can be stored
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             messages, problem = [], f"{error}"
     name = index if record.get("id") is None else record["id"]
     return {
@@ -83,24 +89,42 @@ def _storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _image(image, folder: str) -> str | dict | None:
-    if isinstance(image, bytes):
-        return {"bytes": image, "path": None}
-    if isinstance(image, str):
-        return _located(image, folder)
+def _images(record: Mapping, folder: str) -> list[dict | None]:
+    lists = [_as_list(record[key]) for key in IMAGE_COLUMNS if key in record]
+    filled = [images for images in lists if images]
+    if len(filled) > 1:
+        raise ValueError(f"it has images in both {' and '.join(IMAGE_COLUMNS)}; it needs them in one of these")
+    return [_image(image, folder) for image in filled[0]] if filled else []
+
+
+def _as_list(images) -> list:
+    return [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def _image(image, folder: str) -> dict | None:
     if image is None:
         return None
-    if isinstance(image, dict) and image.keys() <= {"bytes", "path"}:
+    if isinstance(image, PIL.Image.Image):
+        return Image().encode_example(image)
+    content, path = image, image
+    if isinstance(image, str) and image.startswith("data:"):
+        content = base64.b64decode(image.partition(",")[2], validate=True)
+    elif isinstance(image, Mapping):
         content, path = image.get("bytes"), image.get("path")
-        if isinstance(content, bytes):
-            return {"bytes": content, "path": path}
-        if content is None and (path is None or isinstance(path, str)):
-            return path and _located(path, folder)
-    raise ValueError(f"an image is {str(image)[:80]!r}; it has to be a path, a URL or the file's bytes")
+    if isinstance(content, bytes):
+        is_name = isinstance(path, str) and path is not image
+        return {"bytes": content, "path": path if is_name else None}
+    if isinstance(path, str):
+        return {"bytes": None, "path": _located(path, folder)}
+    if isinstance(image, Mapping) and content is None and path is None and image.keys() & {"bytes", "path"}:
+        return None
+    raise ValueError(f"an image is {reprlib.repr(image)}; it has to be a path, a URL or the file's bytes")
 
 
 def _located(path: str, folder: str) -> str:
     path.encode()  # as of a text
+    if path.startswith("file://"):
+        return url2pathname(urlparse(path).path)
     return path if "://" in path else os.path.join(folder, path)
 
 
@@ -141,6 +165,8 @@ def _json_rows(path: str, folder: str, captions: bool, **cache_key) -> Iterator[
             yield row
     except (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {error}") from error
+    except (RecursionError, ValueError) as error:  # nested thousands deep, numbers of thousands of digits
+        raise ValueError(f"{path} cannot be read after {index + 1} rows: {error}") from error
     if first is None:
         raise ValueError(f"{path} has no rows")
     if are_all_bad:
@@ -154,6 +180,6 @@ def _json_records(path: str) -> Iterator:
             first = file.read(1)
         file.seek(-len(first), os.SEEK_CUR)
         if first == b"[":
-            yield from ijson.items(file, "item", use_float=True)
+            yield from ijson.items(file, "item")
         else:
             yield from (json.loads(line) for line in file if not line.isspace())

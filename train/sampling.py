@@ -4,6 +4,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from datasets import Dataset
 from torch.utils.data import Sampler
 
 
@@ -78,3 +79,42 @@ class ModalityLengthSampler(Sampler[int]):
         rounds = batch.view(-1, self.num_processes, self.micro_batch_size).clone()
         rounds[1::2] = rounds[1::2].flip(1)
         return rounds.flatten()
+
+
+class FilledSampler(Sampler[int]):
+    """
+    An order that ends with full micro batches for all processes. accelerate would fill the last ones up with rows from
+    the order's beginning, which would be learned twice; here they are filled with the last row as one that nothing is
+    learned from: [`FilledRows`] knows it by its number, `-1 - row`.
+
+    Args:
+        order (`Sampler[int]`): The order of an epoch.
+        multiple (`int`): Rows that all processes take together at a time.
+    """
+
+    def __init__(self, order: Sampler[int], multiple: int):
+        self.order = order
+        self.multiple = multiple
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        row = 0
+        for row in self.order:
+            yield row
+        yield from [-1 - row] * (len(self) - len(self.order))
+
+
+class FilledRows(torch.utils.data.Dataset):
+    """Rows by the numbers of a [`FilledSampler`]; `is_filler` tells the collator from which nothing is learned."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        rows = self.dataset.__getitems__([-1 - index if index < 0 else index for index in indices])
+        return [row | {"is_filler": index < 0} for row, index in zip(rows, indices, strict=True)]

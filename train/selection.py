@@ -113,25 +113,13 @@ class DataCheck:
                 broken since a run began that goes on.
         """
         if isinstance(dataset, IterableDataset):
-            kept = self._kept(fingerprint)
-            if kept is None:
-                logger.info("The data is a stream: its rows are checked as they come, unless `data check` did before.")
-            elif kept[0] and on_bad_rows == "stop":
-                refusal = self._refusal(kept[0], "the stream's")
-                raise ValueError(f"{refusal} After a repair, run `data check` again.")
+            self._refuse_known(fingerprint, on_bad_rows)
             return dataset
         bad = self.read_changed(dataset, fingerprint)
-        skipped = [row["index"] for row in skipped_rows(self.folder)] if is_resumed else []
         if bad:
             logger.warning("%s", report(bad))
-        if is_resumed and on_bad_rows == "skip":
-            for row in bad:
-                if row.index not in skipped:
-                    raise ValueError(
-                        f"row {row.index}, id {row.id!r}, has become broken since the run began ({row.reason}: "
-                        f"{row.detail}): repair it, as a run that goes on needs the rows that it began with"
-                    )
-            return _without(dataset, skipped) if skipped else dataset
+        if is_resumed:
+            return self._rows_of_before(dataset, bad)
         if not bad:
             (self.folder / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run on other data
             return dataset
@@ -144,6 +132,25 @@ class DataCheck:
             )
         write_jsonl(bad, self.folder / SKIPPED_FILE)
         return _without(dataset, [row.index for row in bad])
+
+    def _rows_of_before(self, dataset: Dataset, bad: list[BadRow]) -> Dataset:
+        """What a run began with: repaired rows stay out, and none may have broken."""
+        skipped = [row["index"] for row in skipped_rows(self.folder)]
+        for row in bad:
+            if row.index not in skipped:
+                raise ValueError(
+                    f"row {row.index}, id {row.id!r}, has become broken since the run began ({row.reason}: "
+                    f"{row.detail}): repair it, as a run that goes on needs the rows that it began with"
+                )
+        return _without(dataset, skipped) if skipped else dataset
+
+    def _refuse_known(self, fingerprint: str, on_bad_rows: str) -> None:
+        kept = self._kept(fingerprint)
+        if kept is None:
+            logger.info("The data is a stream: its rows are checked as they come, unless `data check` did before.")
+        elif kept[0] and on_bad_rows == "stop":
+            refusal = self._refusal(kept[0], "the stream's")
+            raise ValueError(f"{refusal} After a repair, run `data check` again.")
 
     def _refusal(self, bad: list[BadRow], total: str) -> str:
         return (
@@ -170,12 +177,14 @@ class DataCheck:
         result, sizes = self.folder / RESULT_FILE, self.folder / SIZES_FILE
         if not result.is_file():
             return None
-        with result.open(encoding="utf-8") as lines:
-            key = json.loads(next(lines))
-            sizes = np.load(sizes) if key.get("files") and sizes.is_file() else None
-            if key != self._key(fingerprint, sizes):
-                return None
-            return [BadRow(**json.loads(line)) for line in lines], sizes
+        try:
+            with result.open(encoding="utf-8") as lines:
+                key, *rows = map(json.loads, lines)
+            before = np.load(sizes) if sizes.is_file() else None
+        except (ValueError, EOFError):  # damaged
+            return None
+        before = None if key.get("files") is None else before
+        return ([BadRow(**row) for row in rows], before) if key == self._key(fingerprint, before) else None
 
 
 def _without(dataset: Dataset, rows: list[int]) -> Dataset:
@@ -185,13 +194,14 @@ def _without(dataset: Dataset, rows: list[int]) -> Dataset:
 def skipped_rows(folder: str | Path) -> list[dict]:
     """
     What a run left out, each row once: epochs, and runs that go on, meet the rows of a stream again, under other
-    numbers.
+    numbers. Rows without an id, in several files of a stream, may share a name; those are counted as one.
     """
-    file = Path(folder) / SKIPPED_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows = {}
-    for row in map(json.loads, lines):
-        # The rows of a set are known by their numbers, those of streams by source and name.
-        name = row["index"] if "source" not in row else tuple(row[key] for key in row if key != "index")
-        rows.setdefault(name, row)
+    file, rows = Path(folder) / SKIPPED_FILE, {}
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            # The rows of a set are known by their numbers, those of streams by source and name.
+            name = row["index"] if "source" not in row else tuple(row[key] for key in row if key != "index")
+            rows.setdefault(name, row)
     return list(rows.values())

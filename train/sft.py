@@ -140,7 +140,15 @@ def read_data(
     if is_main and not is_resumed:
         (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
     with config.main_process_first(desc="reading and checking the data"):
-        check_stream = StreamCheck(processor, config.max_length, stage.hd, stage.on_bad_rows, output)
+        check_stream = StreamCheck(
+            processor,
+            config.max_length,
+            stage.hd,
+            stage.on_bad_rows,
+            output,
+            config.process_index,
+            config.world_size,
+        )
         rows = load_data(stage.data, config.seed, check_stream)
         if isinstance(rows, IterableDataset) and config.max_steps <= 0:
             raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")

@@ -6,16 +6,19 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.data_loader import IterableDatasetShard, SeedableRandomSampler
+from datasets import IterableDataset
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from flashsloth.train.checkpoints import PREFIX, clear_write_errors, mark_complete, remove, rotate
 from flashsloth.train.collator import Collator
 from flashsloth.train.optimizers import by_learning_rate
-from flashsloth.train.sampling import ModalityLengthSampler
+from flashsloth.train.sampling import FilledRows, FilledSampler, ModalityLengthSampler
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
+from flashsloth.train.streams import EndlessStream
 
 
 CHARACTERS_PER_TOKEN = 4  # of English text, about: makes images and text comparable in length
@@ -29,8 +32,10 @@ class FlashSlothTrainer(SFTTrainer):
     Args:
         model ([`FlashSlothForCausalLM`]): Of its parameters, those that require a gradient train. For an adapter, pass
             `peft_config`.
-        args (`trl.SFTConfig`): `train_sampling_strategy="group_by_length"` orders rows by [`ModalityLengthSampler`].
+        args (`trl.SFTConfig`): `train_sampling_strategy` is "group_by_length" ([`ModalityLengthSampler`]), "random" or
+            "sequential".
         train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): As `flashsloth.train.data.load_data` returns.
+            Of a stream each process gets its own part, which is shuffled and repeated without end.
         processing_class ([`FlashSlothProcessor`])
         learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of
             `args.learning_rate`. The longest name that fits a parameter decides.
@@ -66,12 +71,38 @@ class FlashSlothTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "id" not in self._signature_columns:
-            self._signature_columns.append("id")  # names the row in what the collator says
+        # For the collator: what an error names a row by, and which rows only fill a batch up.
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, "id", "is_filler"]))
 
-    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, IterableDataset):
+            rows = FilledRows(self.train_dataset)
+            return self._get_dataloader(rows, "Training", self._train_batch_size, self._get_train_sampler, True)
+        stream = EndlessStream(self.train_dataset, self._data_seed)
+        dataloader = self._get_dataloader(stream, "Training", self._train_batch_size)
+        if isinstance(dataloader.dataset, IterableDatasetShard):
+            # accelerate would deal the rows to processes, which `StreamCheck` has done before it checked them.
+            dataloader.dataset.num_processes, dataloader.dataset.process_index = 1, 0
+        return dataloader
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        is_filled = self.args.world_size > 1 and not self.args.dataloader_drop_last
+        multiple = self._train_batch_size * self.args.world_size if is_filled else 1
+        # Within it accelerate finds no random sampler, which it would replace by one of another order.
+        return FilledSampler(self._train_order(train_dataset), multiple)
+
+    def _train_order(self, train_dataset) -> Sampler:
+        if self.args.train_sampling_strategy == "sequential":
+            return SequentialSampler(train_dataset)
+        if self.args.train_sampling_strategy == "random":
+            self._sampler = SeedableRandomSampler(
+                train_dataset, generator=torch.Generator(), data_seed=self._data_seed
+            )
+            return self._sampler
         missing = {"length", "num_images"} - set(self.train_dataset.column_names)
         if missing:
             raise ValueError(
@@ -88,9 +119,17 @@ class FlashSlothTrainer(SFTTrainer):
             self._train_batch_size,
             self.args.world_size,
             self.args.gradient_accumulation_steps,
-            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            self._data_seed,
         )
         return self._sampler
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # A run that was stopped between its last checkpoint and its end has no step left. The library would notice
+        # behind the next one.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     # Optimizer
 
