@@ -115,7 +115,8 @@ def run_train(args: argparse.Namespace) -> None:
     if args.plan:
         devices = args.devices or config.launched_processes()
         # A machine without the run's GPUs may plan for them; settings such as bf16 are else refused there.
-        stage, settings = config.read_config(Path(args.config), [*args.overrides, "use_cpu=true"], devices)
+        anywhere = [*args.overrides, "use_cpu=true", "tf32=null"]
+        stage, settings = config.read_config(Path(args.config), anywhere, devices)
         with contextlib.redirect_stdout(sys.stderr):
             text = plan.describe(stage, settings, devices)
         print(text)
@@ -147,7 +148,7 @@ def run_data_check(args: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Data may be checked on a machine without the run's GPUs; settings such as bf16 are else refused there.
-    stage, config = read_config(Path(args.config), [*args.overrides, "use_cpu=true"])
+    stage, config = read_config(Path(args.config), [*args.overrides, "use_cpu=true", "tf32=null"])
     register_auto_classes()
     try:
         processor = FlashSlothProcessor.from_pretrained(stage.model)

@@ -179,7 +179,7 @@ def test_rows_that_do_not_fill_the_last_batch_are_learned_once(order, start, tmp
 
 
 def test_processes_with_unequal_parts_of_a_stream_go_on_together(start, tmp_path):
-    """Files of three and nine rows, one for each process: the first ends its part while the second is within its own."""
+    """Files of three and nine rows, one for each process: one is through while the other has only begun."""
     (tmp_path / "rows").mkdir()
     for index, count in enumerate((3, 9)):
         write_rows(tmp_path / "rows" / f"{index}.jsonl", count)

@@ -298,3 +298,8 @@ def test_plan_for_what_is_no_flashsloth(tmp_path):
 def test_devices_without_plan(tmp_path, capsys):
     assert main(["train", str(tmp_path / "stage.yaml"), "--devices", "2"]) == 2
     assert "--devices belongs to --plan" in capsys.readouterr().err
+
+
+def test_what_a_run_would_refuse_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="learning_rates names 'model.poling'.* 'model.pooling'"):
+        plan(stage(STAGE_1, learning_rates={"model.poling": 1e-3}), settings(tmp_path), 1, make_config())

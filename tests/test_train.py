@@ -140,7 +140,7 @@ def test_a_finished_stage_is_not_trained_again(finished, start):
     same = ("learning_rates={model.pooling: 1e-3}", "logging_steps=2")
     assert run("stage2", start, finished, *same) == finished / "model"
     assert (finished / "model" / "model.safetensors").stat().st_mtime_ns == written
-    with pytest.raises(ValueError, match="started with other settings: max_steps was 3 and is now 9. Go on with what"):
+    with pytest.raises(ValueError, match="started with other settings: max_steps was 3 and is now 9. Choose another"):
         run("stage2", start, finished, *same, "max_steps=9")
 
 
@@ -248,6 +248,22 @@ def test_learning_rate_of_a_module_that_does_not_train(start, tmp_path):
     with pytest.raises(ValueError, match="'model.poling', but .*; the closest module .* is 'model.pooling'"):
         # before the data, which is nowhere, is looked for
         run("stage2", start, tmp_path, "learning_rates={model.poling: 1e-5}", "data=./nowhere.json")
+    lora = ("trainable=[]", "lora={modules_to_save: [model.pooling]}", "data=./nowhere.json")
+    with pytest.raises(ValueError, match="'model.vision_tower', but .*; the closest module .* is 'model.pooling'"):
+        run("stage2", start, tmp_path, *lora, "learning_rates={model.vision_tower: 1e-5}")
+
+
+def test_what_is_missing_here_is_told_before_anything_is_read(start, tmp_path, monkeypatch):
+    def need_it():
+        raise RuntimeError("TensorBoardCallback requires tensorboard to be installed")
+
+    monkeypatch.setattr(sft, "get_reporting_integration_callbacks", lambda names: [need_it] if names else [])
+    with pytest.raises(ValueError, match="report_to is tensorboard: TensorBoardCallback requires tensorboard"):
+        run("stage2", start, tmp_path, "report_to=tensorboard", f"model={tmp_path / 'nothing'}")
+    with pytest.raises(ValueError, match="attn_implementation 'flash_attention_2' is not possible here"):
+        run("stage2", start, tmp_path, "attn_implementation=flash_attention_2", "data=./nowhere.json")
+    with pytest.raises(ValueError, match="trainable names '', but the model has no such module"):
+        run("stage2", start, tmp_path, "trainable=['']", "data=./nowhere.json")
 
 
 def test_unsuitable_checkpoints(start, tmp_path):

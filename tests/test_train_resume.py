@@ -123,7 +123,8 @@ def test_after_kill_9_the_same_command_ends_bit_identical(start, whole, tmp_path
         ("global_batch_size=2", "other settings: rows per step was 4 and is now 2"),
         ("model=stage1/model", "other settings: model was .*/model and is now stage1/model"),
         ("hd=true", "other settings: hd was False and is now True"),
-        ("data=other", "other settings: data was .*'data'.* and is now .*'other'"),
+        ("data=other", r"other settings: data\[0\].path was data and is now other"),
+        ("data=[a, b]", "other settings: sources of data was 1 and is now 2"),
     ],
 )
 def test_a_changed_command_does_not_go_on(override, message, start, whole, tmp_path):

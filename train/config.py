@@ -11,17 +11,22 @@ The settings of a training run, out of one YAML file. Beside `output_dir` and ev
 
 import dataclasses
 import difflib
+import functools
+import math
+import operator
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import torch
 import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import get_scheduler
 from trl import SFTConfig
 
 from flashsloth.ask import has_fast_bfloat16
@@ -35,6 +40,21 @@ ORDERS = ("group_by_length", "random", "sequential")
 # Seconds that the other processes wait while the first one reads and checks the data: hours, for 665,000 pictures on
 # a slow disk. The libraries' own limit is half an hour.
 DDP_TIMEOUT = 6 * 3600
+
+# Fields of `trl.SFTConfig` that are quantities: no number below 0, and a finite one.
+QUANTITIES = (
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "num_train_epochs",
+    "warmup_steps",
+    "logging_steps",
+    "save_steps",
+)
 
 # Follow from what is said here, or are what this library is about.
 DERIVED = {
@@ -71,7 +91,7 @@ class DataSource:
             says: image in, caption out, as stage 1 is trained.
 
     Raises:
-        ValueError: If `weight` is not above 0.
+        ValueError: If `weight` is not above 0, or not finite.
     """
 
     path: str
@@ -84,8 +104,10 @@ class DataSource:
     captions: bool = False
 
     def __post_init__(self):
-        if self.weight is not None and not self.weight > 0:
-            raise ValueError(f"the weight of {self.path} is {self.weight}: it has to be above 0, or leave it out")
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError(
+                f"the weight of {self.path} is {self.weight}: it has to be a number above 0, or leave it out"
+            )
 
 
 @strict
@@ -120,7 +142,7 @@ class LoraSettings:
         for key, is_valid, what in (
             ("parts", bool(self.parts), "names the modules that get an adapter"),
             ("r", self.r >= 1, "has to be 1 or more"),
-            ("alpha", self.alpha > 0, "has to be above 0"),
+            ("alpha", 0 < self.alpha < math.inf, "has to be above 0, and finite"),
             ("dropout", 0 <= self.dropout < 1, "has to be 0 or more, and below 1"),
         ):
             if not is_valid:
@@ -219,12 +241,18 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
     stage = _checked(StageConfig, stage, path)
     settings = {key: value for key, value in settings.items() if key not in stage_fields}
     _checked(_of_types({field.name: field.type for field in dataclasses.fields(SFTConfig)}, settings), settings, path)
+    _check_quantities(settings, stage, path)
     # Nothing is cut unless a limit is asked for: truncation could cut an image's tokens or an answer.
     defaults = {"max_length": None, "train_sampling_strategy": "group_by_length", "ddp_timeout": DDP_TIMEOUT}
     is_on_cpu = settings.get("use_cpu") or not torch.accelerator.is_available()
     if is_on_cpu and not has_fast_bfloat16():
         defaults["bf16"] = False  # which TRL turns on
-    config = SFTConfig(**defaults | settings, assistant_only_loss=True)
+    try:
+        config = SFTConfig(**defaults | settings, assistant_only_loss=True)
+    # Whatever the libraries make of values that they do not expect; types have been checked.
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path} has settings that are not possible: {error}") from error
+    _check_values(config, path)
     for name, rows in (
         ("global_batch_size", stage.global_batch_size),
         ("per_device_train_batch_size", config.per_device_train_batch_size),
@@ -236,6 +264,40 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
             stage.global_batch_size, config.per_device_train_batch_size, world_size or launched_processes()
         )
     return stage, config
+
+
+def _check_quantities(settings: dict, stage: StageConfig, path: Path) -> None:
+    quantities = {key: settings[key] for key in QUANTITIES if key in settings}
+    quantities |= {f"learning_rates of {module}": rate for module, rate in stage.learning_rates.items()}
+    for key, value in quantities.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{key} in {path} is {value}: it has to be a finite number, 0 or more")
+
+
+def _check_values(config: SFTConfig, path: Path) -> None:
+    """What the trainer would notice after the data has been read, or not at all."""
+    if config.max_steps <= 0 and config.num_train_epochs == 0:
+        raise ValueError(f"num_train_epochs in {path} is 0: there would be nothing to train")
+    if config.max_length is not None and config.max_length < 1:
+        raise ValueError(f"max_length in {path} is {config.max_length}: it has to be a number of tokens, 1 or more")
+    if config.train_sampling_strategy not in ORDERS:
+        raise ValueError(
+            f"train_sampling_strategy in {path} is {config.train_sampling_strategy!r}; choose one of "
+            f"{', '.join(ORDERS)}"
+        )
+    weight = nn.Parameter(torch.zeros(1))
+    try:
+        get_scheduler(
+            config.lr_scheduler_type,
+            torch.optim.SGD([weight], lr=config.learning_rate),
+            num_warmup_steps=0,
+            num_training_steps=1,
+            scheduler_specific_kwargs=dict(config.lr_scheduler_kwargs or {}),
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"lr_scheduler_kwargs in {path} do not fit lr_scheduler_type {config.lr_scheduler_type.value!r}: {error}"
+        ) from error
 
 
 def read_settings(path: Path, overrides: list[str]) -> dict:
@@ -279,8 +341,8 @@ def accumulation_steps(global_batch_size: int, per_device_batch_size: int, num_p
     below = global_batch_size // rows * rows
     nearest = f"{below} or {below + rows}" if below else f"{rows}"
     raise ValueError(
-        f"global_batch_size is {global_batch_size}, but {num_processes} processes with per_device_train_batch_size "
-        f"{per_device_batch_size} take {rows} rows at a time. The nearest global sizes that divide: {nearest}"
+        f"global_batch_size is {global_batch_size}, but processes: {num_processes}, with per_device_train_batch_size "
+        f"{per_device_batch_size} each, take {rows} rows at a time. The nearest global sizes that divide: {nearest}"
     )
 
 
@@ -318,9 +380,20 @@ def _checked(kind: type, settings: dict, where):
 
 
 def _of_types(types: dict, settings: dict) -> type:
-    """A class of these settings that checks their types, which `SFTConfig` does not do. A whole number is a float."""
-    kinds = {key: types[key] | int if float in (types[key], *get_args(types[key])) else types[key] for key in settings}
+    """A class of these settings that checks their types, which `SFTConfig` does not do."""
+    kinds = {key: _said_in_yaml(types[key]) for key in settings}
     return strict(dataclasses.make_dataclass("SFTConfig", kinds.items()))
+
+
+def _said_in_yaml(kind):
+    """A whole number is a float, and a mapping is no text or file name, as it may be on TRL's command line."""
+    kinds = get_args(kind) or (kind,)
+    if float in kinds:
+        return kind | int
+    if any(dict in (option, get_origin(option)) for option in kinds):
+        kinds = [option for option in kinds if option is not str]
+        return functools.reduce(operator.or_, kinds)
+    return kind
 
 
 def _as_list(value) -> list:

@@ -96,7 +96,8 @@ def by_learning_rate(
     for name, parameter in named_parameters:
         module = max((m for m in learning_rates if f".{m}." in f".{name}"), key=len, default=None)
         members[module].append((name, parameter))
-        known |= dict.fromkeys(itertools.accumulate(name.split(".")[:-1], "{}.{}".format))
+        modules = name.removeprefix("base_model.model.").split(".")[:-1]  # without PEFT's part of the name
+        known |= dict.fromkeys(itertools.accumulate(modules, "{}.{}".format))
     for module in learning_rates:
         if not members[module]:
             closest = difflib.get_close_matches(module, known, n=1, cutoff=0)

@@ -20,7 +20,8 @@ from flashsloth.train.config import LoraSettings, StageConfig
 from flashsloth.train.data import load_data
 from flashsloth.train.lora import lora_config
 from flashsloth.train.memory import Memory, memory_by_way, quantized_weights
-from flashsloth.train.sft import parameter_groups, read_model_config, select_trainable
+from flashsloth.train.optimizers import by_learning_rate
+from flashsloth.train.sft import learned_parameters, parameter_groups, read_model_config, select_trainable
 
 
 # Gigabytes per 80 GB GPU, of eight, that the authors of FlashSloth name for their stages (ZeRO).
@@ -83,6 +84,7 @@ def plan(
     model_config = model_config or FlashSlothConfig()
     model = model_on_meta(model_config)
     select_trainable(model, stage.trainable)
+    by_learning_rate(learned_parameters(model, stage), stage.learning_rates)
     groups = parameter_groups(model)
     quantized = quantized_weights(model, stage)
     if stage.lora:
@@ -145,9 +147,9 @@ def report(planned: Plan, name: str) -> str:
     ]
     for way, memory in planned.memory.items():
         parts = (memory.parameters, memory.gradients, memory.optimizer, memory.activations, memory.total)
-        columns = [f"{part / 1e9:.2f}" for part in parts]
+        columns = [*map(_gigabytes, parts)]
         if memory.in_main_memory:
-            columns.append(f"{memory.in_main_memory / 1e9:.2f}")
+            columns.append(_gigabytes(memory.in_main_memory))
         lines.append(f"{way:<13} " + " ".join(f"{column:>12}" for column in columns))
     published = ", ".join(f"{gigabytes} GB for {stage}" for stage, gigabytes in PUBLISHED_GB.items())
     lines += [
@@ -157,6 +159,10 @@ def report(planned: Plan, name: str) -> str:
         "upper bounds. Not counted: CUDA context, other buffers, fragmentation. Formulas: flashsloth/train/memory.py",
     ]
     return "\n".join(lines)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.{2 if size >= 1e8 or not size else 4}f}"
 
 
 def describe(stage: StageConfig, config: SFTConfig, world_size: int) -> str:

@@ -4,11 +4,14 @@ What stands beside a run's checkpoints and model: `training.json`, from which th
 its curves. Whoever goes on with the run is held to what it says.
 """
 
+import contextlib
 import json
+import platform
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
 from datasets import Dataset, IterableDataset
 from matplotlib.figure import Figure
 from transformers import TrainerCallback
@@ -21,7 +24,19 @@ from flashsloth.train.selection import skipped_rows
 
 RECORD_FILE = "training.json"
 CURVES_FILE = "curves.png"
-PACKAGES = ("flashsloth", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "tokenizers")
+PACKAGES = (
+    "flashsloth",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "pillow",
+    "deepspeed",
+    "bitsandbytes",
+)
 DRAWN = {"loss": "loss (nats)", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 
 # What does not decide what a stage learns: of data, that its rows are the same is told from its fingerprint.
@@ -55,10 +70,8 @@ DECISIVE = (
     "weight_decay",
 )
 
-REMEDY = (
-    "Go on with what it was started with, or choose another output_dir. (Without the file training.json there, it "
-    "goes on all the same.)"
-)
+REMEDY = "Go on with what it was started with, or choose another output_dir."
+ALL_THE_SAME = "(Without the file training.json there, it goes on all the same.)"
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 
@@ -84,7 +97,8 @@ class RunRecord(TrainerCallback):
                 "fingerprint": fingerprint,
                 "rows": None if isinstance(dataset, IterableDataset) else len(dataset),
             },
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": _versions(),
+            "device": torch.cuda.get_device_name() if config.device.type == "cuda" else config.device.type,
         }
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -113,7 +127,15 @@ class RunRecord(TrainerCallback):
             draw(curves, self.folder / CURVES_FILE)
 
 
-def refuse_other_settings(stage: StageConfig, config: SFTConfig) -> None:
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):  # some are optional
+            versions[package] = version(package)
+    return versions
+
+
+def refuse_other_settings(stage: StageConfig, config: SFTConfig, is_finished: bool = False) -> None:
     """
     Raises:
         ValueError: If the run in the output folder was started with other settings that decide what it learns.
@@ -125,7 +147,8 @@ def refuse_other_settings(stage: StageConfig, config: SFTConfig) -> None:
     changed = [key for key in before if key in now and before[key] != now[key]]
     if changed:
         differences = ", ".join(f"{key} was {before[key]} and is now {now[key]}" for key in changed)
-        raise ValueError(f"the run in {config.output_dir} was started with other settings: {differences}. {REMEDY}")
+        remedy = "Choose another output_dir." if is_finished else f"{REMEDY} {ALL_THE_SAME}"
+        raise ValueError(f"the run in {config.output_dir} was started with other settings: {differences}. {remedy}")
 
 
 def refuse_other_data(fingerprint: str, config: SFTConfig) -> None:
@@ -135,7 +158,9 @@ def refuse_other_data(fingerprint: str, config: SFTConfig) -> None:
     """
     before = _read(config)
     if before is not None and before["data"].get("fingerprint") != fingerprint:
-        raise ValueError(f"the run in {config.output_dir} was started with other data under these names. {REMEDY}")
+        raise ValueError(
+            f"the run in {config.output_dir} was started with other data under these names. {REMEDY} {ALL_THE_SAME}"
+        )
 
 
 def _read(config: SFTConfig) -> dict | None:
@@ -143,7 +168,9 @@ def _read(config: SFTConfig) -> dict | None:
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, which tells how the run was started, is damaged: {error}. {REMEDY}") from error
+        raise ValueError(
+            f"{file}, which tells how the run was started, is damaged: {error}. {ALL_THE_SAME}"
+        ) from error
 
 
 def _settings(stage: StageConfig, config: SFTConfig) -> dict:
@@ -158,8 +185,15 @@ def _decisive(record: dict) -> dict:
     stage, config = record["stage"], record["config"]
     settings = {key: value for key, value in stage.items() if key not in FREE_OF_STAGE}
     settings["model"] = "/".join(Path(stage["model"]).parts[-2:])
-    settings["data"] = [source | {"path": Path(source["path"]).name, "image_folder": None} for source in stage["data"]]
+    settings["trainable"] = sorted(stage["trainable"])
+    del settings["data"]
+    settings["sources of data"] = len(stage["data"])
+    for index, source in enumerate(stage["data"]):
+        source = source | {"path": Path(source["path"]).name}
+        settings |= {f"data[{index}].{key}": value for key, value in source.items() if key != "image_folder"}
     settings |= {key: config[key] for key in DECISIVE if key in config}
+    if config["max_steps"] > 0:
+        del settings["num_train_epochs"]
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"] * record["processes"]
     settings["rows per step"] = rows
     if any(source["streaming"] for source in stage["data"]):  # each reader of a stream has its own part of it

@@ -22,6 +22,7 @@ from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import SFTConfig
 
@@ -89,6 +90,8 @@ def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
         )
     except (OSError, SafetensorError, RuntimeError) as error:  # missing, cut short, of other shapes
         raise ValueError(f"The weights of {stage.model} cannot be loaded: {error}") from error
+    except ImportError as error:
+        raise ValueError(f"attn_implementation {stage.attn_implementation!r} is not possible here: {error}") from error
     if loaded["missing_keys"]:
         missing = sorted(loaded["missing_keys"])
         raise ValueError(
@@ -105,7 +108,7 @@ def select_trainable(model: nn.Module, modules: list[str]) -> None:
         ValueError: If the model has no module of such a name.
     """
     model.requires_grad_(False)
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in model.named_modules() if name]
     for name in modules:
         if name not in names:
             closest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
@@ -113,10 +116,31 @@ def select_trainable(model: nn.Module, modules: list[str]) -> None:
         model.get_submodule(name).requires_grad_(True)
 
 
+def learned_parameters(model: nn.Module, stage: StageConfig) -> list[tuple[str, nn.Parameter]]:
+    """The parameters, by name, of the modules that a stage trains, whole or by an adapter."""
+    modules = stage.trainable or [*stage.lora.parts, *stage.lora.modules_to_save]
+    prefixes = tuple(f"{module}." for module in modules)
+    return [(name, parameter) for name, parameter in model.named_parameters() if name.startswith(prefixes)]
+
+
+def check_report_to(config: SFTConfig) -> None:
+    """
+    Raises:
+        ValueError: If what `report_to` names is not installed; the trainer would notice after the data has been read.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(config.report_to):
+            callback()
+    except RuntimeError as error:
+        raise ValueError(f"report_to is {', '.join(config.report_to)}: {error}") from error
+
+
 def parameter_groups(model: nn.Module) -> list[tuple[str, int, int]]:
     """Name, number of trainable and of all parameters of each part of the model, such as `model.pooling`."""
     total, trainable = Counter(), Counter()
     for name, parameter in model.named_parameters():
+        if ".original_module." in name:  # PEFT keeps what the adapter trains whole as it was
+            continue
         name = name.removeprefix("base_model.model.")  # PEFT's
         part = ".".join(name.split(".")[: 2 if name.startswith("model.") else 1])
         total[part] += num_elements(parameter)
@@ -174,7 +198,7 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     output = Path(config.output_dir)
     finished = output / "model"
     if finished.is_dir():
-        refuse_other_settings(stage, config)
+        refuse_other_settings(stage, config, is_finished=True)
         logger.info("%s is complete; nothing to train", finished)
         return finished
     last = last_complete_checkpoint(output)
@@ -187,6 +211,7 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
             f"{config.n_gpu} GPUs are visible to one process: start one for each (torchrun --nproc_per_node "
             f"{config.n_gpu} -m flashsloth train ...), or choose one (CUDA_VISIBLE_DEVICES=0)"
         )
+    check_report_to(config)
     is_main = config.process_index == 0
     if not is_main:
         logging.getLogger("flashsloth").setLevel(logging.WARNING)  # one process tells what all do
@@ -205,13 +230,13 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         raise ValueError(f"The processor of {stage.model} cannot be loaded: {error}") from error
     processor.image_processor.hd = stage.hd
     adapter = lora_config(stage.lora, model) if stage.lora else None
-    optimizer = None
     if not adapter:
         select_trainable(model, stage.trainable)
-        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        by_learning_rate(trained, stage.learning_rates)  # names that do not fit are told before the data is read
-        if stage.optimizer == "muon":
-            optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay, stage.learning_rates)
+    trained = learned_parameters(model, stage)
+    by_learning_rate(trained, stage.learning_rates)  # names that do not fit are told before the data is read
+    optimizer = None
+    if stage.optimizer == "muon":
+        optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay, stage.learning_rates)
     dataset, version = read_data(stage, config, processor, is_resumed=last is not None)
 
     # Training
@@ -230,6 +255,8 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
         raise ValueError(
             f"all rows of the stream are broken; {output / SKIPPED_FILE} lists them. There is nothing to train on."
         ) from error
+    except ImportError as error:
+        raise ValueError(f"a setting needs a package that is not installed: {error}") from error
     for part, trainable, count in parameter_groups(trainer.model):
         logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
     if last:
