@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The data of a stage: every form it may have, mixtures, streams, and memory that does not grow with rows."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -99,6 +100,11 @@ def test_patterns_and_byte_order_marks(tmp_path):
     (tmp_path / "a.json").write_text("\n [" + json.dumps(llava(id="a")) + "]", encoding="utf-8-sig")
     write_json(tmp_path / "b.jsonl", [llava(id="b")])
     assert load(str(tmp_path / "*.json*"))["id"][:] == ["a", "b"]
+
+
+def test_images_as_file_urls(tmp_path, pictures):
+    rows = write_json(tmp_path / "rows.json", [llava(image=(pictures / "1.png").as_uri())])
+    assert decoded(load(rows)[0])[0].tobytes() == make_image(1).tobytes()
 
 
 def test_image_paths_start_at_the_file_if_no_folder_is_given(tmp_path, pictures):
@@ -214,6 +220,7 @@ TURNS = [{"role": "user", "content": "<image>A?"}, {"role": "assistant", "conten
         {"images": (ENCODED, CONTENT)},
         {"image": ([ENCODED], pa.list_(CONTENT))},
         {"image": (ENCODED["bytes"], pa.binary())},
+        {"image": ("data:image/png;base64," + base64.b64encode(ENCODED["bytes"]).decode(), None)},
         {"images": ([ENCODED["bytes"]], pa.list_(pa.large_binary()))},
         {"images": ([ENCODED | {"width": 40}], None)},
         {"images": (None, pa.list_(CONTENT)), "image": (ENCODED, CONTENT)},

@@ -4,6 +4,8 @@
 import itertools
 import json
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -15,9 +17,11 @@ from torch.utils.data import DataLoader
 
 import flashsloth
 from flashsloth.cli import main
-from flashsloth.train.checks import BadRowError
+from flashsloth.train.checks import BadRowError, check
+from flashsloth.train.collator import Collator
 from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
+from flashsloth.train.images import UnreachableImage
 from flashsloth.train.selection import skipped_rows
 from flashsloth.train.streams import EndlessStream, StreamCheck
 
@@ -116,16 +120,42 @@ def test_a_row_of_no_known_form_names_the_stream(processor, tmp_path):
     assert [row["id"] for row in open_stream([source], processor, "skip", tmp_path / "out")] == ["0"]
 
 
-def test_a_lost_connection_is_not_the_fault_of_a_row(source, processor, tmp_path, monkeypatch):
-    def lose(*args, **kwargs):
-        raise ConnectionError("gone")
+def test_images_of_servers(source, processor, tmp_path):
+    """One that is gone is broken; one that cannot be fetched now is not the fault of its row."""
+    good = (tmp_path / "good.jpg").read_bytes()
+    answers = {"/good.jpg": (200, good), "/cut.jpg": (404, b""), "/down.jpg": (503, b"")}
 
-    rows = Path(source.path).read_text().replace("good.jpg", "https://example.org/good.jpg")
-    Path(source.path).write_text(rows)
-    monkeypatch.setattr(datasets.Image, "decode_example", lose)
-    with pytest.raises(ConnectionError):
-        list(open_stream([source], processor, "skip", tmp_path / "out"))
-    assert not skipped_rows(tmp_path / "out")
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, content = answers[self.path]
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    rows = Path(source.path).read_text()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        Path(source.path).write_text(rows.replace('"image": "', f'"image": "{address}/'))
+        stream = list(open_stream([source], processor, "skip", tmp_path / "out"))
+        assert len(stream) == 10
+        batch = Collator(processor, assistant_only_loss=True)(stream[:2])
+        assert len(batch["pixel_values"]) == 2
+        skipped = {row["id"]: row["reason"] for row in skipped_rows(tmp_path / "out")}
+        assert skipped == BROKEN | {"b3": "missing image"}
+        Path(source.path).write_text(rows.replace('"image": "good', f'"image": "{address}/down'))
+        with pytest.raises(UnreachableImage, match="down.jpg cannot be fetched: the server answered 503"):
+            list(open_stream([source], processor, "skip", tmp_path / "down"))
+        server.shutdown()
+    dataset = load_data([DataSource(source.path)], 0)
+    with pytest.raises(UnreachableImage, match="^http://127.0.0.1:.*down.jpg cannot be fetched: ") as error:
+        check(dataset, processor, None, hd=False, progress=False)  # in a worker
+    assert "\n" not in str(error.value)
+    assert not skipped_rows(tmp_path / "down")
 
 
 def test_a_stream_without_a_good_row(source, processor, tmp_path, capsys):
