@@ -454,10 +454,18 @@ def test_wrong_settings(tmp_path):
     with pytest.raises(ValueError, match="rows.parquet cannot be read: Parquet file size is 3 bytes"):
         load(str(tmp_path / "rows.parquet"))
     Dataset.from_dict({"question": ["A?"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(
-        ValueError, match="saved has no row in a known form. Row 0: it has the columns question; it needs messages"
-    ):
+    with pytest.raises(ValueError, match="saved has the columns question; it needs messages, prompt and completion, "):
         load(str(tmp_path / "saved"))
+    Dataset.from_dict({"question": ["A?"]}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="rows.parquet has the columns question; it needs messages"):
+        load(DataSource(str(tmp_path / "rows.parquet"), streaming=True))
+    Dataset.from_dict({"messages": [[]], "texts": [None]}).select([]).to_parquet(tmp_path / "rows.parquet")
+    for streaming, message in (
+        (False, 'cannot be read: Instruction "train" corresponds to no data'),
+        (True, "has no rows"),
+    ):
+        with pytest.raises(ValueError, match=f"rows.parquet {message}"):
+            load(DataSource(str(tmp_path / "rows.parquet"), streaming=streaming))
 
 
 MEMORY = """

@@ -26,7 +26,7 @@ from huggingface_hub import is_offline_mode
 
 from flashsloth.convert.downloads import download_error
 from flashsloth.train.config import DataSource
-from flashsloth.train.conversations import COLUMNS
+from flashsloth.train.conversations import COLUMNS, FORMS
 from flashsloth.train.rows import FEATURES, FORMAT, IMAGE_COLUMNS, make_row, open_json, text_columns
 
 
@@ -279,9 +279,10 @@ def _convert_stream(rows: IterableDataset, folder: str, captions: bool) -> Itera
 
 def _read_columns(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """The rows without columns that are of no use, which could hold whatever cannot be decoded."""
-    read = [name for name in rows.column_names if name in ("id", *IMAGE_COLUMNS, *COLUMNS)]
-    # If no form is there, the error names all columns.
-    return rows.select_columns(read) if set(read) & set(COLUMNS) else rows
+    names = rows.column_names
+    if not set(names) & set(COLUMNS):
+        raise ValueError(f"has the columns {', '.join(names)}; it needs {FORMS}")
+    return rows.select_columns([name for name in names if name in ("id", *IMAGE_COLUMNS, *COLUMNS)])
 
 
 def _encoded(rows: Dataset) -> Dataset:
