@@ -188,6 +188,16 @@ def test_processes_with_unequal_parts_of_a_stream_go_on_together(start, tmp_path
     assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
 
 
+def test_two_processes_read_each_row_of_a_stream_once_in_a_pass(start, tmp_path):
+    """Two files of four rows, in two steps of four: the tokens of two steps are those of all rows."""
+    (tmp_path / "rows").mkdir()
+    for index in range(2):
+        write_rows(tmp_path / "rows" / f"{index}.jsonl", 4)
+    data = {"path": str(tmp_path / "rows" / "*.jsonl"), "streaming": True}
+    tokens = [train(start, data, tmp_path / f"by {n}", n, max_steps=2)[-1]["num_tokens"] for n in (1, 2)]
+    assert tokens[0] == tokens[1]
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "stage"),
     [

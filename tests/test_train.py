@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUICK_RUN, assistant, make_image, make_model, user
+from conftest import QUICK_RUN, assistant, make_config, make_image, make_model, user
 from datasets import Dataset, load_from_disk
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
@@ -251,6 +251,18 @@ def test_learning_rate_of_a_module_that_does_not_train(start, tmp_path):
     lora = ("trainable=[]", "lora={modules_to_save: [model.pooling]}", "data=./nowhere.json")
     with pytest.raises(ValueError, match="'model.vision_tower', but .*; the closest module .* is 'model.pooling'"):
         run("stage2", start, tmp_path, *lora, "learning_rates={model.vision_tower: 1e-5}")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_head_that_is_tied_to_the_embeddings_trains_both(optimizer, start, tmp_path):
+    make_model(make_config(tie_word_embeddings=True)).save_pretrained(tmp_path / "model")
+    FlashSlothProcessor.from_pretrained(start / "model").save_pretrained(tmp_path / "model")
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    overrides = (f"model={tmp_path / 'model'}", f"optimizer={optimizer}", "learning_rate=1e-2")
+    after = load_file(run("stage1", start, tmp_path / "out", *overrides, "max_steps=1") / "model.safetensors")
+    assert {key for key in before if not torch.equal(before[key], after[key])} >= {
+        "model.language_model.embed_tokens.weight"
+    }
 
 
 def test_what_is_missing_here_is_told_before_anything_is_read(start, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from flashsloth.train.config import DataSource
 from flashsloth.train.data import load_data
 from flashsloth.train.fingerprint import fingerprint
 from flashsloth.train.rows import FEATURES
-from flashsloth.train.selection import DataCheck
+from flashsloth.train.selection import DataCheck, without
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +172,7 @@ def test_many_rows_and_streams(write, processor):
 
 
 def keep(source, processor, tmp_path, max_length=None):
-    """The data of a source, with its fingerprint and the check that is kept in the folder "out"."""
+    """The data of a source, with its fingerprint, and the check that is kept in the folder "out"."""
     dataset = load_data([source], seed=0)
     check = DataCheck(processor, max_length, False, tmp_path / "out", progress=False)
     return check, (dataset, fingerprint(dataset, [source]))
@@ -211,7 +211,7 @@ def test_files_that_changed_after_the_check_are_read_again(write, processor, tmp
     (tmp_path / "good.png").unlink()
     (tmp_path / "good.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes())
     with pytest.raises(ValueError, match="2 of 5 rows are broken, the first is row 0, id 'fine' .missing image"):
-        checked.select(*data, "stop")
+        checked.left_out(*data, "stop")
     make_image(0).save(tmp_path / "good.png")
     assert found(checked.read_changed(*data)) == [(1, "fine", "truncated image")]
     assert read == [5, 2, 2]
@@ -230,35 +230,34 @@ def test_only_broken_rows_are_read_again_and_repaired_ones_are_back(write, proce
     checked, data = keep(write(rows), processor, tmp_path)
     for _ in range(2):
         with pytest.raises(ValueError, match="2 of 7 rows are broken, the first is row 5"):
-            checked.select(*data, "stop")
-    assert len(checked.select(*data, "skip")) == 5
+            checked.left_out(*data, "stop")
+    assert checked.left_out(*data, "skip") == [5, 6]
     make_image(0).save(tmp_path / "lost.jpg")
     with pytest.raises(ValueError, match="1 of 7 rows are broken, the first is row 6, id 'x7'"):
-        checked.select(*data, "stop")
+        checked.left_out(*data, "stop")
     assert read == [7, 2, 2, 2]
-    assert len(checked.select(*data, "skip")) == 6
+    assert checked.left_out(*data, "skip") == [6]
 
 
 def test_a_run_that_goes_on_has_the_rows_that_it_began_with(write, processor, tmp_path):
     rows = [*GOOD, row("<image>", "A bird.", image="lost.jpg", id="line\u2028break")]
     checked, data = keep(write(rows), processor, tmp_path)
-    began = checked.select(*data, "skip")
+    assert checked.left_out(*data, "skip") == [5]
     make_image(0).save(tmp_path / "lost.jpg")
-    goes_on = checked.select(*data, "skip", is_resumed=True)
-    assert goes_on["messages"][:] == began["messages"][:] and len(began) == 5
-    # How broken rows are taken now does not matter: these are repaired, and stay out.
-    assert checked.select(*data, "stop", is_resumed=True)["messages"][:] == began["messages"][:]
+    # How broken rows are taken now does not matter: this one is repaired, and stays out.
+    for on_bad_rows in ("stop", "skip"):
+        assert checked.left_out(*data, on_bad_rows, is_resumed=True) == [5]
     (tmp_path / "good.png").unlink()
     with pytest.raises(ValueError, match="row 0, id 'fine', has become broken since the run began .missing image: "):
-        checked.select(*data, "skip", is_resumed=True)
+        checked.left_out(*data, "skip", is_resumed=True)
 
 
 def test_stop_and_skip(write, processor, tmp_path, caplog):
     checked, data = keep(write([GOOD[0], row("What?", id="x7"), GOOD[3]]), processor, tmp_path)
     with pytest.raises(ValueError, match="1 of 3 rows are broken, the first is row 1, id 'x7' .no assistant turn"):
-        checked.select(*data, "stop")
+        checked.left_out(*data, "stop")
     assert "no assistant turn" in caplog.text
-    good = checked.select(*data, "skip")
+    good = without(data[0], checked.left_out(*data, "skip"))
     assert good["messages"][:] == [data[0]["messages"][0], data[0]["messages"][2]]
     [skipped] = (tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines()
     assert json.loads(skipped) == {"index": 1, "id": "x7", "reason": "no assistant turn", "detail": "1 turns"}
@@ -267,21 +266,21 @@ def test_stop_and_skip(write, processor, tmp_path, caplog):
 def test_nothing_left_and_nothing_wrong(write, processor, tmp_path):
     checked, data = keep(write([row("What?")]), processor, tmp_path)
     with pytest.raises(ValueError, match="All 1 rows are broken, the first by: no assistant turn"):
-        checked.select(*data, "skip")
+        checked.left_out(*data, "skip")
     checked, data = keep(write(GOOD), processor, tmp_path)
-    assert checked.select(*data, "stop") is data[0]
+    assert checked.left_out(*data, "stop") == [] and without(data[0], []) is data[0]
     assert not (tmp_path / "out" / "skipped_rows.jsonl").exists()
 
 
 def test_a_stream_that_was_checked_stops_before_it_is_read(write, processor, tmp_path):
     checked, data = keep(write([*GOOD, row("What?", id="x7")], streaming=True), processor, tmp_path)
-    assert checked.select(*data, "stop") is data[0]
+    assert checked.left_out(*data, "stop") == []
     assert found(checked.read_all(*data))[0][1:] == ("x7", "no assistant turn")
     with pytest.raises(ValueError, match="1 of the stream's rows are broken, .* id 'x7'.* run `data check` again"):
-        checked.select(*data, "stop")
-    assert checked.select(*data, "skip") is data[0]
+        checked.left_out(*data, "stop")
+    assert checked.left_out(*data, "skip") == []
     checked, data = keep(write(GOOD, streaming=True), processor, tmp_path)
-    assert checked.select(*data, "stop") is data[0]
+    assert checked.left_out(*data, "stop") == []
 
 
 def test_report_and_jsonl(tmp_path):
@@ -321,6 +320,6 @@ def test_the_command(write, processor, tmp_path, capsys, monkeypatch):
     checked, data = keep(DataSource(config["data"]["path"]), processor, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(selection, "check", lambda *others: pytest.fail("read again"))
-        assert checked.select(*data, "stop") is data[0]
+        assert checked.left_out(*data, "stop") == []
     assert cli.main([*arguments, f"model={tmp_path / 'no model'}"]) == 2
     assert "no model" in capsys.readouterr().err

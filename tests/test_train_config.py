@@ -51,6 +51,10 @@ def test_no_is_a_strategy_and_no_elsewhere_is_false(file):
     assert (config.save_strategy, config.eval_strategy, config.dataloader_drop_last) == ("no", "no", False)
 
 
+def test_what_the_libraries_take_beside_what_they_annotate(file):
+    assert read_config(file, ["fsdp_config={version: 2}", "debug=[]"])[1].fsdp_config["version"] == 2
+
+
 def test_whole_numbers_are_numbers_and_names_are_lists(file):
     lora = "lora={parts: model.vision_tower, modules_to_save: lm_head}"
     stage, config = read_config(file, ["learning_rate=1", "warmup_steps=0", "trainable=[]", lora])
@@ -149,6 +153,11 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("accelerator_config={split_batches: true}", "accelerator_config, which is not for you to set"),
         ("ignore_data_skip=true", "not for you to set"),
         ("resume_from_checkpoint=x", "not for you to set"),
+        ("packing=true", "rows with images cannot be packed"),
+        ("eval_strategy=steps", "has no data to evaluate on"),
+        ("seed=-1", "seed in .* is -1"),
+        ("dataloader_persistent_workers=true", "needs dataloader_num_workers above 0"),
+        ("output_dir=''", "lacks the key 'output_dir'"),
         ("lora=16", "lora in .* is 16: it holds settings"),
     ],
 )

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import flashsloth
 from flashsloth.cli import main
+from flashsloth.train import images
 from flashsloth.train.checks import BadRowError, check
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import DataSource
@@ -50,52 +51,99 @@ def source(tmp_path) -> DataSource:
     return DataSource(str(tmp_path / "rows.jsonl"), streaming=True)
 
 
-def open_stream(sources, processor, on_bad_rows, folder):
-    return load_data(sources, 0, StreamCheck(processor, None, False, on_bad_rows, folder))
+def open_stream(sources, processor, on_bad_rows, folder) -> EndlessStream:
+    return EndlessStream(load_data(sources, 0), 0, StreamCheck(processor, None, False, on_bad_rows, folder))
 
 
-def test_broken_rows_are_left_out_and_listed_once(source, processor, tmp_path):
+def first_rows(stream, count: int) -> list[dict]:
+    return list(itertools.islice(stream, count))
+
+
+GOOD = {f"b{index}" for index in range(12)} - BROKEN.keys()
+
+
+def test_passes_have_no_end_and_leave_broken_rows_out(source, processor, tmp_path):
     stream = open_stream([source], processor, "skip", tmp_path / "out")
-    rows = list(stream)
-    assert {row["id"] for row in rows} == {f"b{index}" for index in range(12)} - BROKEN.keys()
-    stream.set_epoch(1)
-    assert {row["id"] for row in stream} == {row["id"] for row in rows}
-    skipped = skipped_rows(tmp_path / "out")
-    assert len((tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines()) == len(skipped)
-    assert {row["id"]: row["reason"] for row in skipped} == BROKEN
-    assert [(row["source"], row["index"]) for row in skipped] == [(source.path, 3), (source.path, 7)]
-
-
-def test_a_stream_has_no_end_and_each_pass_another_order(source, processor, tmp_path):
-    stream = EndlessStream(open_stream([source], processor, "skip", tmp_path / "out"), seed=0)
-    ids = [row["id"] for row in itertools.islice(stream, 30)]
+    ids = [row["id"] for row in first_rows(stream, 30)]
     passes = [ids[:10], ids[10:20], ids[20:]]
-    assert all(set(one) == {f"b{index}" for index in range(12)} - BROKEN.keys() for one in passes)
-    assert len(set(map(tuple, passes))) == 3
-    assert ids == [row["id"] for row in itertools.islice(stream, 30)]
+    assert all(set(one) == GOOD for one in passes)
+    assert len(set(map(tuple, passes))) == 3  # each has another order
+    assert ids == [row["id"] for row in first_rows(stream, 30)]
+    listed = [json.loads(line) for line in (tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines()]
+    assert {row["id"]: row["reason"] for row in listed} == BROKEN and len(listed) == 2
+    assert {row["source"] for row in listed} == {source.path}
+    # A run that was killed may have left half a line.
+    with (tmp_path / "out" / "skipped_rows.jsonl").open("a") as file:
+        file.write('{"source": "ro')
+    assert skipped_rows(tmp_path / "out") == listed
 
 
 @pytest.mark.parametrize("files", [1, 3, 4])
-def test_each_row_is_of_one_process(files, source, processor, tmp_path):
+def test_each_row_is_of_one_process(files, source, tmp_path):
     (tmp_path / "files").mkdir()
-    lines = Path(source.path).read_text().replace('"image": "', f'"image": "{tmp_path}/').splitlines()
+    lines = Path(source.path).read_text().splitlines()
     for index in range(files):
         (tmp_path / "files" / f"{index}.jsonl").write_text("\n".join(lines[index::files]))
     sources = [DataSource(str(tmp_path / "files" / "*.jsonl"), streaming=True)]
-    dealt = []
-    for index in range(2):
-        check = StreamCheck(processor, None, False, "skip", tmp_path / "out", index, num_processes=2)
-        dealt.append([row["id"] for row in load_data(sources, 0, check)])
-    assert sorted([*dealt[0], *dealt[1]]) == sorted({f"b{index}" for index in range(12)} - BROKEN.keys())
-    assert min(map(len, dealt)) >= 4
-    assert {row["id"]: row["reason"] for row in skipped_rows(tmp_path / "out")} == BROKEN
+    dealt = [[row["id"] for row in load_data(sources, 0, index, num_processes=2)] for index in range(2)]
+    assert sorted([*dealt[0], *dealt[1]]) == sorted(GOOD | BROKEN.keys())
+    assert min(map(len, dealt)) >= 5
+
+
+def test_many_rows_of_a_mixture_are_checked_and_collated_by_workers(processor, tmp_path):
+    """The checks and the collator share a tokenizer, and `datasets` reads ahead in threads."""
+    sources = []
+    for name, count in (("a", 900), ("b", 300)):
+        (tmp_path / name).mkdir()
+        for file in range(3):
+            rows = [
+                {
+                    "id": f"{name}{row}",
+                    "prompt": f"What is {row}?",
+                    "completion": "" if row % 50 == 0 else "So. " * (row % 9),
+                }
+                for row in range(file, count, 3)
+            ]
+            (tmp_path / name / f"{file}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        sources.append(DataSource(str(tmp_path / name / "*.jsonl"), streaming=True))
+    stream = open_stream(sources, processor, "skip", tmp_path / "out")
+
+    def collate(rows):
+        return [row["id"] for row in rows], Collator(processor, assistant_only_loss=True)(rows)["labels"].shape[0]
+
+    loader = DataLoader(stream, batch_size=8, num_workers=2, collate_fn=collate)
+    names = []
+    for ids, rows in itertools.islice(loader, 60):
+        assert rows == len(ids) == 8
+        names += ids
+    bad = {row["id"] for row in skipped_rows(tmp_path / "out")}
+    expected = {f"{name}{row}" for name, count in (("a", 900), ("b", 300)) for row in range(count)}
+    assert len(set(names)) == 480 and set(names) <= expected  # within the first pass
+    assert bad and not bad & set(names)
+
+
+def test_rows_without_an_id_have_a_name_of_their_own(processor, tmp_path):
+    rows = [{"prompt": f"What is {row}?", "completion": ""} for row in range(4)] + [
+        {"prompt": "A?", "completion": "B."}
+    ]
+    for file in range(2):
+        (tmp_path / f"{file}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        questions = {key: [f"{row[key]}{file}" if row[key] else "" for row in rows] for key in rows[0]}
+        datasets.Dataset.from_dict(questions).to_parquet(tmp_path / f"{file}.parquet")
+    for kind in ("jsonl", "parquet"):
+        source = DataSource(str(tmp_path / f"*.{kind}"), streaming=True)
+        first_rows(open_stream([source], processor, "skip", tmp_path / kind), 4)
+        assert len({row["id"] for row in skipped_rows(tmp_path / kind)}) == 8
+    assert {row["id"] for row in skipped_rows(tmp_path / "jsonl")} == {
+        f"{f}.jsonl:{row}" for f in range(2) for row in range(4)
+    }
 
 
 def test_a_broken_row_stops_a_worker_with_one_line_that_names_it(source, processor, tmp_path):
     stream = open_stream([source], processor, "stop", tmp_path / "out")
     with pytest.raises(BadRowError) as error:
-        list(DataLoader(stream, batch_size=None, num_workers=1))
-    assert str(error.value).startswith(f"{source.path}: the row with the id 'b3' is broken (truncated image: ")
+        first_rows(DataLoader(stream, batch_size=None, num_workers=1), 12)
+    assert str(error.value).startswith(f"{source.path}: the row with the id 'b")
     assert "\n" not in str(error.value) and "on_bad_rows=skip" in str(error.value)
     assert not skipped_rows(tmp_path / "out")
 
@@ -105,8 +153,8 @@ def test_what_is_mixed_into_a_stream_is_checked_as_well(source, processor, tmp_p
     for name in ("second", "third"):
         paths.append(str(shutil.copy(source.path, tmp_path / f"{name}.jsonl")))
     sources = [source, DataSource(paths[1], streaming=True), DataSource(paths[2])]
-    rows = list(open_stream(sources, processor, "skip", tmp_path / "out"))
-    assert len(rows) == 30
+    rows = first_rows(open_stream(sources, processor, "skip", tmp_path / "out"), 31)
+    assert {(row["source"], row["id"]) for row in rows} == {(path, name) for path in paths for name in GOOD}
     skipped = {(row["source"], row["id"]) for row in skipped_rows(tmp_path / "out")}
     assert skipped == {(path, name) for path in paths for name in BROKEN}
 
@@ -115,13 +163,15 @@ def test_a_row_of_no_known_form_names_the_stream(processor, tmp_path):
     rows = {"messages": [[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}], [None]]}
     source = DataSource(str(tmp_path / "rows.parquet"), streaming=True)
     datasets.Dataset.from_dict(rows).to_parquet(source.path)
-    with pytest.raises(BadRowError, match="rows.parquet: the row with the id '1' is broken .malformed row: its"):
-        list(open_stream([source], processor, "stop", tmp_path / "out"))
-    assert [row["id"] for row in open_stream([source], processor, "skip", tmp_path / "out")] == ["0"]
+    with pytest.raises(BadRowError, match="rows.parquet: the row with the id '.*' is broken .malformed row: its"):
+        first_rows(open_stream([source], processor, "stop", tmp_path / "out"), 2)
+    [row, again] = first_rows(open_stream([source], processor, "skip", tmp_path / "out"), 2)
+    assert row == again and row["messages"][0]["content"][0]["text"] == "Hi?"
 
 
-def test_images_of_servers(source, processor, tmp_path):
+def test_images_of_servers(source, processor, tmp_path, monkeypatch):
     """One that is gone is broken; one that cannot be fetched now is not the fault of its row."""
+    monkeypatch.setattr(images, "WAITS", (0.01,))
     good = (tmp_path / "good.jpg").read_bytes()
     answers = {"/good.jpg": (200, good), "/cut.jpg": (404, b""), "/down.jpg": (503, b"")}
 
@@ -141,15 +191,15 @@ def test_images_of_servers(source, processor, tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
         Path(source.path).write_text(rows.replace('"image": "', f'"image": "{address}/'))
-        stream = list(open_stream([source], processor, "skip", tmp_path / "out"))
-        assert len(stream) == 10
+        stream = first_rows(open_stream([source], processor, "skip", tmp_path / "out"), 11)
+        assert len({row["id"] for row in stream}) == 10
         batch = Collator(processor, assistant_only_loss=True)(stream[:2])
         assert len(batch["pixel_values"]) == 2
         skipped = {row["id"]: row["reason"] for row in skipped_rows(tmp_path / "out")}
         assert skipped == BROKEN | {"b3": "missing image"}
         Path(source.path).write_text(rows.replace('"image": "good', f'"image": "{address}/down'))
         with pytest.raises(UnreachableImage, match="down.jpg cannot be fetched: the server answered 503"):
-            list(open_stream([source], processor, "skip", tmp_path / "down"))
+            first_rows(open_stream([source], processor, "skip", tmp_path / "down"), 12)
         server.shutdown()
     dataset = load_data([DataSource(source.path)], 0)
     with pytest.raises(UnreachableImage, match="^http://127.0.0.1:.*down.jpg cannot be fetched: ") as error:
@@ -165,7 +215,7 @@ def test_a_stream_without_a_good_row(source, processor, tmp_path, capsys):
     command = ["train", str(CONFIGS / "stage1.yaml"), f"model={tmp_path / 'model'}", "max_steps=3", *QUICK_RUN]
     data = [f"data={{path: {source.path}, streaming: true}}", f"output_dir={tmp_path / 'out'}", "on_bad_rows=skip"]
     assert main([*command, *data]) == 2
-    assert "all rows of the stream are broken; " in capsys.readouterr().err.splitlines()[-1]
+    assert "no step was trained: the stream has no rows but broken ones" in capsys.readouterr().err.splitlines()[-1]
     assert len(skipped_rows(tmp_path / "out")) == 12
 
 
@@ -184,7 +234,7 @@ def test_training_skips_and_a_resumed_run_skips_the_same(source, processor, tmp_
         "dataloader_num_workers=1",
     ]
     assert main(command) == 2
-    assert f"{source.path}: the row with the id 'b3' is broken" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{source.path}: the row with the id 'b" in capsys.readouterr().err.splitlines()[-1]
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 
     weights = []

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from flashsloth.processing_flashsloth import QUERY_SLOT_TOKEN, FlashSlothProcessor
-from flashsloth.train.images import BadImage, read_image
+from flashsloth.train.images import BadImage, FromWorker, read_image
 
 
 MALFORMED = "malformed row"
@@ -36,8 +36,7 @@ class BadRow:
     A row that cannot be learned from.
 
     Args:
-        index (`int`): Its number in the set, from 0. A stream has an order only while it is read: there it is the
-            number at which the check met it, and the id is what names the row.
+        index (`int`): Its number in the set, from 0; of a stream, the number at which `data check` met it.
         id (`str`): Its id in the data.
         reason (`str`): What is wrong, in the words of the constants above and of `flashsloth.train.images`. A row is
             reported once, by what is found first.
@@ -50,12 +49,8 @@ class BadRow:
     detail: str
 
 
-class BadRowError(ValueError):
+class BadRowError(FromWorker, ValueError):
     """A row that nothing can be learned from, met while training."""
-
-    def __init__(self, message: str):
-        # A worker of torch's `DataLoader` passes the error on by its text, with a traceback in front.
-        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 def check(
@@ -122,8 +117,7 @@ def write_jsonl(bad: list[BadRow], path: str | Path) -> None:
 def write_lines(objects: Iterable[dict], file: Path) -> None:
     """Writes JSON lines."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Under its own name only when it is whole; each process of a run may write it.
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    unfinished = file.with_name(f"{file.name}.new")  # under its own name only when it is whole
     unfinished.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in objects), encoding="utf-8")
     unfinished.replace(file)
 

@@ -41,6 +41,8 @@ ORDERS = ("group_by_length", "random", "sequential")
 # a slow disk. The libraries' own limit is half an hour.
 DDP_TIMEOUT = 6 * 3600
 
+# Fields of `trl.SFTConfig` whose annotations say less than what they take.
+UNTYPED = ("fsdp", "fsdp_config", "deepspeed", "debug")
 # Fields of `trl.SFTConfig` that are quantities: no number below 0, and a finite one.
 QUANTITIES = (
     "learning_rate",
@@ -50,6 +52,9 @@ QUANTITIES = (
     "adam_epsilon",
     "max_grad_norm",
     "label_smoothing_factor",
+    "seed",
+    "data_seed",
+    "dataloader_num_workers",
     "num_train_epochs",
     "warmup_steps",
     "logging_steps",
@@ -231,7 +236,7 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
             raise ValueError(f"{path} sets {key}, which is not for you to set: {reason}")
     _check_keys(settings, [*stage_fields, *(name for name in sft_fields if name not in DERIVED)], path)
     for key in ("model", "data", "output_dir"):
-        if settings.get(key) is None:
+        if settings.get(key) in (None, ""):
             raise ValueError(f"{path} lacks the key {key!r}")
     stage = {key: settings.pop(key) for key in stage_fields if settings.get(key) is not None}
     stage["data"] = _read_sources(stage["data"], path)
@@ -240,7 +245,8 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
         stage["lora"] = _read_lora(stage["lora"], path)
     stage = _checked(StageConfig, stage, path)
     settings = {key: value for key, value in settings.items() if key not in stage_fields}
-    _checked(_of_types({field.name: field.type for field in dataclasses.fields(SFTConfig)}, settings), settings, path)
+    typed = {key: value for key, value in settings.items() if key not in UNTYPED}
+    _checked(_of_types({field.name: field.type for field in dataclasses.fields(SFTConfig)}, typed), typed, path)
     _check_quantities(settings, stage, path)
     # Nothing is cut unless a limit is asked for: truncation could cut an image's tokens or an answer.
     defaults = {"max_length": None, "train_sampling_strategy": "group_by_length", "ddp_timeout": DDP_TIMEOUT}
@@ -267,7 +273,7 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
 
 
 def _check_quantities(settings: dict, stage: StageConfig, path: Path) -> None:
-    quantities = {key: settings[key] for key in QUANTITIES if key in settings}
+    quantities = {key: settings[key] for key in QUANTITIES if settings.get(key) is not None}
     quantities |= {f"learning_rates of {module}": rate for module, rate in stage.learning_rates.items()}
     for key, value in quantities.items():
         if not (math.isfinite(value) and value >= 0):
@@ -280,6 +286,12 @@ def _check_values(config: SFTConfig, path: Path) -> None:
         raise ValueError(f"num_train_epochs in {path} is 0: there would be nothing to train")
     if config.max_length is not None and config.max_length < 1:
         raise ValueError(f"max_length in {path} is {config.max_length}: it has to be a number of tokens, 1 or more")
+    if config.packing or config.padding_free:
+        raise ValueError(f"{path} sets packing or padding_free: rows with images cannot be packed")
+    if config.eval_strategy != "no":
+        raise ValueError(f"{path} sets eval_strategy, but a stage has no data to evaluate on: ask its checkpoints")
+    if config.dataloader_persistent_workers and not config.dataloader_num_workers:
+        raise ValueError(f"dataloader_persistent_workers in {path} needs dataloader_num_workers above 0")
     if config.train_sampling_strategy not in ORDERS:
         raise ValueError(
             f"train_sampling_strategy in {path} is {config.train_sampling_strategy!r}; choose one of "
@@ -302,7 +314,7 @@ def _check_values(config: SFTConfig, path: Path) -> None:
 
 def read_settings(path: Path, overrides: list[str]) -> dict:
     """The mapping in a YAML file, with `key=value` pairs in place of some of its values."""
-    settings = _from_yaml(path.read_text(), path)
+    settings = _from_yaml(path.read_text(encoding="utf-8"), path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings: write `key: value` lines")
     for override in overrides:

@@ -6,17 +6,18 @@ grow with the number of rows; images are decoded by whoever reads a row.
 """
 
 import glob
+import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pyarrow
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, LargeList, List
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, LargeList, List, Value
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 JSON = (".json", ".jsonl")
 # Column of the number of images, where the images themselves are not read.
 COUNT = "_num_images"
+STREAM_FEATURES = Features({**FEATURES, "source": Value("string")})
 ARROW_IMAGES = FEATURES.arrow_schema.field("images").type
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # A set on disk that is mixed into a stream is read in so many pieces, for as many workers.
@@ -51,7 +53,8 @@ def name_of(source: DataSource) -> str:
 def load_data(
     sources: list[DataSource],
     seed: int,
-    check: Callable[[IterableDataset, str], IterableDataset] | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
 ) -> Dataset | IterableDataset:
     """
     Opens the sources and mixes them.
@@ -62,12 +65,14 @@ def load_data(
     Args:
         sources (`list[DataSource]`): What to open.
         seed (`int`): Of the mixture.
-        check (`Callable`, *optional*): Takes each source that is read as a stream, and its path, and returns what of
-            it goes into the mixture: a [`~flashsloth.train.streams.StreamCheck`].
+        process_index (`int`, *optional*, defaults to 0), num_processes (`int`, *optional*, defaults to 1): Whose part
+            of a stream. Where its files can be dealt evenly, each process reads its own; else each reads all of them,
+            and keeps every so-manieth row. A set is opened whole.
 
     Returns:
-        `Dataset`, or `IterableDataset` if a source streams, with the columns of `flashsloth.train.rows`. Images are
-        not decoded. The same sources and seed give the same rows and the same fingerprint.
+        `Dataset`, or `IterableDataset` if a source streams, with the columns of `flashsloth.train.rows`; that of a
+        stream has `source` beside them, the path that the row is from. Images are not decoded. The same sources and
+        seed give the same rows and the same fingerprint.
 
     Raises:
         ValueError: If no row of a source is in a known form, or some sources have a weight and others none.
@@ -81,9 +86,11 @@ def load_data(
     parts = [_open(source) for source in sources]
     is_stream = any(source.streaming for source in sources)
     if is_stream:
-        parts = [_as_stream(part, seed) for part in parts]
-        if check is not None:
-            parts = [check(part, source.path) for part, source in zip(parts, sources, strict=True)]
+        parts = [_dealt(_as_stream(part, seed), process_index, num_processes) for part in parts]
+        parts = [
+            part.map(_with_source, fn_kwargs={"source": source.path}, features=STREAM_FEATURES)
+            for part, source in zip(parts, sources, strict=True)
+        ]
     if len(parts) == 1:
         mixture = parts[0]
     elif without:
@@ -104,6 +111,21 @@ def _as_stream(part: Dataset | IterableDataset, seed: int) -> IterableDataset:
     if isinstance(part, IterableDataset):
         return part
     return part.shuffle(seed=seed).to_iterable_dataset(num_shards=min(len(part), STREAM_SHARDS))
+
+
+def _dealt(stream: IterableDataset, process_index: int, num_processes: int) -> IterableDataset:
+    if stream.num_shards % num_processes == 0:
+        return stream.shard(num_shards=num_processes, index=process_index)
+    deal = {"process_index": process_index, "num_processes": num_processes}
+    return stream.filter(_is_of_process, with_indices=True, fn_kwargs=deal)
+
+
+def _is_of_process(row: Mapping, index: int, process_index: int, num_processes: int) -> bool:
+    return index % num_processes == process_index
+
+
+def _with_source(row: Mapping, source: str) -> dict:
+    return {"source": source}
 
 
 def _open(source: DataSource) -> Dataset | IterableDataset:
@@ -270,7 +292,6 @@ def _convert_stream(rows: IterableDataset, folder: str, captions: bool) -> Itera
         raise ValueError("has no rows")
     return rows.map(
         _stream_row,
-        with_indices=True,
         fn_kwargs={"folder": folder, "captions": captions},
         remove_columns=list(first),
         features=FEATURES,
@@ -319,9 +340,13 @@ def _has_encoded_images(rows: Dataset) -> bool:
     return not pc.any(pc.and_(pc.is_valid(paths), pc.is_null(contents))).as_py()
 
 
-def _stream_row(record: Mapping, index: int, folder: str, captions: bool) -> dict:
+def _stream_row(record: Mapping, folder: str, captions: bool) -> dict:
+    row = make_row(record, 0, folder, captions)
+    if record.get("id") is None:
+        # Rows have no numbers where several files are read at once, in another order each time.
+        row["id"] = hashlib.sha256(repr((row["messages"], row["problem"])).encode()).hexdigest()[:12]
     # `map` of a stream takes its rows as they come, and does not encode them.
-    return FEATURES.encode_example(make_row(record, index, folder, captions))
+    return FEATURES.encode_example(row)
 
 
 def _counted_row(record: Mapping, index: int, folder: str, captions: bool) -> dict:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
 
@@ -19,7 +20,7 @@ from flashsloth.train.config import DataSource
 
 
 ROWS_AT_A_TIME = 1000
-FILES_OF_ROWS = (".json", ".jsonl", ".parquet", ".arrow")
+PICTURES = set(ImageFolder.EXTENSIONS)
 
 
 def fingerprint(dataset: Dataset | IterableDataset, sources: list[DataSource]) -> str:
@@ -66,8 +67,8 @@ def _version(source: DataSource) -> str | list[tuple[str, int]]:
     path = os.path.expanduser(source.path)
     files = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
     if os.path.isdir(path):
-        files = [file for file in Path(path).rglob("*") if file.suffix in FILES_OF_ROWS]
-    if files:
+        files = [file for file in Path(path).rglob("*") if file.is_file() and file.suffix.lower() not in PICTURES]
+    if os.path.exists(path) or files:
         return sorted((Path(file).name, os.path.getsize(file)) for file in files)
     try:
         return HfApi().dataset_info(source.path, revision=source.revision).sha

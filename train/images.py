@@ -1,9 +1,11 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The images of rows: decoded in workers, named when they cannot be, and the sizes of their files."""
 
+import errno
 import io
 import itertools
 import os
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,17 +25,25 @@ TRUNCATED_IMAGE = "truncated image"
 BOMB = "decompression bomb"
 UNDECODABLE = "undecodable image"
 
-RETRIES, TIMEOUT = 3, 30.0  # of connections; in seconds
+TIMEOUT = 30.0  # of connections, in seconds
+WAITS = (0.5, 2.0, 8.0)  # before a server is asked again, in seconds
+GONE = (404, 410)  # status codes of HTTP
+# Errors of the system that say that there is no such file; others are the machine's trouble.
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
 # Threads that ask for the sizes of files: many, since a network's disks answer late.
 THREADS = 16
 
 
-class UnreachableImage(ConnectionError):
-    """An image elsewhere that could not be fetched; nothing is known of it."""
+class FromWorker(Exception):
+    """An error that may come out of a worker of torch's `DataLoader`, which puts a traceback in front of its text."""
 
     def __init__(self, message: str):
-        # A worker of torch's `DataLoader` passes the error on by its text, with a traceback in front.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+class UnreachableImage(FromWorker, ConnectionError):
+    """An image that could not be fetched from a server or a disk; nothing is known of it."""
 
 
 class BadImage(ValueError):
@@ -72,16 +82,19 @@ def read_image(image: dict | None, image_processor: FlashSlothImageProcessor, sm
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             return image_processor.fetch_images(_decode(image, small))
-    except (ConnectionError, TimeoutError, ImportError) as error:  # not the image's fault
+    except (ConnectionError, TimeoutError, ImportError) as error:
         raise UnreachableImage(f"{name} cannot be fetched: {error}. Start again when it can.") from error
     except MemoryError:
         raise
-    except FileNotFoundError as error:
-        raise BadImage(MISSING_IMAGE, name) from error
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
         limit = f"more than PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels"
         raise BadImage(BOMB, f"{name}: {limit}") from error
     except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to: that is the finding
+        number = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, FileNotFoundError) or number in NOT_THERE:
+            raise BadImage(MISSING_IMAGE, f"{name}: {error.strerror or error}") from error
+        if number is not None:  # of the system, not of Pillow
+            raise UnreachableImage(f"{name} cannot be read: {error.strerror}. Start again when it can.") from error
         text = f"{error}" or type(error).__name__
         is_truncated = isinstance(error, EOFError) or "truncated" in text.lower()
         raise BadImage(TRUNCATED_IMAGE if is_truncated else UNDECODABLE, f"{name}: {text}") from error
@@ -102,16 +115,22 @@ def _decode(image: dict, small: bool) -> PIL.Image.Image:
 
 def _fetch(url: str) -> bytes:
     """What a server answers; `datasets` would need another HTTP library for it."""
-    try:
-        with httpx2.Client(transport=httpx2.HTTPTransport(retries=RETRIES), follow_redirects=True) as client:
-            response = client.get(url, timeout=TIMEOUT)
-    except httpx2.TransportError as error:
-        raise ConnectionError(f"{error}") from error
-    if response.is_server_error:
-        raise ConnectionError(f"the server answered {response.status_code}")
-    if not response.is_success:
-        raise FileNotFoundError(f"the server answered {response.status_code}")
-    return response.content
+    for seconds in (*WAITS, None):
+        try:
+            response = httpx2.get(url, timeout=TIMEOUT, follow_redirects=True)
+        except httpx2.UnsupportedProtocol as error:
+            raise ValueError(f"{error}") from error
+        except httpx2.HTTPError as error:
+            reason = f"{error}"
+        else:
+            if response.is_success:
+                return response.content
+            reason = f"the server answered {response.status_code}"
+            if response.status_code in GONE:
+                raise FileNotFoundError(errno.ENOENT, reason)
+        if seconds is not None:
+            time.sleep(seconds)
+    raise ConnectionError(reason)
 
 
 def file_sizes(dataset: Dataset) -> np.ndarray:

@@ -40,7 +40,7 @@ IMAGE_COLUMNS = ("images", "image")
 FORMAT = 2
 
 
-def make_row(record, index: int, folder: str, captions: bool) -> dict:
+def make_row(record, index: int | str, folder: str, captions: bool) -> dict:
     """
     A row with the columns of `FEATURES`.
 
@@ -48,7 +48,7 @@ def make_row(record, index: int, folder: str, captions: bool) -> dict:
         record (`Mapping`): In one of the forms of `flashsloth.train.conversations`, with its images in "images" or
             "image": paths, URLs, files' bytes, or mappings of "bytes" and "path". Anything else makes a row whose
             `problem` says what is wrong with it.
-        index (`int`): Names the row where it has no "id".
+        index (`int` or `str`): Names the row where it has no "id".
         folder (`str`): Where relative paths of images start.
         captions (`bool`): Leave the images alone of what the user says.
     """
@@ -63,7 +63,7 @@ def make_row(record, index: int, folder: str, captions: bool) -> dict:
     return {"images": images, **text_columns(dict(record), index, len(images), captions, problem)}
 
 
-def text_columns(record: dict, index: int, num_images: int, captions: bool, problem: str | None = None) -> dict:
+def text_columns(record: dict, index: int | str, num_images: int, captions: bool, problem: str | None = None) -> dict:
     """
     All columns of a row but its images, of which `num_images` tells how many there are, and `problem` what is wrong
     with them.
@@ -143,6 +143,8 @@ def open_json(path: str, folder: str, captions: bool, streaming: bool) -> Datase
     """
     settings = {"path": path, "folder": folder, "captions": captions}
     if streaming:
+        # A row without an id is named by file and number: several files are read at once.
+        settings["prefix"] = f"{os.path.basename(path)}:"
         return IterableDataset.from_generator(_json_rows, features=FEATURES, gen_kwargs=settings)
     stat = os.stat(path)
     key = {"size": stat.st_size, "modified": stat.st_mtime_ns, "format": FORMAT}
@@ -154,12 +156,12 @@ def open_json(path: str, folder: str, captions: bool, streaming: bool) -> Datase
         raise
 
 
-def _json_rows(path: str, folder: str, captions: bool, **cache_key) -> Iterator[dict]:
+def _json_rows(path: str, folder: str, captions: bool, prefix: str = "", **cache_key) -> Iterator[dict]:
     """Converts the rows of a JSON array or of JSON lines one by one; the cache key is for `datasets` only."""
     index, first, are_all_bad = -1, None, True
     try:
         for index, record in enumerate(_json_records(path)):
-            row = make_row(record, index, folder, captions)
+            row = make_row(record, f"{prefix}{index}", folder, captions)
             first = row if first is None else first
             are_all_bad = are_all_bad and row["problem"] is not None
             yield row

@@ -4,10 +4,10 @@ Which rows of a set are trained on. Broken ones stop a run or are left out, as a
 place. All rows are read once: what the check found is kept in the run's output folder.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -92,21 +92,23 @@ class DataCheck:
             self._keep(now, fingerprint, sizes)
         return now
 
-    def select(
+    def left_out(
         self,
         dataset: Dataset | IterableDataset,
         fingerprint: str,
         on_bad_rows: str,
         is_resumed: bool = False,
-    ) -> Dataset | IterableDataset:
+    ) -> list[int]:
         """
-        The rows to train on. A stream is returned as it is: see [`~flashsloth.train.streams.StreamCheck`].
+        The rows that are not trained on. Of a stream this cannot be told: see
+        [`~flashsloth.train.streams.StreamCheck`].
 
         Args:
             dataset (`Dataset` or `IterableDataset`), fingerprint (`str`): As of [`~DataCheck.read_all`].
             on_bad_rows (`str`): "stop" or "skip"; with "skip" the rows that are left out are listed in
                 `folder/skipped_rows.jsonl`.
-            is_resumed (`bool`, *optional*, defaults to `False`): Whether the run goes on: it needs the same rows.
+            is_resumed (`bool`, *optional*, defaults to `False`): Whether the run goes on: it needs the rows that it
+                began with.
 
         Raises:
             ValueError: If there are broken rows and `on_bad_rows` is "stop", if no row is left, or if a row has become
@@ -114,35 +116,33 @@ class DataCheck:
         """
         if isinstance(dataset, IterableDataset):
             self._refuse_known(fingerprint, on_bad_rows)
-            return dataset
+            return []
         bad = self.read_changed(dataset, fingerprint)
         if bad:
             logger.warning("%s", report(bad))
         if is_resumed:
-            return self._rows_of_before(dataset, bad)
-        if not bad:
-            (self.folder / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run on other data
-            return dataset
-        if on_bad_rows == "stop":
+            return self._left_out_before(bad)
+        if bad and on_bad_rows == "stop":
             raise ValueError(self._refusal(bad, f"{len(dataset)}"))
         if len(bad) == len(dataset):
             raise ValueError(
                 f"All {len(dataset)} rows are broken, the first by: {bad[0].reason}: {bad[0].detail}. There is "
                 "nothing to train on."
             )
-        write_jsonl(bad, self.folder / SKIPPED_FILE)
-        return _without(dataset, [row.index for row in bad])
+        if bad:
+            write_jsonl(bad, self.folder / SKIPPED_FILE)
+        return [row.index for row in bad]
 
-    def _rows_of_before(self, dataset: Dataset, bad: list[BadRow]) -> Dataset:
-        """What a run began with: repaired rows stay out, and none may have broken."""
-        skipped = [row["index"] for row in skipped_rows(self.folder)]
+    def _left_out_before(self, bad: list[BadRow]) -> list[int]:
+        """What a run began without: repaired rows stay out, and no other may have broken."""
+        skipped = {row["index"] for row in skipped_rows(self.folder)}
         for row in bad:
             if row.index not in skipped:
                 raise ValueError(
                     f"row {row.index}, id {row.id!r}, has become broken since the run began ({row.reason}: "
                     f"{row.detail}): repair it, as a run that goes on needs the rows that it began with"
                 )
-        return _without(dataset, skipped) if skipped else dataset
+        return sorted(skipped)
 
     def _refuse_known(self, fingerprint: str, on_bad_rows: str) -> None:
         kept = self._kept(fingerprint)
@@ -168,7 +168,7 @@ class DataCheck:
     def _keep(self, bad: list[BadRow], fingerprint: str, sizes: np.ndarray | None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if sizes is not None:
-            unfinished = self.folder / f"{os.getpid()}.{SIZES_FILE}"
+            unfinished = self.folder / f"new.{SIZES_FILE}"
             np.save(unfinished, sizes)
             unfinished.replace(self.folder / SIZES_FILE)
         write_lines([self._key(fingerprint, sizes), *map(asdict, bad)], self.folder / RESULT_FILE)
@@ -187,21 +187,24 @@ class DataCheck:
         return ([BadRow(**row) for row in rows], before) if key == self._key(fingerprint, before) else None
 
 
-def _without(dataset: Dataset, rows: list[int]) -> Dataset:
-    return dataset.select(np.delete(np.arange(len(dataset)), rows))
+def without(dataset: Dataset, rows: list[int]) -> Dataset:
+    """The set without the rows of these numbers."""
+    return dataset.select(np.delete(np.arange(len(dataset)), rows)) if rows else dataset
 
 
 def skipped_rows(folder: str | Path) -> list[dict]:
     """
-    What a run left out, each row once: epochs, and runs that go on, meet the rows of a stream again, under other
-    numbers. Rows without an id, in several files of a stream, may share a name; those are counted as one.
+    What a run left out, each row once: runs that go on meet the rows of a stream again.
     """
     file, rows = Path(folder) / SKIPPED_FILE, {}
     if not file.is_file():
         return []
     with file.open(encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
-            # The rows of a set are known by their numbers, those of streams by source and name.
-            name = row["index"] if "source" not in row else tuple(row[key] for key in row if key != "index")
-            rows.setdefault(name, row)
+        for line in lines:
+            with contextlib.suppress(
+                json.JSONDecodeError
+            ):  # half a line, of a run that was killed: its row comes again
+                row = json.loads(line)
+                # The rows of a set are known by their numbers, those of streams by source and name.
+                rows.setdefault(row["index"] if "source" not in row else tuple(row.values()), row)
     return list(rows.values())

@@ -18,6 +18,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from safetensors import SafetensorError
 from torch import nn
@@ -38,7 +39,7 @@ from flashsloth.train.fingerprint import fingerprint
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate
 from flashsloth.train.record import RunRecord, refuse_other_data, refuse_other_settings
-from flashsloth.train.selection import SKIPPED_FILE, DataCheck
+from flashsloth.train.selection import SKIPPED_FILE, DataCheck, without
 from flashsloth.train.sharding import num_elements, refuse_unsharded_only
 from flashsloth.train.streams import StreamCheck
 from flashsloth.train.trainer import FlashSlothTrainer
@@ -117,10 +118,15 @@ def select_trainable(model: nn.Module, modules: list[str]) -> None:
 
 
 def learned_parameters(model: nn.Module, stage: StageConfig) -> list[tuple[str, nn.Parameter]]:
-    """The parameters, by name, of the modules that a stage trains, whole or by an adapter."""
-    modules = stage.trainable or [*stage.lora.parts, *stage.lora.modules_to_save]
-    prefixes = tuple(f"{module}." for module in modules)
-    return [(name, parameter) for name, parameter in model.named_parameters() if name.startswith(prefixes)]
+    """
+    The parameters, by name, that train once they are selected, or those of the modules that an adapter is for. A head
+    that is tied to the embeddings goes by their name.
+    """
+    parameters = model.named_parameters()
+    if stage.trainable:
+        return [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
+    prefixes = tuple(f"{module}." for module in (*stage.lora.parts, *stage.lora.modules_to_save))
+    return [(name, parameter) for name, parameter in parameters if name.startswith(prefixes)]
 
 
 def check_report_to(config: SFTConfig) -> None:
@@ -131,7 +137,7 @@ def check_report_to(config: SFTConfig) -> None:
     try:
         for callback in get_reporting_integration_callbacks(config.report_to):
             callback()
-    except RuntimeError as error:
+    except (RuntimeError, ImportError, ValueError) as error:
         raise ValueError(f"report_to is {', '.join(config.report_to)}: {error}") from error
 
 
@@ -152,35 +158,32 @@ def read_data(
     stage: StageConfig, config: SFTConfig, processor: FlashSlothProcessor, is_resumed: bool
 ) -> tuple[Dataset | IterableDataset, str]:
     """
-    The rows that a run learns from, and the fingerprint of its data; the first process reads and checks them, and the
-    others take over what it found.
+    The rows that a run learns from, and the fingerprint of its data. The first process checks them, and tells the
+    others which are left out.
 
     Raises:
         ValueError: If the data cannot be read, has broken rows that are not to be skipped, or is not what the run that
             goes on was started with.
     """
     output = Path(config.output_dir)
-    is_main = config.process_index == 0
-    if is_main and not is_resumed:
-        (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
-    with config.main_process_first(desc="reading and checking the data"):
-        check_stream = StreamCheck(
-            processor,
-            config.max_length,
-            stage.hd,
-            stage.on_bad_rows,
-            output,
-            config.process_index,
-            config.world_size,
+    with config.main_process_first(desc="reading the data"):
+        rows = load_data(stage.data, config.seed, config.process_index, config.world_size)
+    if isinstance(rows, IterableDataset) and config.max_steps <= 0:
+        raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")
+    version, left_out = fingerprint(rows, stage.data), []
+    if is_resumed:
+        refuse_other_data(version, config)
+    if config.process_index == 0:
+        if not is_resumed:
+            (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
+        check = DataCheck(processor, config.max_length, stage.hd, output)
+        left_out = check.left_out(rows, version, stage.on_bad_rows, is_resumed)
+    version_of_first, left_out = broadcast_object_list([version, left_out])
+    if version != version_of_first:
+        raise ValueError(
+            f"process {config.process_index} reads other data than the first one: give all the same files"
         )
-        rows = load_data(stage.data, config.seed, check_stream)
-        if isinstance(rows, IterableDataset) and config.max_steps <= 0:
-            raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")
-        version = fingerprint(rows, stage.data)
-        if is_resumed:
-            refuse_other_data(version, config)
-        check = DataCheck(processor, config.max_length, stage.hd, output, progress=is_main)
-        return check.select(rows, version, stage.on_bad_rows, is_resumed), version
+    return (rows if isinstance(rows, IterableDataset) else without(rows, left_out)), version
 
 
 def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
@@ -240,28 +243,27 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     dataset, version = read_data(stage, config, processor, is_resumed=last is not None)
 
     # Training
-    try:
-        trainer = FlashSlothTrainer(
-            model,
-            config,
-            train_dataset=dataset,
-            processing_class=processor,
-            learning_rates=stage.learning_rates,
-            peft_config=adapter,
-            optimizers=(optimizer, None),
-            callbacks=[RunRecord(stage, config, dataset, version)],
-        )
-    except StopIteration as error:  # TRL looks at the first row
-        raise ValueError(
-            f"all rows of the stream are broken; {output / SKIPPED_FILE} lists them. There is nothing to train on."
-        ) from error
-    except ImportError as error:
-        raise ValueError(f"a setting needs a package that is not installed: {error}") from error
+    stream_check = StreamCheck(processor, config.max_length, stage.hd, stage.on_bad_rows, output)
+    trainer = FlashSlothTrainer(
+        model,
+        config,
+        train_dataset=dataset,
+        processing_class=processor,
+        learning_rates=stage.learning_rates,
+        stream_check=stream_check,
+        peft_config=adapter,
+        optimizers=(optimizer, None),
+        callbacks=[RunRecord(stage, config, dataset, version)],
+    )
     for part, trainable, count in parameter_groups(trainer.model):
         logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
     if last:
         logger.info("Going on from %s", last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.state.global_step == 0 and isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"no step was trained: the stream has no rows but broken ones, which {output / SKIPPED_FILE} lists"
+        )
     if trainer.state.global_step == 0:
         raise ValueError(
             "no step was trained: the data has fewer rows than a step takes; lower global_batch_size, or leave "

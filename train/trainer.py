@@ -18,7 +18,7 @@ from flashsloth.train.collator import Collator
 from flashsloth.train.optimizers import by_learning_rate
 from flashsloth.train.sampling import FilledRows, FilledSampler, ModalityLengthSampler
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
-from flashsloth.train.streams import EndlessStream
+from flashsloth.train.streams import EndlessStream, StreamCheck
 
 
 CHARACTERS_PER_TOKEN = 4  # of English text, about: makes images and text comparable in length
@@ -39,6 +39,7 @@ class FlashSlothTrainer(SFTTrainer):
         processing_class ([`FlashSlothProcessor`])
         learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of
             `args.learning_rate`. The longest name that fits a parameter decides.
+        stream_check ([`StreamCheck`], *optional*): Which rows of a stream are learned from; all if unset.
 
         The others are those of `trl.SFTTrainer`.
 
@@ -48,8 +49,16 @@ class FlashSlothTrainer(SFTTrainer):
     """
 
     def __init__(
-        self, model, args: SFTConfig, *, processing_class, learning_rates: dict[str, float] | None = None, **kwargs
+        self,
+        model,
+        args: SFTConfig,
+        *,
+        processing_class,
+        learning_rates: dict[str, float] | None = None,
+        stream_check: StreamCheck | None = None,
+        **kwargs,
     ):
+        self.stream_check = stream_check
         self.learning_rates = learning_rates or {}
         self._sampler = None
         self._first_step = None  # global step and time at the first step of this process
@@ -78,10 +87,10 @@ class FlashSlothTrainer(SFTTrainer):
         if not isinstance(self.train_dataset, IterableDataset):
             rows = FilledRows(self.train_dataset)
             return self._get_dataloader(rows, "Training", self._train_batch_size, self._get_train_sampler, True)
-        stream = EndlessStream(self.train_dataset, self._data_seed)
+        stream = EndlessStream(self.train_dataset, self._data_seed, self.stream_check)
         dataloader = self._get_dataloader(stream, "Training", self._train_batch_size)
         if isinstance(dataloader.dataset, IterableDatasetShard):
-            # accelerate would deal the rows to processes, which `StreamCheck` has done before it checked them.
+            # accelerate would deal the rows to processes, which `load_data` has done.
             dataloader.dataset.num_processes, dataloader.dataset.process_index = 1, 0
         return dataloader
 
