@@ -259,10 +259,12 @@ def test_a_head_that_is_tied_to_the_embeddings_trains_both(optimizer, start, tmp
     FlashSlothProcessor.from_pretrained(start / "model").save_pretrained(tmp_path / "model")
     before = load_file(tmp_path / "model" / "model.safetensors")
     overrides = (f"model={tmp_path / 'model'}", f"optimizer={optimizer}", "learning_rate=1e-2")
-    after = load_file(run("stage1", start, tmp_path / "out", *overrides, "max_steps=1") / "model.safetensors")
-    assert {key for key in before if not torch.equal(before[key], after[key])} >= {
-        "model.language_model.embed_tokens.weight"
-    }
+    overrides += ("trainable=[model.multi_modal_projector, lm_head]", "max_steps=1")
+    after = load_file(run("stage1", start, tmp_path / "out", *overrides) / "model.safetensors")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert "model.language_model.embed_tokens.weight" in changed
+    parts = {"model.multi_modal_projector", "model.language_model", "lm_head"}  # of the last one, its bias
+    assert {part_of(key) for key in changed} == parts
 
 
 def test_what_is_missing_here_is_told_before_anything_is_read(start, tmp_path, monkeypatch):
