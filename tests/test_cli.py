@@ -142,7 +142,7 @@ def test_commands_delegate(monkeypatch, capsys):
         ((composition.LANGUAGE_MODEL, composition.VISION_MODEL, "dst"), {}),
         (("l", "v", "dst"), {"hd": False, "query_layer": 0}),
         (Path("stage1.yaml"), ["learning_rate=1e-3", "seed=1"]),
-        (Path("stage1.yaml"), ["seed=1", "use_cpu=true"], 8),
+        (Path("stage1.yaml"), ["seed=1", "use_cpu=true", "tf32=null"], 8),
         ("adapter", "dst", "model"),
         ["--help", "positional"],
     ]
