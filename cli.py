@@ -124,7 +124,10 @@ def run_train(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     stage, settings = config.read_config(Path(args.config), args.overrides)
     with contextlib.redirect_stdout(sys.stderr):
-        folder = sft.train_stage(stage, settings)
+        try:
+            folder = sft.train_stage(stage, settings)
+        except ImportError as error:  # of an optimizer, a kernel, a logger
+            raise ValueError(f"a setting needs a package that is not installed: {error}") from error
     print(folder)
 
 

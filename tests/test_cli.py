@@ -151,6 +151,19 @@ def test_commands_delegate(monkeypatch, capsys):
     assert output.err == "loss\n"
 
 
+def test_a_setting_whose_package_is_missing_is_bad_input(monkeypatch, capsys):
+    from flashsloth.train import config, sft
+
+    def train_stage(*args):
+        raise ImportError("You need to install `bitsandbytes`")
+
+    monkeypatch.setattr(config, "read_config", lambda *args: args[:2])
+    monkeypatch.setattr(sft, "train_stage", train_stage)
+    assert cli.main(["train", "stage1.yaml", "optim=adamw_bnb_8bit"]) == 2
+    expected = "flashsloth train: error: a setting needs a package that is not installed: You need to install"
+    assert expected in capsys.readouterr().err
+
+
 def test_ask_streams_the_answer_to_stdout(picture):
     result = run("ask", "--image", picture, "--max-new-tokens", "8", "What colour is the square?")
     assert result.returncode == 0, result.stderr
