@@ -263,7 +263,7 @@ def read_config(path: Path, overrides: list[str], world_size: int | None = None)
         ("global_batch_size", stage.global_batch_size),
         ("per_device_train_batch_size", config.per_device_train_batch_size),
     ):
-        if rows is not None and (not isinstance(rows, int) or rows < 1):
+        if rows is not None and rows < 1:
             raise ValueError(f"{name} is {rows!r}: it has to be a number of rows, 1 or more")
     if stage.global_batch_size is not None:
         config.gradient_accumulation_steps = accumulation_steps(

@@ -193,17 +193,14 @@ def without(dataset: Dataset, rows: list[int]) -> Dataset:
 
 
 def skipped_rows(folder: str | Path) -> list[dict]:
-    """
-    What a run left out, each row once: runs that go on meet the rows of a stream again.
-    """
+    """What a run left out, each row once: runs that go on meet the rows of a stream again."""
     file, rows = Path(folder) / SKIPPED_FILE, {}
     if not file.is_file():
         return []
     with file.open(encoding="utf-8") as lines:
         for line in lines:
-            with contextlib.suppress(
-                json.JSONDecodeError
-            ):  # half a line, of a run that was killed: its row comes again
+            # Half a line is of a run that was killed: its row comes again.
+            with contextlib.suppress(json.JSONDecodeError):
                 row = json.loads(line)
                 # The rows of a set are known by their numbers, those of streams by source and name.
                 rows.setdefault(row["index"] if "source" not in row else tuple(row.values()), row)
