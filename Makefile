@@ -57,10 +57,10 @@ style: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 
 tiny: $(VENV)/.installed-dev
-	$(BIN)/python -m flashsloth.train.tiny
+	$(BIN)/python -m flashsloth.tiny
 
 tiny-eval: $(VENV)/.installed-dev
-	$(BIN)/python -m flashsloth.train.tiny.evaluate
+	$(BIN)/python -m flashsloth.tiny.evaluate
 
 wheel-test: $(VENV)/.installed-dev
 	tests/ci_wheel.sh "$(BIN)/python"

@@ -52,7 +52,8 @@ class _Parser(argparse.ArgumentParser):
 
 def run_ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    from flashsloth.ask import EMBEDDED_CHECKPOINT, ask, load
+    from flashsloth.ask import ask
+    from flashsloth.loading import EMBEDDED_CHECKPOINT, load
 
     model_id = args.model or str(EMBEDDED_CHECKPOINT)
     _log(f"Loading {model_id}")
@@ -143,11 +144,11 @@ def run_merge(args: argparse.Namespace) -> None:
 def run_data_check(args: argparse.Namespace) -> None:
     with _extra_packages("data check", "train"):
         from flashsloth import FlashSlothProcessor, register_auto_classes
-        from flashsloth.train import checks
         from flashsloth.train.config import read_config
-        from flashsloth.train.data import load_data
-        from flashsloth.train.fingerprint import fingerprint
-        from flashsloth.train.selection import DataCheck
+        from flashsloth.train.data import validate
+        from flashsloth.train.data.fingerprint import fingerprint
+        from flashsloth.train.data.selection import DataCheck
+        from flashsloth.train.data.sources import load_data
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Data may be checked on a machine without the run's GPUs; settings such as bf16 are else refused there.
@@ -161,9 +162,9 @@ def run_data_check(args: argparse.Namespace) -> None:
         rows = load_data(stage.data, config.seed)
         check = DataCheck(processor, config.max_length, stage.hd, config.output_dir)
         bad = check.read_all(rows, fingerprint(rows, stage.data))
-    print(checks.report(bad))
+    print(validate.report(bad))
     if args.jsonl:
-        checks.write_jsonl(bad, args.jsonl)
+        validate.write_jsonl(bad, args.jsonl)
     if bad:
         raise ValueError(f"{len(bad)} of the rows are broken: repair them, or train without them by on_bad_rows=skip")
 

@@ -44,7 +44,7 @@ from transformers import DynamicCache, LlavaConfig, LlavaForConditionalGeneratio
 from transformers.initialization import no_init_weights
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor
-from flashsloth.ask import has_fast_bfloat16
+from flashsloth.loading import has_fast_bfloat16
 from flashsloth.modeling_flashsloth import FlashSlothImageFeatures
 
 

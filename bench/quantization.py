@@ -37,11 +37,11 @@ import torch
 from transformers import DynamicCache
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
-from flashsloth.ask import EMBEDDED_CHECKPOINT
 from flashsloth.bench.conversion import SPARE_BYTES, random_weights, run_cli, weight_bytes, write_backbone
 from flashsloth.bench.inference import Clock, cpu_name, default_device, default_dtype, log, peak_memory
-from flashsloth.convert.folders import model_on_meta
 from flashsloth.convert.quantization import WEIGHTS
+from flashsloth.folders.model_folder import model_on_meta
+from flashsloth.loading import EMBEDDED_CHECKPOINT
 
 
 ORIGINAL = "original"

@@ -40,8 +40,8 @@ from flashsloth import (
     FlashSlothProcessor,
     register_auto_classes,
 )
-from flashsloth.ask import EMBEDDED_CHECKPOINT
 from flashsloth.bench.inference import cpu_name, default_dtype, peak_memory, uncompressed_peer
+from flashsloth.loading import EMBEDDED_CHECKPOINT
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
 from flashsloth.train.trainer import FlashSlothTrainer
 

@@ -3,7 +3,7 @@
 
 from flashsloth.convert.composition import compose
 from flashsloth.convert.published import convert_checkpoint, to_original
-from flashsloth.convert.tokens import add_special_tokens
+from flashsloth.folders.tokenizer import add_special_tokens
 
 
 __all__ = ["add_special_tokens", "compose", "convert_checkpoint", "to_original"]

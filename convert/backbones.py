@@ -7,9 +7,9 @@ from pathlib import Path
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from flashsloth.convert.checks import check_depth, config_errors, read_config
 from flashsloth.convert.published_config import ORIGIN_FIELDS, read_vision_fields
-from flashsloth.convert.tensors import LazyTensor
+from flashsloth.folders.config_file import check_depth, config_errors, read_config
+from flashsloth.folders.tensors import LazyTensor
 
 
 # Where the tensors of the two backbones go: beginnings of their names there and here.

@@ -11,19 +11,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from flashsloth import FlashSlothConfig
 from flashsloth.convert.backbones import language_tensors, read_text_config, read_vision_config, vision_tensors
-from flashsloth.convert.checks import config_errors
-from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
-from flashsloth.convert.folders import (
-    check_tensors,
-    expected_shapes,
-    main_dtype,
-    new_folder,
-    quiet_transformers,
-    write_model_folder,
-)
-from flashsloth.convert.provenance import describe_source, write_provenance
-from flashsloth.convert.tensors import Checkpoint, LazyTensor
-from flashsloth.convert.tokens import add_special_tokens, base_vocabulary_size, load_tokenizer, token_id_fields
+from flashsloth.folders.config_file import config_errors
+from flashsloth.folders.downloads import TOKENIZER_FILES, find_model, find_tokenizer
+from flashsloth.folders.model_folder import check_tensors, expected_shapes, main_dtype, write_model_folder
+from flashsloth.folders.new_folder import new_folder, quiet_transformers
+from flashsloth.folders.provenance import describe_source, write_provenance
+from flashsloth.folders.tensors import Checkpoint, LazyTensor
+from flashsloth.folders.tokenizer import add_special_tokens, base_vocabulary_size, load_tokenizer, token_id_fields
 
 
 # The backbones of the published models. The commits are the ones under which public code pins and caches these

@@ -4,18 +4,6 @@
 from pathlib import Path
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.convert.checks import check_depth, config_errors
-from flashsloth.convert.downloads import TOKENIZER_FILES, find_model, find_tokenizer
-from flashsloth.convert.folders import (
-    check_tensors,
-    expected_shapes,
-    main_dtype,
-    new_folder,
-    quiet_transformers,
-    read_model,
-    write_model_folder,
-)
-from flashsloth.convert.provenance import describe_source, write_provenance
 from flashsloth.convert.published_config import (
     VISION,
     check_has_published_form,
@@ -25,8 +13,14 @@ from flashsloth.convert.published_config import (
     read_published_config,
     without_unused_layers,
 )
-from flashsloth.convert.tensors import Checkpoint, read_json, write_json, write_tensors
-from flashsloth.convert.tokens import (
+from flashsloth.folders.config_file import check_depth, config_errors
+from flashsloth.folders.downloads import TOKENIZER_FILES, find_model, find_tokenizer
+from flashsloth.folders.json_files import read_json, write_json
+from flashsloth.folders.model_folder import check_tensors, expected_shapes, main_dtype, read_model, write_model_folder
+from flashsloth.folders.new_folder import new_folder, quiet_transformers
+from flashsloth.folders.provenance import describe_source, write_provenance
+from flashsloth.folders.tensors import Checkpoint, write_tensors
+from flashsloth.folders.tokenizer import (
     add_special_tokens,
     check_token_ids,
     load_own_tokenizer,

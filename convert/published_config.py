@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import PhiConfig, SiglipVisionConfig
 
 from flashsloth import FlashSlothConfig
-from flashsloth.convert.checks import read_config
-from flashsloth.convert.tensors import LazyTensor
+from flashsloth.folders.config_file import read_config
+from flashsloth.folders.tensors import LazyTensor
 
 
 logger = logging.getLogger(__name__)

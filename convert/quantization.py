@@ -27,11 +27,12 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
-from flashsloth.convert.checks import config_errors
-from flashsloth.convert.downloads import find_model
-from flashsloth.convert.folders import model_on_meta, new_folder, quiet_transformers, read_model
-from flashsloth.convert.provenance import describe_source, read_provenance, write_provenance
-from flashsloth.convert.tensors import LazyTensor, write_tensors
+from flashsloth.folders.config_file import config_errors
+from flashsloth.folders.downloads import find_model
+from flashsloth.folders.model_folder import model_on_meta, read_model
+from flashsloth.folders.new_folder import new_folder, quiet_transformers
+from flashsloth.folders.provenance import describe_source, read_provenance, write_provenance
+from flashsloth.folders.tensors import LazyTensor, write_tensors
 
 
 WEIGHTS = ("int8", "int4")

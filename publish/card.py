@@ -20,7 +20,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils import yaml_dump
 
-from flashsloth.convert.tensors import read_json_list
+from flashsloth.folders.json_files import read_json_list
 from flashsloth.publish.facts import (
     Evaluation,
     ModelFacts,

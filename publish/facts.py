@@ -10,8 +10,9 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.convert.folders import main_dtype, model_on_meta
-from flashsloth.convert.tensors import Checkpoint, one_line, read_json, read_json_list
+from flashsloth.folders.json_files import one_line, read_json, read_json_list
+from flashsloth.folders.model_folder import main_dtype, model_on_meta
+from flashsloth.folders.tensors import Checkpoint
 from flashsloth.publish.folder import CURVES_FILE, EVALUATION_FILE, RUN_RESULT, TRAINING_FILE
 from flashsloth.publish.lineage import published
 from flashsloth.publish.values import check_hub_id, check_url

@@ -32,9 +32,10 @@ from transformers.utils import (
 )
 
 import flashsloth
-from flashsloth.convert.provenance import PROVENANCE_FILE
-from flashsloth.convert.safetensors_header import check_header
-from flashsloth.convert.tensors import one_line, read_json, read_json_list, read_weight_map
+from flashsloth.folders.json_files import one_line, read_json, read_json_list
+from flashsloth.folders.provenance import PROVENANCE_FILE
+from flashsloth.folders.safetensors_header import check_header
+from flashsloth.folders.tensors import read_weight_map
 
 
 EVALUATION_FILE = "evaluation.json"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from flashsloth.convert.provenance import PROVENANCE_FILE, read_provenance
-from flashsloth.convert.tensors import read_json
+from flashsloth.folders.json_files import read_json
+from flashsloth.folders.provenance import PROVENANCE_FILE, read_provenance
 from flashsloth.publish.values import check_commit, check_hub_id, code, last_part, link, listed, markdown
 
 

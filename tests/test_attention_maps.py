@@ -4,14 +4,14 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, prepare, user
 from PIL import Image
+from samples import make_config, prepare, user
 
 from flashsloth import FlashSlothImageProcessor
 from flashsloth.attention_maps import over_picture, pooled_patches
 from flashsloth.modeling_flashsloth import SpatialPooling
-from flashsloth.train.tiny.evaluate import CHECKPOINTS, load
-from flashsloth.train.tiny.scenes import CANVAS, make_scene, render
+from flashsloth.tiny.evaluate import CHECKPOINTS, load
+from flashsloth.tiny.scenes import CANVAS, make_scene, render
 
 
 CUT = make_config(vision_config={"image_size": 26})  # six patches of 4 pixels, and 2 pixels that no patch covers

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from flashsloth import ask, cli
-from flashsloth.ask import EMBEDDED_CHECKPOINT
+from flashsloth import cli, loading
+from flashsloth.loading import EMBEDDED_CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +264,6 @@ def test_ask_another_kind_of_model(tmp_path, capsys):
 )
 def test_bfloat16_is_replaced_on_a_cpu_that_is_slow_at_it(is_fast, dtype, expected, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(ask, "has_fast_bfloat16", lambda: is_fast)
-    model, _ = ask.load(str(EMBEDDED_CHECKPOINT), dtype=dtype)
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: is_fast)
+    model, _ = loading.load(str(EMBEDDED_CHECKPOINT), dtype=dtype)
     assert model.dtype == expected

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from conftest import make_model, prepare
+from samples import make_model, prepare
 from transformers import StaticCache
 
 

@@ -3,8 +3,8 @@
 
 import pytest
 import torch
-from conftest import make_config, make_model
 from huggingface_hub.errors import StrictDataclassError
+from samples import make_config, make_model
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model
 from safetensors.torch import load_file
+from samples import make_model
 
 from flashsloth import FlashSlothForCausalLM
 

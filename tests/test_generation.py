@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from conftest import assistant, make_image, make_model, prepare, user
+from samples import assistant, make_image, make_model, prepare, user
 from torch.nn import functional as F
 from transformers import CompileConfig, DynamicCache, TextIteratorStreamer
 

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import QUICK_RUN, make_config, make_model, prepare, user
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
+from samples import QUICK_RUN, make_config, make_model, prepare, user
 
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
-from flashsloth.ask import EMBEDDED_CHECKPOINT
+from flashsloth.loading import EMBEDDED_CHECKPOINT
+from flashsloth.tiny.data import make_dataset
+from flashsloth.tiny.scenes import make_scene, render
 from flashsloth.train.config import read_config
 from flashsloth.train.sft import train_stage
-from flashsloth.train.tiny.data import make_dataset
-from flashsloth.train.tiny.scenes import make_scene, render
 
 
 pytestmark = [

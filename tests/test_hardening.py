@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbones import OPTIONS, save_language_model, save_siglip
 from safetensors.torch import save_file
-from test_compose import OPTIONS, save_language_model, save_siglip
 
 from flashsloth import cli
 from flashsloth.convert import compose
-from flashsloth.convert.tensors import Checkpoint
+from flashsloth.folders.tensors import Checkpoint
 
 
 DEEP = 100_000  # levels of nesting
@@ -370,7 +370,8 @@ def test_a_full_disk_leaves_nothing(backbones, tmp_path, capsys):
 def test_a_kill_leaves_nothing_that_looks_finished(backbones, tmp_path):
     script = """
 import os, signal, sys
-from flashsloth.convert import compose, tensors
+from flashsloth.convert import compose
+from flashsloth.folders import tensors
 class Progress(tensors.tqdm):  # dies when the first tensors have been written
     def update(self, n=1):
         super().update(n)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_image
 from PIL import Image
+from samples import make_image
 
 from flashsloth import FlashSlothImageProcessor, image_processing_flashsloth
 

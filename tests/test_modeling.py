@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import make_config, make_image, make_model, prepare, user
+from samples import make_config, make_image, make_model, prepare, user
 from torch.nn import functional as F
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothModel

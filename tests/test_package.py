@@ -21,6 +21,7 @@ ROOT_MODULES = {
     "ask",
     "attention_maps",
     "cli",
+    "loading",
     "configuration_flashsloth",
     "image_processing_flashsloth",
     "modeling_flashsloth",

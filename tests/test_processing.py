@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from conftest import assistant, make_image, make_tokenizer, user
+from samples import assistant, make_image, make_tokenizer, user
 from tokenizers.normalizers import Lowercase
 
 from flashsloth import FlashSlothImageProcessor, FlashSlothProcessor

@@ -5,15 +5,12 @@ folder and from a Hub cache, and again after a second save.
 """
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import WITHOUT_PACKAGE, make_image, make_model, prepare, user
+from samples import make_image, make_model, prepare, user
+from without_package import WITHOUT_PACKAGE, run
 
 
 # What a stranger's process does with a folder (or a Hub name). The finder stands for a machine without the package.
@@ -91,20 +88,6 @@ raw = pipe(images=[image], text="USER: <image>\\nWhat is this?<learnable> ASSIST
 print(json.dumps({"single": single, "batched": batched, "hd": hd, "hd_single": hd_single, "raw": raw}))
 """
 )
-
-
-def run(script, *args, **env):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **env}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, args)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=args[-1],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

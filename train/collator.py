@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from flashsloth.train.checks import BadRowError
-from flashsloth.train.images import BadImage, read_image
+from flashsloth.train.data.images import BadImage, read_image
+from flashsloth.train.data.validate import BadRowError
 
 
 IGNORED = -100  # the label of tokens that the loss leaves out

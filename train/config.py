@@ -29,7 +29,8 @@ from torch import nn
 from transformers import get_scheduler
 from trl import SFTConfig
 
-from flashsloth.ask import has_fast_bfloat16
+from flashsloth.loading import has_fast_bfloat16
+from flashsloth.train.data.sources import DataSource
 
 
 OPTIMIZERS = ("adamw", "muon")
@@ -74,45 +75,6 @@ DERIVED = {
     "assistant_only_loss": "answers and their </s> are always all that is learned",
     "remove_unused_columns": "columns that the model does not read are always left out",
 }
-
-
-@strict
-@dataclass
-class DataSource:
-    """
-    A set of conversations, or one part of a mixture.
-
-    Args:
-        path (`str`): A `.json`, `.jsonl` or `.parquet` file (or a pattern such as `data/*.parquet`), a folder of such
-            files, a folder written by `save_to_disk`, or the name of a dataset on the Hub.
-        image_folder (`str`, *optional*): Folder that the paths of the rows' images start from.
-        name (`str`, *optional*): Configuration of a dataset on the Hub.
-        split (`str`, *optional*, defaults to `"train"`): Split of a dataset on the Hub.
-        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
-        weight (`float`, *optional*): Share of this source in a mixture, relative to the others'. Without weights all
-            rows of all sources are used once.
-        streaming (`bool`, *optional*, defaults to `False`): Whether rows are read as they come, without a local copy.
-        captions (`bool`, *optional*, defaults to `False`): Whether the image alone takes the place of what the human
-            says: image in, caption out, as stage 1 is trained.
-
-    Raises:
-        ValueError: If `weight` is not above 0, or not finite.
-    """
-
-    path: str
-    image_folder: str | None = None
-    name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    weight: float | int | None = None
-    streaming: bool = False
-    captions: bool = False
-
-    def __post_init__(self):
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError(
-                f"the weight of {self.path} is {self.weight}: it has to be a number above 0, or leave it out"
-            )
 
 
 @strict

@@ -15,10 +15,10 @@ from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
-from flashsloth.ask import load
-from flashsloth.convert.downloads import find_files
-from flashsloth.convert.folders import new_folder, quiet_transformers
-from flashsloth.convert.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
+from flashsloth.folders.downloads import find_files
+from flashsloth.folders.new_folder import new_folder, quiet_transformers
+from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
+from flashsloth.loading import load
 from flashsloth.train.config import LoraSettings
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from flashsloth.ask import has_fast_bfloat16
+from flashsloth.loading import has_fast_bfloat16
 
 
 class Muon(torch.optim.Muon):

@@ -15,9 +15,9 @@ from torch import nn
 from trl import SFTConfig
 
 from flashsloth import FlashSlothConfig
-from flashsloth.convert.folders import model_on_meta
+from flashsloth.folders.model_folder import model_on_meta
 from flashsloth.train.config import LoraSettings, StageConfig
-from flashsloth.train.data import load_data
+from flashsloth.train.data.sources import load_data
 from flashsloth.train.lora import lora_config
 from flashsloth.train.memory import Memory, memory_by_way, quantized_weights
 from flashsloth.train.optimizers import by_learning_rate

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 from trl import SFTConfig
 
-from flashsloth.train.checkpoints import clear_write_errors
 from flashsloth.train.config import StageConfig
-from flashsloth.train.selection import skipped_rows
+from flashsloth.train.data.selection import skipped_rows
+from flashsloth.train.resume import clear_write_errors
 
 
 RECORD_FILE = "training.json"
@@ -83,7 +83,7 @@ class RunRecord(TrainerCallback):
     Args:
         stage (`StageConfig`), config (`trl.SFTConfig`): The resolved settings.
         dataset (`Dataset` or `IterableDataset`): What is trained on.
-        fingerprint (`str`): What [`~flashsloth.train.fingerprint.fingerprint`] says of all rows.
+        fingerprint (`str`): What [`~flashsloth.train.data.fingerprint.fingerprint`] says of all rows.
 
     Raises:
         OSError: If a file cannot be written.

@@ -28,20 +28,20 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from trl import SFTConfig
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
-from flashsloth.ask import has_fast_bfloat16, is_quantized
-from flashsloth.convert.downloads import find_files
-from flashsloth.convert.folders import new_folder
-from flashsloth.convert.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.train.checkpoints import clear_write_errors, last_complete_checkpoint
+from flashsloth.folders.downloads import find_files
+from flashsloth.folders.new_folder import new_folder
+from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
+from flashsloth.loading import has_fast_bfloat16, is_quantized
 from flashsloth.train.config import StageConfig, read_config
-from flashsloth.train.data import load_data, name_of
-from flashsloth.train.fingerprint import fingerprint
+from flashsloth.train.data.fingerprint import fingerprint
+from flashsloth.train.data.selection import SKIPPED_FILE, DataCheck, without
+from flashsloth.train.data.sources import load_data, name_of
+from flashsloth.train.data.streams import StreamCheck
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate
 from flashsloth.train.record import RunRecord, refuse_other_data, refuse_other_settings
-from flashsloth.train.selection import SKIPPED_FILE, DataCheck, without
+from flashsloth.train.resume import clear_write_errors, last_complete_checkpoint
 from flashsloth.train.sharding import num_elements, refuse_unsharded_only
-from flashsloth.train.streams import StreamCheck
 from flashsloth.train.trainer import FlashSlothTrainer
 
 

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from flashsloth.train.checkpoints import PREFIX, clear_write_errors, mark_complete, remove, rotate
 from flashsloth.train.collator import Collator
+from flashsloth.train.data.sampling import FilledRows, FilledSampler, ModalityLengthSampler
+from flashsloth.train.data.streams import EndlessStream, StreamCheck
 from flashsloth.train.optimizers import by_learning_rate
-from flashsloth.train.sampling import FilledRows, FilledSampler, ModalityLengthSampler
+from flashsloth.train.resume import PREFIX, clear_write_errors, mark_complete, remove, rotate
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
-from flashsloth.train.streams import EndlessStream, StreamCheck
 
 
 CHARACTERS_PER_TOKEN = 4  # of English text, about: makes images and text comparable in length
@@ -34,7 +34,7 @@ class FlashSlothTrainer(SFTTrainer):
             `peft_config`.
         args (`trl.SFTConfig`): `train_sampling_strategy` is "group_by_length" ([`ModalityLengthSampler`]), "random" or
             "sequential".
-        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): As `flashsloth.train.data.load_data` returns.
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): As `load_data` returns.
             Of a stream each process gets its own part, which is shuffled and repeated without end.
         processing_class ([`FlashSlothProcessor`])
         learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of
@@ -116,7 +116,7 @@ class FlashSlothTrainer(SFTTrainer):
         if missing:
             raise ValueError(
                 f"The data has no column {' and '.join(sorted(missing))} to group rows by: load it by "
-                "flashsloth.train.data.load_data, or set train_sampling_strategy=random"
+                "flashsloth.train.data.sources.load_data, or set train_sampling_strategy=random"
             )
         processor = self.processing_class
         tokens_per_image = processor.num_visual_tokens * processor.image_processor.num_views()

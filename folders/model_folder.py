@@ -1,0 +1,142 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Complete model folders: written whole or not at all."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+from transformers.dynamic_module_utils import custom_object_save
+
+from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
+from flashsloth.folders.config_file import check_depth, config_errors, read_config
+from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
+
+
+MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
+# How the names of a tower's layers begin, by the field that holds its config.
+TOWER_LAYERS = {
+    "text_config": "model.language_model.layers.",
+    "vision_config": "model.vision_tower.encoder.layers.",
+}
+MAX_LISTED = 20  # tensors named per kind of mistake; the rest is counted
+
+
+def model_on_meta(config: FlashSlothConfig) -> FlashSlothForCausalLM:
+    """The model without memory for its weights."""
+    with torch.device("meta"):
+        return FlashSlothForCausalLM(config)
+
+
+def expected_shapes(config: FlashSlothConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint with this `config` holds."""
+    model = model_on_meta(config)
+    tied = model.all_tied_weights_keys
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def check_tensors(
+    found: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]], where, remedy: str
+) -> None:
+    """
+    Compares a checkpoint with what its config asks for, both ways.
+
+    Raises:
+        ValueError: If tensors are missing, unexpected, or have another shape; each is listed.
+    """
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "wrongly shaped": [
+            f"{name}: {list(found[name].shape)} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name].shape != tuple(shape)
+        ],
+    }
+    lines = []
+    for kind, names in problems.items():
+        if names:
+            more = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+            lines.append(f"{len(names)} {kind}: {', '.join(names[:MAX_LISTED])}{more}")
+    if lines:
+        raise ValueError(f"The tensors of {where} do not fit its config ({'; '.join(lines)}). {remedy}")
+
+
+def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
+    """
+    The config and the weights of a folder of this project; neither is taken on trust.
+
+    Raises:
+        ValueError: If it is no FlashSloth, incomplete, damaged or quantized.
+    """
+    file = folder / "config.json"
+    fields = read_config(file)
+    model_type = fields.get("model_type")
+    if model_type != FlashSlothConfig.model_type:
+        raise ValueError(
+            f"{file} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. `flashsloth convert` makes "
+            "one of a checkpoint in the published layout."
+        )
+    if "quantization_config" in fields:
+        raise ValueError(f"{folder} is quantized already. Name the model that it was made from.")
+    checkpoint = Checkpoint(folder)
+    with config_errors(file):
+        for tower, layers in TOWER_LAYERS.items():
+            check_depth(fields[tower], checkpoint, layers, file)
+        config = FlashSlothConfig.from_pretrained(folder)
+        shapes = expected_shapes(config)
+    check_tensors(checkpoint, shapes, folder, "Save the model again.")
+    return config, checkpoint
+
+
+def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
+    """The floating-point dtype of most of a checkpoint's bytes."""
+    num_bytes = Counter()
+    for tensor in tensors.values():
+        if tensor.dtype.is_floating_point:
+            num_bytes[tensor.dtype] += tensor.num_bytes
+    return num_bytes.most_common(1)[0][0]
+
+
+def write_model_folder(
+    folder: Path,
+    config: FlashSlothConfig,
+    tensors: Mapping[str, LazyTensor],
+    tokenizer,
+    *,
+    hd: bool = False,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """
+    Writes what `save_pretrained` of model and processor would, without building the model: config, weights, generation
+    config, processor, tokenizer, chat template and code.
+
+    Args:
+        folder (`Path`): an existing, empty folder.
+        config (`FlashSlothConfig`): the architecture.
+        tensors (`Mapping[str, LazyTensor]`): all weights, by our names.
+        tokenizer (`PreTrainedTokenizerBase`): with the special tokens that `config` names.
+        hd (`bool`, *optional*, defaults to `False`): whether images are seen in high definition by default.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): see [`write_tensors`].
+    """
+    config.architectures = [FlashSlothForCausalLM.__name__]
+    config.dtype = str(main_dtype(tensors)).removeprefix("torch.")
+    custom_object_save(model_on_meta(config), folder, config=config)
+    config.save_pretrained(folder)
+    GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        suppress_tokens=config.placeholder_token_ids,
+        do_sample=False,
+        max_new_tokens=MAX_NEW_TOKENS,
+    ).save_pretrained(folder)
+    image_size = config.vision_config.image_size
+    FlashSlothProcessor(
+        image_processor=FlashSlothImageProcessor(size={"height": image_size, "width": image_size}, hd=hd),
+        tokenizer=tokenizer,
+        num_visual_tokens=config.num_visual_tokens,
+        num_query_tokens=config.num_query_tokens,
+    ).save_pretrained(folder)
+    write_tensors(tensors, folder, max_shard_size)

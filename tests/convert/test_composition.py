@@ -1,0 +1,284 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""New models from two tiny backbones."""
+
+import json
+import math
+import shutil
+
+import golden_checkpoint
+import pytest
+import torch
+from backbones import BASE_SIZE, OPTIONS, save_language_model, save_siglip
+from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
+from safetensors.torch import load_file
+from samples import make_image, user
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    SiglipVisionModel,
+)
+
+from flashsloth import cli, register_auto_classes
+from flashsloth.convert import compose, convert_checkpoint, to_original
+from flashsloth.folders.tensors import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory):
+    """A function that saves and returns a language model, with its folder, and the SigLIP beside it."""
+    root = tmp_path_factory.mktemp("backbones")
+
+    def make(name="plain", **fields):
+        return save_language_model(root / name, **fields), root / name
+
+    return make, save_siglip(root / "siglip"), root / "siglip"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_composed_model_answers(tied, backbones, tmp_path):
+    make, siglip, vision_folder = backbones
+    language, language_folder = make(f"tied {tied}", tie_word_embeddings=tied)
+    folder = compose(language_folder, vision_folder, tmp_path / "new", **OPTIONS)
+    register_auto_classes()
+    model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values())
+    config = model.config
+    assert model.dtype == torch.bfloat16 and config.tie_word_embeddings == tied
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    assert (config.grid_size, config.num_visual_tokens, config.query_hidden_size, config.query_num_heads) == (
+        6,
+        4,
+        24,
+        4,
+    )
+
+    tower = model.model.vision_tower
+    assert len(tower.encoder.layers) == 2
+    expected = siglip.vision_model.state_dict()
+    for name, tensor in tower.state_dict().items():
+        assert torch.equal(tensor, expected[name].to(torch.bfloat16)), name
+    expected = language.model.state_dict()
+    for name, tensor in model.model.language_model.state_dict().items():
+        assert torch.equal(tensor[: expected[name].shape[0]], expected[name]), name
+    assert torch.equal(model.lm_head.weight[:BASE_SIZE], language.lm_head.weight)
+    assert torch.equal(model.lm_head.bias[:BASE_SIZE], language.lm_head.bias)
+
+    processor = AutoProcessor.from_pretrained(folder)
+    vocabulary = processor.tokenizer.get_vocab()
+    assert config.text_config.vocab_size == 320 and len(vocabulary) == BASE_SIZE + 8
+    assert config.query_token_ids == [vocabulary[f"<query_{index}>"] for index in range(4)]
+    assert [vocabulary["</s>"], vocabulary["<pad>"]] == [config.eos_token_id, config.pad_token_id]
+    assert config.query_base_token_id == vocabulary["Ġ."]
+    assert config.turn_prefix_length == len(processor.tokenizer.tokenize("USER:")) < 5
+    inputs = processor.apply_chat_template(
+        [user(make_image(), "What?")], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    length = inputs["input_ids"].shape[1]
+    new_ids = model.generate(**inputs, max_new_tokens=8)[0, length:]
+    assert not set(new_ids.tolist()) & (set(config.placeholder_token_ids) - {config.pad_token_id})
+
+
+def test_new_parameters_are_as_published_and_seeded(backbones, tmp_path):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    first, second, other = (
+        load_file(compose(language_folder, vision_folder, tmp_path / name, seed=seed, **OPTIONS) / "model.safetensors")
+        for name, seed in (("first", 3), ("second", 3), ("other", 4))
+    )
+    backbone = ("model.vision_tower.", "model.language_model.layers.")
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+        is_random = name.endswith("weight") and "norm" not in name and not name.startswith(backbone)
+        assert torch.equal(tensor, other[name]) != is_random, name
+    query_tokens = first["model.query_tokens.weight"].float()
+    bound = 1 / math.sqrt(32)  # Kaiming-uniform with a = sqrt 5
+    assert 0.9 * bound < query_tokens.abs().max() <= bound * 1.01
+    assert first["model.embedded_query.up_proj.weight"].float().std() == pytest.approx(0.02, rel=0.1)
+    assert not first["model.multi_modal_projector.linear_1.bias"].any()
+    assert (first["model.embedded_query.query_norm.weight"] == 1).all()
+
+
+def test_room_in_the_embeddings_is_used(backbones, tmp_path):
+    make, _, vision_folder = backbones
+    language, language_folder = make("roomy", vocab_size=300)
+    folder = compose(language_folder, vision_folder, tmp_path / "new", **OPTIONS)
+    tensors = load_file(folder / "model.safetensors")
+    assert torch.equal(tensors["model.language_model.embed_tokens.weight"], language.model.embed_tokens.weight)
+    assert torch.equal(tensors["lm_head.weight"], language.lm_head.weight)
+
+
+def test_options(backbones, tmp_path):
+    make, siglip, vision_folder = backbones
+    _, language_folder = make()
+    whole = compose(
+        language_folder,
+        vision_folder,
+        tmp_path / "whole",
+        vision_feature_layer=-1,
+        dtype="float32",
+        hd=True,
+        **OPTIONS,
+    )
+    config = json.loads((whole / "config.json").read_text())
+    assert str(language_folder) not in json.dumps(config)
+    assert config["vision_config"]["num_hidden_layers"] == 3 and config["dtype"] == "float32"
+    assert json.loads((whole / "processor_config.json").read_text())["image_processor"]["hd"] is True
+    last = load_file(whole / "model.safetensors")["model.vision_tower.encoder.layers.2.mlp.fc1.weight"]
+    assert torch.equal(last, siglip.vision_model.encoder.layers[2].mlp.fc1.weight)
+
+    SiglipVisionModel.from_pretrained(vision_folder).save_pretrained(tmp_path / "vision half")
+    half = compose(language_folder, tmp_path / "vision half", tmp_path / "half", **OPTIONS)
+    both = compose(language_folder, vision_folder, tmp_path / "both", **OPTIONS)
+    assert (half / "model.safetensors").read_bytes() == (both / "model.safetensors").read_bytes()
+
+    for mode in ("average", "none"):
+        names = Checkpoint(compose(language_folder, vision_folder, tmp_path / mode, pooling_mode=mode, **OPTIONS))
+        assert not any("pooling" in name for name in names)
+    plain = compose(language_folder, vision_folder, tmp_path / "no queries", num_query_tokens=0)
+    assert not any("query" in name for name in Checkpoint(plain))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"query_layer": 3}, "query_layer=3 is outside the decoder, whose layers are 0 to 2"),
+        ({"pooling_size": 4}, "pooling_size=4 must divide the patch grid of 6 x 6"),
+        ({"query_num_heads": 5}, "query_num_heads=5 must divide"),
+        ({"vision_feature_layer": 0}, "vision_feature_layer=0 must lie between -1"),
+        ({"vision_feature_layer": -4}, "vision_feature_layer=-4 must lie between -1"),
+        ({"query_base_token_id": 400}, "query_base_token_id=400 is outside the vocabulary of 320"),
+        ({"dtype": "float7"}, "dtype 'float7'"),
+    ],
+)
+def test_sizes_that_do_not_fit(options, message, backbones, tmp_path):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    with pytest.raises(ValueError, match=message) as error:
+        compose(language_folder, vision_folder, tmp_path / "new", **{**OPTIONS, **options})
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_backbones(backbones, tmp_path):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    _, small_folder = make("small", vocab_size=128)
+    with pytest.raises(ValueError, match="261 tokens, but the language model in .*small embeds 128"):
+        compose(small_folder, vision_folder, tmp_path / "new", **OPTIONS)
+    with pytest.raises(ValueError, match="is a config of 'phi', not of a SigLIP"):
+        compose(language_folder, language_folder, tmp_path / "new", **OPTIONS)
+    with pytest.raises(ValueError, match="is a 'siglip' model of several parts"):
+        compose(vision_folder, vision_folder, tmp_path / "new", **OPTIONS)
+    with pytest.raises(ValueError, match="no/such folder is no folder, and not to be had from the Hub"):
+        compose("no/such folder", vision_folder, tmp_path / "new", **OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A function that puts a folder into the Hub's local cache; the Hub itself is switched off (conftest)."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def add(repo_id, folder):
+        cached = tmp_path / "cache" / f"models--{repo_id.replace('/', '--')}"
+        shutil.copytree(folder, cached / "snapshots" / REVISION)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text(REVISION)
+        return cached
+
+    return add
+
+
+def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog, capsys):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    cache("someone/language", language_folder)
+    cache("someone/vision", vision_folder)
+    local = compose(language_folder, vision_folder, tmp_path / "local", **OPTIONS)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
+    names = ["--language-model", f"someone/language@{REVISION}", "--vision-model", "someone/vision"]
+    assert cli.main(["compose", *names, str(tmp_path / "cached"), *options]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"{tmp_path / 'cached'}\n" and "Writing weights: 100%" in output.err
+    assert (tmp_path / "cached" / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
+    assert "nothing tells whether the local copy of someone/vision is complete" in caplog.text
+    (entry,) = json.loads((tmp_path / "cached" / "provenance.json").read_text())
+    assert entry["sources"] == [
+        {"role": "language_model", "repo": "someone/language", "revision": REVISION},
+        {"role": "vision_model", "repo": "someone/vision", "revision": REVISION},
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["someone/else", "someone/language@v2", f"someone/language@{REVISION[::-1]}", "someone/language@", "a/b/c"]
+)
+def test_hub_ids_that_cannot_be_had(name, backbones, cache, tmp_path):
+    make, _, vision_folder = backbones
+    cache("someone/language", make()[1])
+    with pytest.raises(ValueError, match="is no folder, and not to be had from the Hub") as error:
+        compose(name, vision_folder, tmp_path / "new", **OPTIONS)
+    assert "\n" not in str(error.value) and str(error.value).startswith(name)
+    assert not (tmp_path / "new").exists()
+
+
+def test_half_a_repository_in_the_cache(backbones, cache, tmp_path):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    cached = cache("someone/language", language_folder)
+    snapshot = cached / "snapshots" / REVISION
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="No weights in .*someone--language"):
+        compose("someone/language", vision_folder, tmp_path / "new", **OPTIONS)
+    # What the client notes of a repository when it downloads from it.
+    files = [file.name for file in language_folder.iterdir()]
+    (cached / "trees").mkdir()
+    shutil.copy(language_folder / "model.safetensors", snapshot)
+    write_tree_cache(str(cached), REVISION, {name: TreeCacheEntry(1, "0", None, None, None) for name in files})
+    compose("someone/language", vision_folder, tmp_path / "whole", **OPTIONS)
+    (snapshot / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match="someone/language is no folder, and not to be had from the Hub"):
+        compose("someone/language", vision_folder, tmp_path / "new", **OPTIONS)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_wins_over_a_revision(backbones, tmp_path):
+    make, _, vision_folder = backbones
+    _, language_folder = make()
+    shutil.copytree(language_folder, tmp_path / "language@main")
+    compose(tmp_path / "language@main", vision_folder, tmp_path / "new", **OPTIONS)
+    (entry,) = json.loads((tmp_path / "new" / "provenance.json").read_text())
+    assert entry["sources"][0] == {"role": "language_model", "folder": "language@main"}
+
+
+def test_pickles_are_read_where_there_is_nothing_better(backbones, cache, tmp_path):
+    make, siglip, vision_folder = backbones
+    _, language_folder = make()
+    expected = compose(language_folder, vision_folder, tmp_path / "expected", **OPTIONS)
+    old = tmp_path / "old"
+    shutil.copytree(vision_folder, old)
+    (old / "model.safetensors").unlink()
+    torch.save(siglip.state_dict(), old / "pytorch_model.bin")
+    cache("someone/old", old)
+    folder = compose(language_folder, "someone/old", tmp_path / "new", **OPTIONS)
+    found, expected = (load_file(path / "model.safetensors") for path in (folder, expected))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_composed_model_has_a_published_form(backbones, tmp_path):
+    """With Phi-2's tokenizer and the published constants a new model goes to the published layout and back."""
+    make, _, vision_folder = backbones
+    _, language_folder = make(
+        "eight layers", vocab_size=51200, hidden_size=8, intermediate_size=8, num_hidden_layers=8
+    )
+    ours = compose(language_folder, vision_folder, tmp_path / "ours", tokenizer=golden_checkpoint.TOKENIZER)
+    original = to_original(ours, tmp_path / "original")
+    back = convert_checkpoint(original, tmp_path / "back", vision_config=vision_folder / "config.json")
+    assert (back / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
+    first, second = (json.loads((folder / "config.json").read_text()) for folder in (ours, back))
+    assert first.pop("original_config") is None
+    assert second.pop("original_config") == json.loads((original / "config.json").read_text())
+    assert first == second

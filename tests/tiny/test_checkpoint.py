@@ -1,0 +1,116 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The shipped checkpoints: complete, small, and as good as the README's table says, on a sample of it."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from flashsloth.folders.provenance import read_provenance
+from flashsloth.tiny.data import make_dataset
+from flashsloth.tiny.evaluate import (
+    CHECKPOINTS,
+    GREYED,
+    SEEN,
+    SMALL,
+    Answers,
+    Outcome,
+    accuracy,
+    answers_table,
+    by_kind,
+    examine,
+    load,
+    table,
+    write_evaluation,
+)
+from flashsloth.tiny.questions import KINDS
+
+
+NAMES = ("flashsloth-tiny", "flashsloth-tiny-hd")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return {name: load(CHECKPOINTS / name) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_is_complete_and_small(name):
+    files = {file.name for file in (CHECKPOINTS / name).iterdir()}
+    assert files >= {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "configuration_flashsloth.py",
+        "modeling_flashsloth.py",
+        "processing_flashsloth.py",
+        "image_processing_flashsloth.py",
+        "evaluation.json",
+        "provenance.json",
+    }
+    assert sum(file.stat().st_size for file in (CHECKPOINTS / name).iterdir()) <= 16e6
+
+
+def test_table_shows_every_kind_once():
+    outcomes = [Outcome("color", "red", "red"), Outcome("color", "red", "blue"), Outcome("word", "cat", "cat")]
+    assert by_kind(outcomes) == {"all": pytest.approx(200 / 3), "color": 50, "word": 100}
+    lines = table({"standard": by_kind(outcomes), "HD": {"all": 90.0, "small text": 80.0}}).splitlines()
+    assert lines[0] == "| questions | standard | HD |"
+    assert "| all | 66.7 | 90.0 |" in lines and "| small text |  | 80.0 |" in lines
+
+
+def test_scores_are_noted_for_the_model_card(tmp_path):
+    right, wrong = Outcome("color", "red", "red"), Outcome("word", "cat", "dog")
+    answers = Answers(seen=[right, right, wrong], greyed=[wrong], small=[right, wrong])
+    write_evaluation(tmp_path, answers, "heldout", "python -m exam")
+    noted = json.loads((tmp_path / "evaluation.json").read_text())
+    scores = {(entry["dataset"]["name"], entry["dataset"]["config"]): (entry["value"], entry["n"]) for entry in noted}
+    assert scores == {
+        (SEEN, "all"): (66.7, 3),
+        (SEEN, "color"): (100.0, 2),
+        (SEEN, "word"): (0.0, 1),
+        (GREYED, "all"): (0.0, 1),
+        (GREYED, "word"): (0.0, 1),
+        (SMALL, "all"): (50.0, 2),
+    }
+    assert {(entry["origin"], entry["command"]) for entry in noted} == {("measured", "python -m exam")}
+    assert "| small text | 50.0 |  |" in answers_table({"standard": answers})
+
+
+@pytest.mark.parametrize("file", [CHECKPOINTS / "README.md", CHECKPOINTS.parent / "README.md"])
+def test_shipped_scores_are_those_of_the_tables(file):
+    rows = re.findall(r"^\| ([a-z ]+) \| ([\d.]+) \| ([\d.]*) \| ([\d.]+) \| ([\d.]*) \|$", file.read_text(), re.M)
+    table = {kind: values for kind, *values in rows}
+    assert list(table) == ["all", *KINDS, "small text"]
+    counts = Counter(list(KINDS)[index % len(KINDS)] for index in range(1000)) | {"all": 1000}
+    for name, seen, greyed in (("flashsloth-tiny", 0, 1), ("flashsloth-tiny-hd", 2, 3)):
+        noted = json.loads((CHECKPOINTS / name / "evaluation.json").read_text())
+        scores = {(e["dataset"]["name"], e["dataset"]["config"]): (e["value"], e["n"]) for e in noted}
+        wanted = {(SMALL, "all"): (float(table["small text"][seen]), 300)}
+        for kind in ("all", *KINDS):
+            wanted[SEEN, kind] = (float(table[kind][seen]), counts[kind])
+            wanted[GREYED, kind] = (float(table[kind][greyed]), counts[kind])
+        assert scores == wanted
+
+
+def test_provenance_tells_every_part_from_its_beginning():
+    for name, stages in (("flashsloth-tiny", 3), ("flashsloth-tiny-hd", 4)):
+        commands = [entry["command"] for entry in read_provenance(CHECKPOINTS / name)]
+        assert commands == ["train", "train", "compose", *["train"] * stages]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_of_the_heldout_questions_is_answered_and_not_without_the_picture(loaded, name):
+    exam = make_dataset("exam", "heldout", 90)
+    assert accuracy(examine(*loaded[name], exam)) >= 85  # the README has the figures on all 1,000
+    assert accuracy(examine(*loaded[name], exam, grey=True)) <= 45
+
+
+def test_hd_reads_text_that_is_too_small_for_the_standard_view(loaded):
+    small_text = make_dataset("small_text", "heldout", 30)
+    standard, hd = (accuracy(examine(*loaded[name], small_text)) for name in NAMES)
+    assert hd >= standard + 20
