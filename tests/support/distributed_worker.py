@@ -22,7 +22,7 @@ from torch import nn
 from trl.trainer.utils import add_fused_lm_head
 
 import flashsloth
-from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
+from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import LoraSettings
 from flashsloth.train.lora import lora_config
@@ -193,4 +193,5 @@ def train_together(kind: str, folder: str, result: str, lora: str = "") -> None:
 
 
 if __name__ == "__main__":
+    register_auto_classes()
     train_together(*sys.argv[1:])
