@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Any picture becomes the right views, and a bad one an error that names it."""
+"""Any image becomes the right views, and one that cannot be used an error that names it."""
 
 import base64
 import http.server
@@ -70,7 +70,7 @@ def test_normalization(image_processor):
 
 def test_all_kinds_of_sources(image_processor, tmp_path):
     image = make_image(0)
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_bytes(encode(image))
     text = base64.b64encode(encode(image)).decode()
     array = np.asarray(image)
@@ -100,8 +100,8 @@ def test_all_kinds_of_sources(image_processor, tmp_path):
 def server():
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = encode(make_image(0)) if self.path == "/picture.png" else b"no such picture"
-            self.send_response(200 if self.path == "/picture.png" else 404)
+            body = encode(make_image(0)) if self.path == "/image.png" else b"no such image"
+            self.send_response(200 if self.path == "/image.png" else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -116,7 +116,7 @@ def server():
 
 
 def test_url(image_processor, server):
-    views = image_processor(f"{server}/picture.png", **RAW)["pixel_values"]
+    views = image_processor(f"{server}/image.png", **RAW)["pixel_values"]
     np.testing.assert_array_equal(views, direct_views(make_image(0), hd=False))
     with pytest.raises(ValueError, match="missing.png.* cannot be fetched: the server answered 404"):
         image_processor(f"{server}/missing.png")
@@ -173,7 +173,7 @@ def test_first_frame_of_an_animation(image_processor):
         assert image_processor(source, **RAW)["pixel_values"][0, :, 12, 12].tolist() == [255, 0, 0]
 
 
-def test_extreme_picture_does_not_fill_the_memory(image_processor):
+def test_an_extreme_image_does_not_fill_the_memory(image_processor):
     # its square canvas would have 3.6 billion pixels
     views = image_processor(Image.new("RGB", (60000, 4), "red"), hd=True, **RAW)["pixel_values"]
     assert views.shape == (5, 3, 24, 24)
@@ -182,13 +182,13 @@ def test_extreme_picture_does_not_fill_the_memory(image_processor):
 def damaged_sources(tmp_path):
     good = encode(make_image(0, 200, 200))
     (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
     (tmp_path / "closed.png").write_bytes(good)
     with Image.open(tmp_path / "closed.png") as closed:
         pass
     return {
-        "missing": (tmp_path / "gone.png", "gone.png.* does not exist"),
+        "missing": (tmp_path / "gone.png", "gone.png.* is not an existing file"),
         "missing string": (
             str(tmp_path / "gone.png"),
             "gone.png.* is neither an existing file, nor a URL",
@@ -197,26 +197,26 @@ def damaged_sources(tmp_path):
         "text": (str(tmp_path / "notes.txt"), "notes.txt.* is not in a format"),
         "truncated": (tmp_path / "cut.png", "cut.png.* cannot be decoded"),
         "truncated bytes": (good[: len(good) // 2], "bytes.* cannot be decoded"),
-        "number": (7, "int.* is no picture"),
+        "number": (7, "int.* is not an image"),
         "flat array": (np.zeros(5), "shape"),
-        "folder": (tmp_path, "cannot be decoded|is not in a format"),
+        "folder": (tmp_path, "is not an existing file"),
         "header": (good[:11] + b"\1" + good[12:], "bytes.* cannot be decoded"),
         "closed": (closed, "closed.png.* cannot be decoded"),
         "not ASCII": ("bïld.png", "bïld.png.* is neither an existing file"),
         "bad URL": ("http://[::1", "cannot be fetched"),
         "null byte": (Path("a\0b"), "cannot be decoded"),
         "too long": (Image.new("L", (1, 65536)), "65536 pixels long"),
-        "negative array": (np.full((4, 4, 3), -0.5), "cannot be read as a picture"),
-        "five channels": (np.zeros((8, 8, 5)), "cannot be read as a picture"),
+        "negative array": (np.full((4, 4, 3), -0.5), "cannot be read as an image"),
+        "five channels": (np.zeros((8, 8, 5)), "cannot be read as an image"),
     }
 
 
-BAD_PICTURES = ["missing", "missing string", "empty", "text", "truncated", "truncated bytes", "number", "flat array"]
-BAD_PICTURES += ["folder", "header", "closed", "not ASCII", "bad URL", "null byte", "too long", "negative array"]
+UNUSABLE = ["missing", "missing string", "empty", "text", "truncated", "truncated bytes", "number", "flat array"]
+UNUSABLE += ["folder", "header", "closed", "not ASCII", "bad URL", "null byte", "too long", "negative array"]
 
 
-@pytest.mark.parametrize("name", [*BAD_PICTURES, "five channels"])
-def test_bad_picture_is_named(image_processor, tmp_path, name):
+@pytest.mark.parametrize("name", [*UNUSABLE, "five channels"])
+def test_an_unusable_image_is_named(image_processor, tmp_path, name):
     source, message = damaged_sources(tmp_path)[name]
     with pytest.raises(ValueError, match=f"image 1 .*{message}"):
         image_processor([make_image(0), source])

@@ -150,8 +150,8 @@ def test_assistant_mask_is_exact(processor, hd):
 @pytest.mark.parametrize(
     ("images", "text", "message"),
     [
-        (None, "<image>\nHi<learnable>", "prompts have 1 <image> .* there are 0 images"),
-        (1, "Hi<learnable>", "prompts have 0 <image> .* there are 1 images"),
+        (None, "<image>\nHi<learnable>", "prompts have 1 <image> .* 0 images are given"),
+        (1, "Hi<learnable>", "prompts have 0 <image> .* 1 images are given"),
         (
             3,
             ["<image>a", "<image><image>b", "<image>"],
@@ -175,8 +175,8 @@ def test_counts_that_differ(processor, images, text, message):
     [
         ([], "conversation is empty"),
         ([{"role": "system", "content": "x"}], "system prompt only"),
-        ([assistant("x")], "'assistant' where 'user' is due"),
-        ([user("x"), user("y")], "'user' where 'assistant' is due .message 1"),
+        ([assistant("x")], "'assistant' where 'user' is expected"),
+        ([user("x"), user("y")], "'user' where 'assistant' is expected .message 1"),
         ([user("x"), {"role": "tool", "content": "y"}], "'tool' where 'assistant'"),
         ([{"role": "user", "content": []}], "message 0 has no content"),
         ([{"role": "user"}], "message 0 has no content"),

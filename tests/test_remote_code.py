@@ -35,7 +35,7 @@ def load(source):
     backbone = AutoModel.from_pretrained(source, **remote)
     causal = AutoModelForCausalLM.from_pretrained(source, **remote)
     model = AutoModelForImageTextToText.from_pretrained(source, **remote)
-    image = Image.open(os.path.join(work, "picture.png"))
+    image = Image.open(os.path.join(work, "image.png"))
     content = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]
     chat = [{"role": "user", "content": content}]
     inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
@@ -70,7 +70,7 @@ from transformers import pipeline
 
 source, work = sys.argv[1:3]
 pipe = pipeline("image-text-to-text", model=source, trust_remote_code=True)
-image = Image.open(os.path.join(work, "picture.png"))
+image = Image.open(os.path.join(work, "image.png"))
 other = image.rotate(90)
 part = {"type": "text", "text": "What is this?"}
 chats = [
@@ -100,7 +100,7 @@ def folder(processor, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def work(tmp_path) -> Path:
-    make_image(0).save(tmp_path / "picture.png")
+    make_image(0).save(tmp_path / "image.png")
     return tmp_path
 
 

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from flashsloth.train.data.images import BadImage, read_image
+from flashsloth.image_processing_flashsloth import ImageError
+from flashsloth.train.data.images import read_row_image
 from flashsloth.train.data.validate import BadRowError
 
 
@@ -46,14 +47,11 @@ class Collator(DataCollatorForVisionLanguageModeling):
     def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with images in place of files; those of rows that hold images already stay as they are."""
         try:
-            images = [
-                read_image(image, self.processor.image_processor) if isinstance(image, dict) else image
-                for image in row["images"]
-            ]
-        except BadImage as error:
+            images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
+        except ImageError as error:
             raise BadRowError(
-                f"row {row.get('id')!r} cannot be read any more ({error}): repair it, and start the same command "
-                "again to go on"
+                f"row {row.get('id')!r} cannot be read any more: {error} Repair it, and start the same command "
+                "again to go on."
             ) from error
         return row | {"images": images}
 

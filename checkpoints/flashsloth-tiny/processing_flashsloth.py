@@ -1,12 +1,15 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Turns pictures and prompts, or whole conversations, into what the model takes."""
+"""Turns images and prompts, or whole conversations, into what the model takes."""
 
+import itertools
 import re
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+
+from .image_processing_flashsloth import FlashSlothImageProcessorKwargs
 
 
 IMAGE_TOKEN = "<image>"
@@ -14,6 +17,8 @@ QUERY_SLOT_TOKEN = "<learnable>"
 QUERY_TOKEN = "<query_{}>"
 END_TOKEN = "</s>"
 PAD_TOKEN = "<pad>"
+
+IMAGE_TYPES = ("image", "image_url")  # the types of a message's parts that are images
 
 # Put into the middle of text that only looks like a special token. The tokenizer finds special tokens before it
 # normalizes, and its normalizer takes this character out again: the text stays what it was, and stays text.
@@ -51,23 +56,84 @@ CHAT_TEMPLATE = r"""
 """
 
 
-class FlashSlothImagesKwargs(ImagesKwargs, total=False):
+# What may be wrong with a conversation.
+WRONG_ORDER = "wrong order of turns"
+UNKNOWN_CONTENT = "unknown kind of content"
+EMPTY_TURN = "empty turn"
+
+
+class ConversationError(ValueError):
     """
+    A conversation that the model cannot take.
+
     Args:
-        hd (`bool`, *optional*): whether to add the high-resolution tiles, instead of the checkpoint's default.
+        detail (`str`): which message of which conversation, what is wrong with it and what to do.
+        reason (`str`, *optional*): one of the constants above; a `DataLoader` loses it, which keeps the text only.
     """
 
-    hd: bool
+    def __init__(self, detail: str, reason: str | None = None):
+        super().__init__(detail)
+        self.detail = detail
+        self.reason = reason
+
+
+def check_roles(messages: list[dict], name: str) -> None:
+    """
+    Raises a [`ConversationError`] unless user and assistant take turns, the user first, after at most one system
+    prompt. `name` is what the error calls the conversation.
+    """
+    if not isinstance(messages, (list, tuple)):
+        raise ConversationError(f"{name} is {messages!r}: a conversation is a list of messages.", WRONG_ORDER)
+    for message in messages:
+        if not isinstance(message, dict):
+            detail = f"{name} holds {message!r}: a message is a dict with a role and a content."
+            raise ConversationError(detail, UNKNOWN_CONTENT)
+    roles = [message.get("role") for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns:
+        problem = "holds a system prompt only" if roles else "is empty"
+        raise ConversationError(f"{name} {problem}: it needs at least one user message.", WRONG_ORDER)
+    for index, (role, expected) in enumerate(zip(turns, itertools.cycle(("user", "assistant")), strict=False)):
+        if role != expected:
+            detail = (
+                f"{name} has the role {role!r} where {expected!r} is expected (message {index} after the system "
+                "prompt): user and assistant take turns, the user first."
+            )
+            raise ConversationError(detail, WRONG_ORDER)
+
+
+def check_content(messages: list[dict], name: str) -> None:
+    """
+    Raises a [`ConversationError`] unless every message holds text, or a list of texts and images. `name` is what the
+    error calls the conversation.
+    """
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if not content and content != "":
+            detail = f"{name}, message {index} has no content: pass text or a list of parts."
+            raise ConversationError(detail, EMPTY_TURN)
+        for part in [] if isinstance(content, str) else content:
+            if not isinstance(part, dict):
+                problem = f"the part {part!r}"
+            elif part.get("type") in IMAGE_TYPES or part.get("type") == "text" and isinstance(part.get("text"), str):
+                continue
+            else:
+                problem = f"a part of type {part.get('type')!r}"
+            detail = (
+                f"{name}, message {index} has {problem}: pass {{'type': 'text', 'text': ...}} or "
+                "{'type': 'image', 'image' or 'path' or 'url' or 'base64': ...}."
+            )
+            raise ConversationError(detail, UNKNOWN_CONTENT)
 
 
 class FlashSlothProcessorKwargs(ProcessingKwargs, total=False):
-    images_kwargs: FlashSlothImagesKwargs
+    images_kwargs: FlashSlothImageProcessorKwargs
 
 
 class FlashSlothProcessor(ProcessorMixin):
     r"""
     Prepares the model's inputs. Placeholders are expanded here, so that `input_ids` are as long as the sequence that
-    the decoder sees: `<image>` to the visual tokens of all its views, `<learnable>` to the query tokens of one slot.
+    the decoder takes: `<image>` to the visual tokens of all its views, `<learnable>` to the query tokens of one slot.
 
     Args:
         image_processor ([`FlashSlothImageProcessor`])
@@ -98,6 +164,7 @@ class FlashSlothProcessor(ProcessorMixin):
         self.query_slot = "".join(query_tokens)
         self._check_tokenizer(tokenizer, [IMAGE_TOKEN, QUERY_SLOT_TOKEN, END_TOKEN, PAD_TOKEN, *query_tokens])
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.query_slot_token_id = tokenizer.convert_tokens_to_ids(QUERY_SLOT_TOKEN)
         self.query_token_ids = tokenizer.convert_tokens_to_ids(query_tokens)
         self._special_token = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
@@ -118,10 +185,10 @@ class FlashSlothProcessor(ProcessorMixin):
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
         """
         Args:
-            images: one picture, a list of them (taken by the prompts in turn), or a list of lists (one per prompt);
-                see [`FlashSlothImageProcessor`] for what a picture may be.
-            text (`str` or `list[str]`): prompts with an `<image>` for each picture, and a `<learnable>` where the
-                query tokens go, which is right behind the question.
+            images: one image, a list of them (taken by the prompts in turn), or a list of lists (one per prompt); see
+                [`FlashSlothImageProcessor`] for what an image may be.
+            text (`str` or `list[str]`): prompts with an `<image>` for each image, and a `<learnable>` where the query
+                tokens go, which is right behind the question.
             hd (`bool`, *optional*): whether to add the high-resolution tiles.
             return_tensors (`str`, *optional*): `"pt"` for tensors.
 
@@ -131,39 +198,112 @@ class FlashSlothProcessor(ProcessorMixin):
             `pixel_values`.
 
         Raises:
-            ValueError: If a prompt's placeholders do not fit its pictures, or a prompt is longer than the decoder.
+            ValueError: If a prompt's placeholders do not fit its images, or a prompt is longer than the decoder.
         """
         if videos is not None or audio is not None:
-            raise ValueError("FlashSloth takes pictures and text: videos and audio are not supported.")
+            raise ValueError("FlashSloth takes images and text: videos and audio are not supported.")
         if images is None and text is None:
             raise ValueError("Pass images, text or both.")
-        merged = self._merge_kwargs(FlashSlothProcessorKwargs, self.tokenizer.init_kwargs, **kwargs)
-        images_kwargs, text_kwargs = merged["images_kwargs"], merged["text_kwargs"]
-        return_tensors = text_kwargs.pop("return_tensors", None)
-        images_kwargs["return_tensors"] = None
         if text is None:
-            return BatchFeature(dict(self.image_processor(images, **images_kwargs)), tensor_type=return_tensors)
+            return BatchFeature({"pixel_values": super().__call__(images=images, **kwargs)["pixel_values"]})
+        return super().__call__(images=[] if images is None else images, text=text, **kwargs)
 
-        text = [text] if isinstance(text, str) else list(text)
-        images = [] if images is None else self.image_processor.fetch_images(images)
-        images_per_text = self._check_images(images, text)
-        pixel_values = self.image_processor(images, **images_kwargs)["pixel_values"]
-        views_per_image = self.image_processor.num_views(images_kwargs.get("hd"))
+    def prepare_inputs_layout(self, images=None, text=None, **kwargs):
+        """Reads the images, and gives each prompt a list of its own."""
+        images, text, *others = super().prepare_inputs_layout(images=images, text=text, **kwargs)
+        images_by_prompt = self._split_images(images, text) if text is not None else [make_flat_list_of_images(images)]
+        return images_by_prompt, text, *others
 
-        return_offsets = text_kwargs.pop("return_text_replacement_offsets", merged["return_text_replacement_offsets"])
-        return_mm_token_type_ids = text_kwargs.pop("return_mm_token_type_ids", merged["return_mm_token_type_ids"])
-        visual_tokens = IMAGE_TOKEN * (self.num_visual_tokens * views_per_image)
-        expanded, offsets = zip(*(self._expand(prompt, visual_tokens) for prompt in text), strict=True)
-        data = dict(self.tokenizer(list(expanded), **text_kwargs))
-        self._check_lengths(data["input_ids"], expanded)
-        if return_offsets:
-            data["text_replacement_offsets"] = list(offsets)
-        if return_mm_token_type_ids:
-            data["mm_token_type_ids"] = self.create_mm_token_type_ids(data["input_ids"])
-        view_mask = np.arange(max(1, *images_per_text) * views_per_image if any(images_per_text) else 1)
-        data["view_mask"] = (view_mask < np.array(images_per_text)[:, None] * views_per_image).astype(np.int64)
-        data["pixel_values"] = pixel_values
-        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["text_replacement_offsets"])
+    def _split_images(self, images, text: list[str]) -> list[list]:
+        expected = [prompt.count(self.image_token) for prompt in text]
+        remedy = f"Put one {self.image_token} into the prompt for each of its images."
+        if isinstance(images, list) and images and all(isinstance(row, list) for row in images):
+            if len(images) != len(text):
+                raise ValueError(f"There are images for {len(images)} prompts, but {len(text)} prompts.")
+            for index, (row, count) in enumerate(zip(images, expected, strict=True)):
+                if len(row) != count:
+                    problem = f"Prompt {index} has {count} {self.image_token}, but {len(row)} images."
+                    raise ValueError(f"{problem} {remedy}")
+            return images
+        images = make_flat_list_of_images(images)
+        if len(images) != sum(expected):
+            counts = ", ".join(f"prompt {index}: {count}" for index, count in enumerate(expected))
+            problem = (
+                f"The prompts have {sum(expected)} {self.image_token} ({counts}), but {len(images)} images are given."
+            )
+            raise ValueError(f"{problem} {remedy}")
+        remaining = iter(images)
+        return [list(itertools.islice(remaining, count)) for count in expected]
+
+    def _process_images(self, images: list[list], **kwargs):
+        inputs, replacements = super()._process_images(images, **kwargs)
+        num_views = np.array([len(row) for row in images]) * self.image_processor.num_views(kwargs.get("hd"))
+        view_mask = np.arange(max([1, *num_views])) < num_views[:, None]
+        return {**inputs, "view_mask": view_mask.astype(np.int64)}, replacements
+
+    def num_image_tokens(self, hd: bool | None = None) -> int:
+        """Positions that an image takes in the decoder; `None` takes the image processor's own default of `hd`."""
+        return self.num_visual_tokens * self.image_processor.num_views(hd)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        return self.image_token * self.num_image_tokens(kwargs.get("hd"))
+
+    def get_text_with_replacements(self, text: list[str], images_replacements: list[str] = (), *others):
+        """Expands query slots too; the base class knows placeholders of images, videos and audio only."""
+        replacements, expanded, offsets = iter(images_replacements), [], []
+        for prompt in text:
+            pieces, replaced, last, length = [], [], 0, 0
+            for match in re.finditer(f"{self.image_token}|{QUERY_SLOT_TOKEN}", prompt):
+                is_image = match.group() == self.image_token
+                replacement = next(replacements) if is_image else self.query_slot
+                pieces += [prompt[last : match.start()], replacement]
+                start, last = length + match.start() - last, match.end()
+                length = start + len(replacement)
+                replaced.append(
+                    {
+                        "type": "image" if is_image else "query",
+                        "span": match.span(),
+                        "new_span": (start, length),
+                        "text": match.group(),
+                        "replacement": replacement,
+                    }
+                )
+            expanded.append("".join([*pieces, prompt[last:]]))
+            offsets.append(replaced)
+        return expanded, offsets
+
+    def _check_special_mm_tokens(self, text: list[str], text_inputs, modalities: list[str]):
+        """Checks the lengths of the tokenized prompts, and that truncation has left all image and query tokens."""
+        limit, remedy = self.tokenizer.model_max_length, "raise max_length or set truncation=False."
+        for index, (prompt, ids) in enumerate(zip(text, text_inputs["input_ids"], strict=True)):
+            ids = np.asarray(ids)
+            num_tokens = np.count_nonzero(ids != self.tokenizer.pad_token_id)
+            if num_tokens > limit:
+                raise ValueError(
+                    f"Prompt {index} has {num_tokens} tokens, but the decoder has {limit} positions: shorten the "
+                    "text, or use fewer images or hd=False."
+                )
+            if np.count_nonzero(ids == self.image_token_id) != prompt.count(self.image_token):
+                raise ValueError(f"Truncation cut the image tokens of prompt {index}: {remedy}")
+            num_query_tokens = prompt.count(self.query_slot) * self.num_query_tokens
+            if np.count_nonzero(np.isin(ids, self.query_token_ids)) < num_query_tokens:
+                raise ValueError(f"Truncation cut the query tokens of prompt {index}: {remedy}")
+
+    def sequence_length(self, messages: list[dict], hd: bool | None = None) -> int:
+        """
+        Positions that a conversation takes in the decoder, counted without its images.
+
+        Args:
+            messages (`list[dict]`): a conversation; its images may be placeholders, `{"type": "image"}`.
+            hd (`bool`, *optional*): whether the images get high-resolution tiles.
+
+        Raises:
+            ConversationError: As in [`~FlashSlothProcessor.apply_chat_template`].
+        """
+        prompt = self.apply_chat_template(messages)
+        ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+        added_by_images = ids.count(self.image_token_id) * (self.num_image_tokens(hd) - 1)
+        return len(ids) + added_by_images + ids.count(self.query_slot_token_id) * (self.num_query_tokens - 1)
 
     def apply_chat_template(self, conversation, chat_template=None, hd: bool | None = None, **kwargs):
         """
@@ -171,8 +311,8 @@ class FlashSlothProcessor(ProcessorMixin):
         `assistant` messages. Text that looks like a special token stays text. `hd` overrides the checkpoint's default.
 
         Raises:
-            ValueError: If a conversation is empty, its roles do not alternate, or a message has no content or content
-                of an unknown kind.
+            ConversationError: If a conversation is empty, its roles do not alternate, or a message has no content or
+                content of an unknown kind.
         """
         kwargs.pop("sanitize_control_tokens", None)  # is always done here, and with exact assistant masks
         if hd is not None:
@@ -181,10 +321,11 @@ class FlashSlothProcessor(ProcessorMixin):
             raise ValueError(f"A conversation is a list of messages, got {type(conversation).__name__}.")
         is_batched = bool(conversation) and not isinstance(conversation[0], dict)
         conversations = [getattr(chat, "messages", chat) for chat in conversation] if is_batched else [conversation]
-        conversations = [
-            self._prepare_conversation(messages, f"Conversation {index}" if is_batched else "The conversation")
-            for index, messages in enumerate(conversations)
-        ]
+        for index, messages in enumerate(conversations):
+            name = f"Conversation {index}" if is_batched else "The conversation"
+            check_roles(messages, name)
+            check_content(messages, name)
+        conversations = [self._escape_messages(messages) for messages in conversations]
         return super().apply_chat_template(
             conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
         )
@@ -194,118 +335,25 @@ class FlashSlothProcessor(ProcessorMixin):
         processed_dict["offset_mapping"] = np.asarray(processed_dict["offset_mapping"]).tolist()
         return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
 
-    def _prepare_conversation(self, messages: list[dict], name: str) -> list[dict]:
-        """Checks the messages and returns a copy in which special tokens in their text are escaped."""
-        if not isinstance(messages, (list, tuple)):
-            raise ValueError(f"{name} is {messages!r}: a conversation is a list of messages.")
-        if not messages:
-            raise ValueError(f"{name} is empty: it needs at least one user message.")
-        for message in messages:
-            if not isinstance(message, dict):
-                raise ValueError(f"{name} holds {message!r}: a message is a dict with a role and a content.")
-        turns = messages[1:] if messages[0].get("role") == "system" else messages
-        for index, message in enumerate(turns):
-            expected = ("user", "assistant")[index % 2]
-            if message.get("role") != expected:
-                raise ValueError(
-                    f"{name} has the role {message.get('role')!r} where {expected!r} is due (message {index} after "
-                    "the system prompt): user and assistant take turns, the user first."
-                )
-        if not turns:
-            raise ValueError(f"{name} holds a system prompt only: it needs at least one user message.")
-        return [
-            {**message, "content": self._prepare_content(message.get("content"), f"{name}, message {index}")}
-            for index, message in enumerate(messages)
-        ]
+    def _escape_messages(self, messages: list[dict]) -> list[dict]:
+        """A copy in which special tokens in the text are escaped."""
+        return [{**message, "content": self._escape_content(message["content"])} for message in messages]
 
-    def _prepare_content(self, content, name: str):
+    def _escape_content(self, content: str | list[dict]) -> str | list[dict]:
         if isinstance(content, str):
             return self._escape(content)
-        if not content:
-            raise ValueError(f"{name} has no content: pass text or a list of parts.")
         parts = []
-        for part in content:
-            if not isinstance(part, dict):
-                raise ValueError(
-                    f"{name} has the part {part!r}: a part is a dict, as {{'type': 'text', 'text': ...}}."
-                )
-            kind = part.get("type")
-            if kind == "text" and isinstance(part.get("text"), str):
-                if parts and parts[-1]["type"] == "text":
-                    # Escaped as one, since the template joins them: a special token may be split over both.
-                    part = {**part, "text": parts.pop()["text"] + part["text"]}
-                parts.append({**part, "text": self._escape(part["text"])})
-            elif kind in ("image", "image_url"):
-                parts.append(part)
+        for is_text, group in itertools.groupby(content, key=lambda part: part["type"] == "text"):
+            if is_text:
+                # Escaped as one, since the template joins them: a special token may be split over two parts.
+                parts.append({"type": "text", "text": self._escape("".join(part["text"] for part in group))})
             else:
-                raise ValueError(
-                    f"{name} has a part of type {kind!r}: pass {{'type': 'text', 'text': ...}} or "
-                    "{'type': 'image', 'image' or 'path' or 'url' or 'base64': ...}."
-                )
+                parts.extend(group)
         return parts
 
     def _escape(self, text: str) -> str:
         text = text.replace(ESCAPE, "")
         return self._special_token.sub(lambda match: match.group()[0] + ESCAPE + match.group()[1:], text)
-
-    def _check_images(self, images, text: list[str]) -> list[int]:
-        """Returns how many pictures each prompt takes; raises if they differ from the prompts' placeholders."""
-        wanted = [prompt.count(IMAGE_TOKEN) for prompt in text]
-        remedy = f"Put one {IMAGE_TOKEN} into the prompt for each of its images."
-        if isinstance(images, list) and images and all(isinstance(row, (list, tuple)) for row in images):
-            if len(images) != len(text):
-                raise ValueError(f"There are images for {len(images)} prompts, but {len(text)} prompts.")
-            for index, (row, count) in enumerate(zip(images, wanted, strict=True)):
-                if len(row) != count:
-                    raise ValueError(f"Prompt {index} has {count} {IMAGE_TOKEN}, but {len(row)} images. {remedy}")
-            return wanted
-        num_images = len(make_flat_list_of_images(images)) if images else 0
-        if num_images != sum(wanted):
-            counts = ", ".join(f"prompt {index}: {count}" for index, count in enumerate(wanted))
-            raise ValueError(
-                f"The prompts have {sum(wanted)} {IMAGE_TOKEN} ({counts}), but there are {num_images} images. {remedy}"
-            )
-        return wanted
-
-    def _expand(self, prompt: str, visual_tokens: str) -> tuple[str, list[dict]]:
-        """Expands the placeholders of a prompt, and notes where, in the form in which the library moves its masks."""
-        pieces, offsets, last, length = [], [], 0, 0
-        for match in re.finditer(f"{IMAGE_TOKEN}|{QUERY_SLOT_TOKEN}", prompt):
-            replacement = visual_tokens if match.group() == IMAGE_TOKEN else self.query_slot
-            before = prompt[last : match.start()]
-            start = length + len(before)
-            length = start + len(replacement)
-            last = match.end()
-            pieces += [before, replacement]
-            offsets.append(
-                {
-                    "type": "image" if match.group() == IMAGE_TOKEN else "query",
-                    "span": match.span(),
-                    "new_span": (start, length),
-                    "text": match.group(),
-                    "replacement": replacement,
-                }
-            )
-        return "".join([*pieces, prompt[last:]]), offsets
-
-    def _check_lengths(self, input_ids, expanded: tuple[str, ...]):
-        limit = self.tokenizer.model_max_length
-        for index, (ids, prompt) in enumerate(zip(input_ids, expanded, strict=True)):
-            ids = np.asarray(ids)
-            num_tokens = int((ids != self.tokenizer.pad_token_id).sum())
-            if num_tokens > limit:
-                raise ValueError(
-                    f"Prompt {index} has {num_tokens} tokens, but the decoder has {limit} positions: shorten the "
-                    "text, or use fewer images or hd=False."
-                )
-            if int((ids == self.image_token_id).sum()) != prompt.count(IMAGE_TOKEN):
-                raise ValueError(
-                    f"Truncation cut the image tokens of prompt {index}: raise max_length or set truncation=False."
-                )
-            if np.isin(ids, self.query_token_ids).sum() < prompt.count(self.query_slot) * len(self.query_token_ids):
-                raise ValueError(
-                    f"Truncation cut the query tokens of prompt {index}: raise max_length or set truncation=False."
-                )
 
 
 def _special_tokens(tokenizer) -> list[str]:

@@ -14,15 +14,19 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from flashsloth.processing_flashsloth import QUERY_SLOT_TOKEN, FlashSlothProcessor
-from flashsloth.train.data.images import BadImage, FromWorker, read_image
+from flashsloth.image_processing_flashsloth import ImageError
+from flashsloth.processing_flashsloth import (
+    EMPTY_TURN,
+    ConversationError,
+    FlashSlothProcessor,
+    check_content,
+    check_roles,
+)
+from flashsloth.train.data.images import FromWorker, read_row_image
 
 
 MALFORMED = "malformed row"
-WRONG_ORDER = "wrong order of turns"
 NO_ASSISTANT = "no assistant turn"
-EMPTY_TURN = "empty turn"
-UNKNOWN_PART = "unknown kind of content"
 WRONG_COUNT = "placeholder count differs"
 CUT = "answer cut by max_length"
 
@@ -128,8 +132,7 @@ class RowChecker:
     def __init__(self, processor: FlashSlothProcessor, max_length: int | None, hd: bool):
         self.processor = processor
         self.max_tokens = max_tokens_of(processor, max_length)
-        self.tokens_per_image = tokens_per_image_of(processor, hd)
-        self.slot_id = processor.tokenizer.convert_tokens_to_ids(QUERY_SLOT_TOKEN)
+        self.hd = hd
 
     def __call__(self, rows: list[dict]) -> tuple[int, list[tuple[int, tuple[str, str, str]]]]:
         """Number of rows, and (offset, (id, reason, detail)) of the broken ones."""
@@ -146,18 +149,13 @@ class RowChecker:
     def _image_problem(self, images: list[dict | None]) -> tuple[str, str] | None:
         try:
             for image in images:
-                read_image(image, self.processor.image_processor, small=True)
-        except BadImage as error:
+                read_row_image(image, reduced=True)
+        except ImageError as error:
             return error.reason, error.detail
         return None
 
     def _length_problem(self, messages: list[dict]) -> tuple[str, str] | None:
-        prompt = self.processor.apply_chat_template(messages, tokenize=False)
-        ids = self.processor.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-        # What the processor makes of one placeholder and of one query slot.
-        length = len(ids)
-        length += ids.count(self.processor.image_token_id) * (self.tokens_per_image - 1)
-        length += ids.count(self.slot_id) * (self.processor.num_query_tokens - 1)
+        length = self.processor.sequence_length(messages, self.hd)
         if length > self.max_tokens:
             return CUT, f"{length} tokens, of which {self.max_tokens} can be kept"
         return None
@@ -169,23 +167,22 @@ def max_tokens_of(processor: FlashSlothProcessor, max_length: int | None) -> int
 
 
 def tokens_per_image_of(processor: FlashSlothProcessor, hd: bool) -> int:
-    return processor.num_visual_tokens * processor.image_processor.num_views(hd)
+    return processor.num_image_tokens(hd)
 
 
 def _turn_problem(messages: list[dict]) -> tuple[str, str] | None:
     turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
     if not any(message["role"] == "assistant" for message in turns):
         return NO_ASSISTANT, f"{len(turns)} turns"
-    for index, message in enumerate(turns):
-        expected = ("user", "assistant")[index % 2]
-        if message["role"] != expected:
-            return WRONG_ORDER, f"turn {index} is of {message['role']!r} where {expected!r} is due"
+    try:
+        check_roles(messages, "The conversation")
+        check_content(messages, "The conversation")
+    except ConversationError as error:
+        return error.reason, error.detail
     for index, message in enumerate(messages):
-        kinds = {part["type"] for part in message["content"]}
-        if not kinds <= {"text", "image"}:
-            return UNKNOWN_PART, f"message {index} has a part of type {min(kinds - {'text', 'image'})!r}"
         has_text = any(part["text"] and part["text"].strip() for part in message["content"])
-        if not has_text and (message["role"] != "user" or "image" not in kinds):
+        has_image = any(part["type"] == "image" for part in message["content"])
+        if not has_text and (message["role"] != "user" or not has_image):
             return EMPTY_TURN, f"message {index}, of {message['role']!r}"
     return None
 

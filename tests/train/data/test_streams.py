@@ -171,7 +171,7 @@ def test_a_row_of_no_known_form_names_the_stream(processor, tmp_path):
 
 def test_images_of_servers(source, processor, tmp_path, monkeypatch):
     """One that is gone is broken; one that cannot be fetched now is not the fault of its row."""
-    monkeypatch.setattr(images, "WAITS", (0.01,))
+    monkeypatch.setattr(images, "RETRY_WAITS", (0.01,))
     good = (tmp_path / "good.jpg").read_bytes()
     answers = {"/good.jpg": (200, good), "/cut.jpg": (404, b""), "/down.jpg": (503, b"")}
 

@@ -69,12 +69,12 @@ BAD = [
     ("placeholder count differs", "2 placeholders, 1 images", row("<image><image>", "A bird.", image="good.png")),
     ("placeholder count differs", "0 placeholders, 1 images", row("What?", "A bird.", image="good.png")),
     ("placeholder count differs", "1 placeholders, 0 images", row("<image>What?", "A bird.")),
-    ("empty turn", "message 1, of 'assistant'", row("What?", " \n")),
-    ("empty turn", "message 2, of 'user'", row("What?", "A bird.", "", "Yes.")),
-    ("empty turn", "message 0, of 'system'", turns(("system", ""), ("human", "Hi?"), ("gpt", "Hello."))),
-    ("wrong order of turns", "turn 0 is of 'assistant' where 'user' is due", turns(("gpt", "A."), ("human", "B?"))),
-    ("wrong order of turns", "turn 1 is of 'user'", turns(("human", "A?"), ("human", "B?"), ("gpt", "C."))),
-    ("wrong order of turns", "turn 1 is of 'function'", turns(("human", "A?"), ("function", "B"), ("gpt", "C."))),
+    ("empty turn", "message 1 has no content", row("What?", " \n")),
+    ("empty turn", "message 2 has no content", row("What?", "A bird.", "", "Yes.")),
+    ("empty turn", "message 0 has no content", turns(("system", ""), ("human", "Hi?"), ("gpt", "Hello."))),
+    ("wrong order of turns", "has the role 'assistant' where", turns(("gpt", "A."), ("human", "B?"))),
+    ("wrong order of turns", "has the role 'user' where", turns(("human", "A?"), ("human", "B?"), ("gpt", "C."))),
+    ("wrong order of turns", "'assistant' is expected", turns(("human", "A?"), ("function", "B"), ("gpt", "C."))),
     ("no assistant turn", "1 turns", row("What?")),
     ("no assistant turn", "0 turns", row()),
     ("unknown kind of content", "'video'", {"messages": [
@@ -125,7 +125,7 @@ def test_bombs(write, processor, tmp_path):
     dataset = load_data([write([GOOD[0], row("<image>", "White.", image="bomb.png")])], seed=0)
     [bad] = check(dataset, processor, None, hd=False, progress=False)
     assert (bad.index, bad.reason) == (1, "decompression bomb")
-    assert f"bomb.png: more than PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels" in bad.detail
+    assert f"bomb.png has more than PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels" in bad.detail
 
 
 @pytest.mark.parametrize("hd", [False, True])
