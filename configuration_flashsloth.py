@@ -43,7 +43,7 @@ class FlashSlothConfig(PreTrainedConfig):
             Learnable query tokens after each instruction (paper section 3.3); 0 builds the model without the Embedded
             Query module.
         query_layer (`int`, *optional*, defaults to 7):
-            Zero-based index of the decoder layer before which the query tokens look at the un-pooled patches
+            Zero-based index of the decoder layer before which the query tokens attend to the un-pooled patches
             (published code).
         query_hidden_size (`int`, *optional*, defaults to 576):
             Width of the Embedded Query module's attention, in channels (published weights).
@@ -168,6 +168,11 @@ class FlashSlothConfig(PreTrainedConfig):
         return self.num_patches if self.pooling_mode == "none" else (self.grid_size // self.pooling_size) ** 2
 
     @property
+    def eos_token_ids(self) -> list[int]:
+        """Ids that end an answer."""
+        return self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+
+    @property
     def query_token_ids(self) -> list[int]:
         """Ids of the query tokens, in their order within a slot."""
         return list(range(self.first_query_token_id, self.first_query_token_id + self.num_query_tokens))
@@ -229,18 +234,17 @@ class FlashSlothConfig(PreTrainedConfig):
         token_ids = dict(placeholders)
         if self.bos_token_id is not None:
             token_ids["bos_token_id"] = self.bos_token_id
-        eos_token_ids = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        if not eos_token_ids:
+        if not self.eos_token_ids:
             raise ValueError("eos_token_id is an empty list: name at least one token that ends an answer.")
         if self.num_query_tokens:
             token_ids["first_query_token_id"] = self.first_query_token_id
             token_ids["the last query token"] = self.first_query_token_id + self.num_query_tokens - 1
             if self.query_base_token_id is not None:
                 token_ids["query_base_token_id"] = self.query_base_token_id
-        for name, token_id in [*token_ids.items(), *(("eos_token_id", token_id) for token_id in eos_token_ids)]:
+        for name, token_id in [*token_ids.items(), *(("eos_token_id", token_id) for token_id in self.eos_token_ids)]:
             if token_id is None or not 0 <= token_id < vocab_size:
                 raise ValueError(f"{name}={token_id} is outside the vocabulary of {vocab_size} tokens.")
-        taken = [*placeholders.values(), *eos_token_ids]
+        taken = [*placeholders.values(), *self.eos_token_ids]
         for name, token_id in placeholders.items():
             if taken.count(token_id) > 1:
                 raise ValueError(f"{name}={token_id} must be a token of its own, not another placeholder or the end.")

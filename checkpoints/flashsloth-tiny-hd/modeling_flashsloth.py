@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 FlashSloth (https://huggingface.co/papers/2412.04317): a SigLIP tower, Spatial Attention Pooling, a projector and a
-decoder whose query tokens look back at the un-pooled patches.
+decoder whose query tokens attend to the un-pooled patches.
 
 | paper                            | here                                | published checkpoint                 |
 | -------------------------------- | ----------------------------------- | ------------------------------------ |
@@ -18,19 +18,26 @@ D decoder width. No shape depends on the values of a tensor, so prefill and deco
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import library, nn
+import transformers
+from packaging import version
+from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
-from transformers.utils import can_return_tuple, is_torchao_available, torch_compilable_check
+from transformers.utils import can_return_tuple, torch_compilable_check
 
 from .configuration_flashsloth import FlashSlothConfig
 
+
+# transformers 5.24 renamed the key-value cache, as an argument and in outputs. This is its name there.
+CACHE_NAME = "cache" if version.parse(transformers.__version__) >= version.parse("5.24.0.dev0") else "past_key_values"
 
 HEAD_ALIGNMENT = 8  # elements: what SDPA's memory-efficient kernel asks of the width of a head in 16 bits
 
@@ -38,13 +45,15 @@ HEAD_ALIGNMENT = 8  # elements: what SDPA's memory-efficient kernel asks of the 
 @dataclass
 class FlashSlothImageFeatures(ModelOutput):
     """
-    What a batch's images look like to the decoder, by row. Encode once with `get_image_features`, then pass it to
-    `forward` or `generate` as `mm_encoder_outputs={"image": features}` for as many turns as there are. A row's real
-    views come first; what follows them is padding that no position reads. All fields are `None` for a text-only batch.
+    The encoded images of a batch, by row. Encode once with `get_image_features`, then pass the result to `forward` or
+    `generate` as `mm_encoder_outputs={"image": features}` in every turn. A row's real views come first; padding, which
+    no position reads, follows them. All fields are `None` for a text-only batch.
 
     Args:
-        last_hidden_state (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches, which the query tokens look at.
-        pooler_output (`torch.Tensor` of shape `(B, V, T, D)`): projected visual tokens, which take the placeholders.
+        last_hidden_state (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches, to which the query tokens
+            attend.
+        pooler_output (`torch.Tensor` of shape `(B, V, T, D)`): projected visual tokens, which replace the
+            placeholders.
         view_mask (`torch.LongTensor` of shape `(B, V)`): 1 for each real view of a row.
         pooling_weights (`torch.Tensor` of shape `(B, V, T, R)`): share of each patch in its visual token, `None` with
             `pooling_mode="none"`.
@@ -63,8 +72,8 @@ class FlashSlothModelOutputWithPast(BaseModelOutputWithPast):
         image_hidden_states (`torch.Tensor` of shape `(B, V, T, D)`, *optional*): projected visual tokens.
         pooling_weights (`torch.Tensor` of shape `(B, V, T, R)`, *optional*): see [`FlashSlothImageFeatures`].
         query_attentions (`torch.Tensor` of shape `(B, heads, L, V, P)`, *optional*, with
-            `output_query_attentions=True`): how much each query token looks at each patch. Zero at positions that are
-            no query token, and in rows without an image.
+            `output_query_attentions=True`): attention weights of the query tokens over the patches. Zero at positions
+            that hold no query token, and in rows without an image.
     """
 
     image_hidden_states: torch.Tensor | None = None
@@ -157,8 +166,8 @@ class CrossAttention(nn.Module):
         """
         Args:
             query (`torch.Tensor` of shape `(B, L, hidden_size)`), key (`(B, K, hidden_size)`),
-            value (`(B, K, value_size)`), mask (`torch.BoolTensor` of shape `(B, L, K)`): `True` where a position may
-                look. A position that may look nowhere gets zeros.
+            value (`(B, K, value_size)`), mask (`torch.BoolTensor` of shape `(B, L, K)`): `True` for the keys that a
+                position attends to. A position without any gets zeros.
 
         Returns:
             `(B, L, value_size)`, and the attention weights `(B, heads, L, K)` if asked for.
@@ -167,18 +176,18 @@ class CrossAttention(nn.Module):
             projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projected in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
         )
-        sees_any = mask.any(dim=-1, keepdim=True)
-        # softmax over nothing is NaN, also in the gradient: such positions look everywhere and are zeroed afterwards
-        safe_mask = (mask | ~sees_any).unsqueeze(1)
+        has_keys = mask.any(dim=-1, keepdim=True)
+        # softmax over nothing is NaN, also in the gradient: such positions attend to all, and are zeroed afterwards
+        safe_mask = (mask | ~has_keys).unsqueeze(1)
         if output_attentions:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
             scores = scores.masked_fill(~safe_mask, torch.finfo(scores.dtype).min)
-            weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) * sees_any.unsqueeze(1)
+            weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) * has_keys.unsqueeze(1)
             attended = weights @ value
         else:
             weights = None
             attended = _fused_attention(query, key, value, safe_mask)
-        return attended.transpose(1, 2).flatten(2) * sees_any, weights
+        return attended.transpose(1, 2).flatten(2) * has_keys, weights
 
 
 def _fused_attention(query, key, value, mask):
@@ -196,8 +205,8 @@ def _fused_attention(query, key, value, mask):
 class EmbeddedQuery(nn.Module):
     """
     Embedded Query module (paper section 3.3): each query token attends to its instruction, then, with what it found
-    there, to the un-pooled patches. It is applied to the whole sequence and kept where query tokens stand: against
-    the decoder the extra work is small, and no shape depends on where the slots are.
+    there, to the un-pooled patches. It computes the whole sequence and keeps the query tokens: next to the decoder the
+    extra work is small, and no shape depends on where the slots are.
     """
 
     def __init__(self, config: FlashSlothConfig):
@@ -217,6 +226,7 @@ class EmbeddedQuery(nn.Module):
         self,
         hidden_states: torch.Tensor,
         patches: torch.Tensor,
+        query_mask: torch.Tensor,
         instruction_mask: torch.Tensor,
         patch_mask: torch.Tensor,
         output_attentions: bool = False,
@@ -224,31 +234,86 @@ class EmbeddedQuery(nn.Module):
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(B, L, D)`)
-            patches (`torch.Tensor` of shape `(B, V * P, C)`)
-            instruction_mask (`torch.BoolTensor` of shape `(B, L, L)`): the instruction of each position.
-            patch_mask (`torch.BoolTensor` of shape `(B, L, V * P)`): the patches that stand before each position.
+
+            The other arguments are the fields of [`QueryContext`].
 
         Returns:
-            What replaces the query tokens' hidden states, `(B, L, D)`, and the weights over patches if asked for.
+            `hidden_states` with other states of the query tokens, and the weights over patches `(B, heads, L, V * P)`
+            if asked for.
         """
         text = self.down_proj(hidden_states)
         query, text = self.query_norm(text), self.text_norm(text)
         query, _ = self.text_attention(query, text, text, instruction_mask)
+        patches = patches.to(hidden_states.dtype)
         keys = self.patch_norm(self.patch_proj(patches))
-        seen, weights = self.patch_attention(query, keys, patches, patch_mask, output_attentions)
-        return hidden_states + self.up_proj(seen), weights
+        attended, weights = self.patch_attention(query, keys, patches, patch_mask, output_attentions)
+        query_mask = query_mask.unsqueeze(-1)
+        hidden_states = torch.where(query_mask, hidden_states + self.up_proj(attended), hidden_states)
+        return hidden_states, None if weights is None else weights * query_mask.unsqueeze(1)
 
 
-@dataclass
-class QueryContext:
-    """What `EmbeddedQuery` needs beside the hidden states; travels to the query layer as a keyword argument."""
+class QueryContext(NamedTuple):
+    """
+    What [`EmbeddedQuery`] needs beside the hidden states. A named tuple is immutable, and sharding, offloading and
+    export find the tensors in it.
+    """
 
-    patches: torch.Tensor  # (B, V * P, C)
-    is_looking: torch.Tensor  # (B, L, 1): query tokens with an image before them
-    instruction_mask: torch.Tensor  # (B, L, L)
-    patch_mask: torch.Tensor  # (B, L, V * P)
-    output_attentions: bool = False
-    attentions: torch.Tensor | None = None  # (B, heads, L, V * P), filled in at the query layer
+    patches: torch.Tensor  # (B, V * P, C): un-pooled patches of each row's images
+    query_mask: torch.Tensor  # (B, L): query tokens with an image before them
+    instruction_mask: torch.Tensor  # (B, L, L): the instruction of each position
+    patch_mask: torch.Tensor  # (B, L, V * P): the patches of the images before each position
+
+
+def query_context(
+    config: FlashSlothConfig,
+    input_ids: torch.Tensor,
+    patches: torch.Tensor,
+    num_views: torch.Tensor,
+    past_length: int | torch.Tensor,
+) -> QueryContext:
+    """
+    Finds what each query token attends to. Its instruction is the text between its slot and the last image or the last
+    `</s>` before that, whichever is nearer. If there is none (the image ends the message), it is the text of the whole
+    turn. Its patches are those of all images before it.
+
+    Args:
+        config ([`FlashSlothConfig`]): the model's.
+        input_ids (`torch.LongTensor` of shape `(B, L)`)
+        patches (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches.
+        num_views (`torch.LongTensor` of shape `(B, L)`): how many of its row's views have begun by each position.
+        past_length (`int` or `torch.Tensor`): positions in the cache.
+    """
+    is_query = _is_query_token(config, input_ids)
+    is_image = input_ids == config.image_token_id
+    is_padding = input_ids == config.pad_token_id
+    is_text = ~(is_query | is_image | is_padding)
+    is_end = torch.stack([input_ids == token_id for token_id in config.eos_token_ids]).any(dim=0)
+    # In tokens: padding may stand anywhere, also where a row's earlier answer ended before the others'.
+    position = (~is_padding).cumsum(dim=-1) - 1
+
+    def start_after(marker, length):  # the position `length` tokens after the last marker, 0 before the first
+        number = marker.cumsum(dim=-1)
+        starts = torch.where(marker, position + 1 + length, 0)
+        # every start is stored under its marker's number; ONNX has no cumulative maximum
+        return F.pad(torch.zeros_like(starts), (1, 0)).scatter(-1, number * marker, starts).gather(-1, number)
+
+    # Input that continues a cache is taken to start right after </s>, as a chat's next turn does.
+    turn_start = start_after(is_end, config.turn_prefix_length)
+    turn_start = turn_start.clamp(min=(past_length > 0) * config.turn_prefix_length)
+    start = torch.maximum(turn_start, start_after(is_image, config.image_suffix_length))
+    slot_start = position - (input_ids - config.first_query_token_id)
+    key = position.unsqueeze(1)
+    turn_mask = is_text.unsqueeze(1) & (key < slot_start.unsqueeze(-1)) & (key >= turn_start.unsqueeze(-1))
+    instruction_mask = turn_mask & (key >= start.unsqueeze(-1))
+    instruction_mask = instruction_mask | (turn_mask & ~instruction_mask.any(dim=-1, keepdim=True))
+
+    view_mask = torch.arange(patches.shape[1], device=input_ids.device) < num_views.unsqueeze(-1)  # (B, L, V)
+    return QueryContext(
+        patches=patches.flatten(1, 2),
+        query_mask=is_query & (num_views > 0),
+        instruction_mask=instruction_mask,
+        patch_mask=view_mask.repeat_interleave(patches.shape[2], dim=-1),
+    )
 
 
 class FlashSlothPreTrainedModel(PreTrainedModel):
@@ -258,7 +323,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["SpatialPooling", "EmbeddedQuery"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache", "query_context"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -280,7 +345,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # transformers looks for its attention interface in this file; here both towers use it, in theirs.
+        # transformers searches this file for its attention interface, which both towers use, in files of their own.
         return True
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -308,7 +373,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             self.embedded_query = EmbeddedQuery(config)
             # A hook leaves the decoder's own code, its caches and its checkpointing as they are.
             query_layer = self.language_model.layers[config.query_layer]
-            query_layer.register_forward_pre_hook(self._look_at_patches, with_kwargs=True)
+            query_layer.register_forward_pre_hook(self._update_query_tokens, with_kwargs=True)
         self.post_init()
 
     def get_image_features(
@@ -332,7 +397,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         num_views = pixel_values.shape[0]
         if view_mask is None:
             view_mask = torch.ones(1, num_views, dtype=torch.long, device=pixel_values.device)
-        torch_compilable_check(
+        _check_values(
             view_mask.sum() == num_views,
             lambda: (
                 f"view_mask counts {int(view_mask.sum())} views, but pixel_values holds {num_views}. Pass both as "
@@ -356,7 +421,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         config = self.config
         if not config.num_query_tokens:
             return self.get_input_embeddings()(input_ids)
-        is_query = self._is_query(input_ids)
+        is_query = _is_query_token(config, input_ids)
         token_ids = input_ids
         if config.query_base_token_id is not None:
             token_ids = token_ids.masked_fill(is_query, config.query_base_token_id)
@@ -365,10 +430,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         learned = self.query_tokens(query_index).to(inputs_embeds.device, inputs_embeds.dtype)
         base = inputs_embeds if config.query_base_token_id is not None else torch.zeros_like(inputs_embeds)
         return torch.where(is_query.unsqueeze(-1), base + learned, inputs_embeds)
-
-    def _is_query(self, input_ids: torch.Tensor) -> torch.Tensor:
-        first = self.config.first_query_token_id
-        return (input_ids >= first) & (input_ids < first + self.config.num_query_tokens)
 
     def _insert_visual_tokens(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, features: FlashSlothImageFeatures, past_length
@@ -384,7 +445,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         image_count = is_image.cumsum(dim=-1)
         tokens_per_view = self.config.num_visual_tokens
         num_tokens, num_features = image_count[:, -1], features.view_mask.sum(dim=-1) * tokens_per_view
-        torch_compilable_check(
+        _check_values(
             ((num_tokens == num_features) | ((num_tokens < num_features) & (past_length > 0))).all(),
             lambda: (
                 f"Image features and image tokens do not match: the rows' prompts hold {num_tokens.tolist()} "
@@ -399,72 +460,18 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         inputs_embeds = torch.where(is_image.unsqueeze(-1), visual_tokens, inputs_embeds)
         return inputs_embeds, (image_count + tokens_per_view - 1) // tokens_per_view
 
-    def _query_context(
-        self,
-        input_ids: torch.Tensor,
-        features: FlashSlothImageFeatures,
-        num_views: torch.Tensor,
-        past_length: int | torch.Tensor,
-        output_attentions: bool,
-    ) -> QueryContext:
-        """
-        Finds what every query token may see. Its instruction is the text between the last image or the last `</s>`
-        before its slot, whichever is nearer, and the slot; if nothing stands there (the image ends the message), the
-        whole turn's text. Patches are those of all images before it.
-
-        Args:
-            num_views (`torch.LongTensor` of shape `(B, L)`): how many of its row's views stand before a position.
-            past_length (`int` or `torch.Tensor`): positions in the cache.
-        """
-        config = self.config
-        # In tokens: padding may stand anywhere, also where a row's earlier answer ended before the others'.
-        position = (input_ids != config.pad_token_id).cumsum(dim=-1) - 1
-        is_query = self._is_query(input_ids)
-        is_image = input_ids == config.image_token_id
-        is_text = ~(is_query | is_image | (input_ids == config.pad_token_id))
-
-        def last(marker, length):  # position after the last marker and `length` further tokens
-            return torch.where(marker, position + 1 + length, 0).cummax(dim=-1).values
-
-        turn_start = last(_is_any_of(input_ids, config.eos_token_id), config.turn_prefix_length)
-        # Input that continues a cache is taken to start right after </s>, as a chat's next turn does.
-        turn_start = turn_start.clamp(min=(past_length > 0) * config.turn_prefix_length)
-        start = torch.maximum(turn_start, last(is_image, config.image_suffix_length)).unsqueeze(-1)
-        slot_start = (position - (input_ids - config.first_query_token_id)).unsqueeze(-1)
-        key_position = position.unsqueeze(1)
-        turn_mask = is_text.unsqueeze(1) & (key_position < slot_start) & (key_position >= turn_start.unsqueeze(-1))
-        instruction_mask = turn_mask & (key_position >= start)
-        instruction_mask = instruction_mask | (turn_mask & ~instruction_mask.any(dim=-1, keepdim=True))
-
-        patches = features.last_hidden_state
-        view = torch.arange(patches.shape[1], device=input_ids.device)
-        view_mask = view < num_views.unsqueeze(-1)  # (B, L, V)
-        return QueryContext(
-            patches=patches.flatten(1, 2),
-            is_looking=(is_query & (num_views > 0)).unsqueeze(-1),
-            instruction_mask=instruction_mask,
-            patch_mask=view_mask.repeat_interleave(patches.shape[2], dim=-1),
-            output_attentions=output_attentions,
-        )
-
-    def _look_at_patches(self, decoder_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Runs before the query layer: replaces the query tokens' hidden states by what `EmbeddedQuery` makes."""
+    def _update_query_tokens(self, query_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Runs before the query layer, whose keyword arguments are those that `forward` hands to the decoder."""
         context = kwargs.pop("query_context", None)
+        record_attentions = kwargs.pop("record_query_attentions", None)
         if context is None:
             return args, kwargs
-        hidden_states, *args = args
-        device = hidden_states.device
-        looked, weights = self.embedded_query(
-            hidden_states,
-            context.patches.to(device, hidden_states.dtype),
-            context.instruction_mask.to(device),
-            context.patch_mask.to(device),
-            context.output_attentions,
+        hidden_states, attentions = self.embedded_query(
+            args[0], *context, output_attentions=record_attentions is not None
         )
-        is_looking = context.is_looking.to(device)
-        if context.output_attentions:
-            context.attentions = weights * is_looking.unsqueeze(1)
-        return (torch.where(is_looking, looked.to(device), hidden_states), *args), kwargs
+        if record_attentions is not None:
+            record_attentions(attentions)
+        return (hidden_states, *args[1:]), kwargs
 
     @can_return_tuple
     def forward(
@@ -478,6 +485,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, FlashSlothImageFeatures] | None = None,
         output_query_attentions: bool = False,
+        cache: Cache | None = None,
         **kwargs,
     ) -> FlashSlothModelOutputWithPast:
         r"""
@@ -490,6 +498,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             mm_encoder_outputs (`dict`, *optional*): `{"image": FlashSlothImageFeatures}` in place of `pixel_values`.
                 Holds all views of a row, those already in the cache too.
             output_query_attentions (`bool`, *optional*, defaults to `False`): whether to return `query_attentions`.
+            cache (`Cache`, *optional*): keys and values of earlier positions; `past_key_values` is the name that
+                transformers used before 5.24.
 
         Returns:
             [`FlashSlothModelOutputWithPast`]
@@ -500,41 +510,32 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        cache = past_key_values if cache is None else cache
         features = self._resolve_features(input_ids, pixel_values, view_mask, mm_encoder_outputs)
-
-        query_context = None
         if inputs_embeds is None:
             inputs_embeds = self._embed_tokens(input_ids)
+        query_attentions: list[torch.Tensor] = []
         if features is not None:
-            past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+            patches = features.last_hidden_state
+            past_length = 0 if cache is None else cache.get_seq_length()
             inputs_embeds, num_views = self._insert_visual_tokens(input_ids, inputs_embeds, features, past_length)
-            # a sequence shorter than a slot holds none: decoding with images passed anew costs nothing
-            if self.config.num_query_tokens and input_ids.shape[1] >= self.config.num_query_tokens:
-                query_context = self._query_context(
-                    input_ids, features, num_views, past_length, output_query_attentions
-                )
-                kwargs["query_context"] = query_context
+            if self.config.num_query_tokens:
+                kwargs["query_context"] = query_context(self.config, input_ids, patches, num_views, past_length)
+                if output_query_attentions:
+                    kwargs["record_query_attentions"] = query_attentions.append
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             **kwargs,
         )
-
-        query_attentions = None
-        if query_context is not None and query_context.attentions is not None:
-            num_views = features.last_hidden_state.shape[1]
-            query_attentions = query_context.attentions.unflatten(-1, (num_views, self.config.num_patches))
         return FlashSlothModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            **outputs,
             image_hidden_states=None if features is None else features.pooler_output,
             pooling_weights=None if features is None else features.pooling_weights,
-            query_attentions=query_attentions,
+            query_attentions=query_attentions[0].unflatten(-1, patches.shape[1:3]) if query_attentions else None,
         )
 
     def _resolve_features(self, input_ids, pixel_values, view_mask, mm_encoder_outputs):
@@ -542,20 +543,20 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         features = (mm_encoder_outputs or {}).get("image")
         if features is not None and pixel_values is not None:
             raise ValueError("Pass pixel_values or mm_encoder_outputs, not both: each holds the same images.")
-        if pixel_values is not None and pixel_values.shape[0] > 0:
-            if input_ids is None:
-                raise ValueError("pixel_values need input_ids: inputs_embeds do not show where images stand.")
+        has_pixels = pixel_values is not None and pixel_values.shape[0] > 0
+        if input_ids is None and (has_pixels or features is not None):
+            source = "pixel_values" if has_pixels else "mm_encoder_outputs"
+            raise ValueError(f"{source} need input_ids: inputs_embeds do not show where images stand.")
+        if has_pixels:
             if view_mask is None:
-                batch_size, num_views = input_ids.shape[0], pixel_values.shape[0]
-                if num_views % batch_size:
+                num_rows, num_views = input_ids.shape[0], pixel_values.shape[0]
+                if num_views % num_rows:
                     raise ValueError(
-                        f"{num_views} views cannot be split evenly over {batch_size} rows: pass view_mask, as the "
+                        f"{num_views} views cannot be split evenly over {num_rows} rows: pass view_mask, as the "
                         "processor returns it."
                     )
-                view_mask = input_ids.new_ones(batch_size, num_views // batch_size)
+                view_mask = input_ids.new_ones(num_rows, num_views // num_rows)
             features = self.get_image_features(pixel_values, view_mask)
-        if features is not None and input_ids is None:
-            raise ValueError("mm_encoder_outputs need input_ids: inputs_embeds do not show where images stand.")
         if features is not None and features.pooler_output is not None:
             if features.last_hidden_state is None or features.view_mask is None:
                 raise ValueError(
@@ -563,10 +564,10 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                     "and no prefill_chunk_size (an instruction and its query tokens must come in one piece)."
                 )
             return features
-        # one token is a decoding step; looking at it would make the device wait for the host
+        # One token is a decoding step, in which the check would make the device wait for the host.
         if input_ids is not None and input_ids.shape[1] > 1:
             num_tokens = (input_ids == self.config.image_token_id).sum()
-            torch_compilable_check(
+            _check_values(
                 num_tokens == 0,
                 lambda: (
                     f"Image features and image tokens do not match: the prompts hold {int(num_tokens)} image "
@@ -627,6 +628,7 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_query_attentions: bool = False,
+        cache: Cache | None = None,
         **kwargs,
     ) -> FlashSlothCausalLMOutputWithPast:
         """
@@ -647,6 +649,7 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             output_query_attentions=output_query_attentions,
+            cache=cache,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -654,29 +657,26 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
-        return FlashSlothCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-            pooling_weights=outputs.pooling_weights,
-            query_attentions=outputs.query_attentions,
-        )
+        shared = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return FlashSlothCausalLMOutputWithPast(loss=loss, logits=logits, **shared)
 
-    def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, past_key_values=None, is_first_iteration=False, **kwargs
-    ):
+    def generate(self, *args, past_key_values: Cache | None = None, cache: Cache | None = None, **kwargs):
+        """`generate` of transformers, with the cache's name since 5.24, `cache`, or before, `past_key_values`."""
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            kwargs[CACHE_NAME] = cache
+        return super().generate(*args, **kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, is_first_iteration=False, **kwargs):
+        cache = kwargs.get(CACHE_NAME)
         # The prefill of an assistant model is not marked as a first iteration; it would lose its images.
-        if not is_first_iteration and next_sequence_length != 1 and past_key_values is not None:
-            is_first_iteration = past_key_values.get_seq_length() == 0
-        if is_first_iteration and past_key_values is not None:
-            self._check_images_of_new_turns(input_ids, int(past_key_values.get_seq_length()), **kwargs)
+        if not is_first_iteration and next_sequence_length != 1 and cache is not None:
+            is_first_iteration = cache.get_seq_length() == 0
+        if is_first_iteration and cache is not None:
+            self._check_images_of_new_turns(input_ids, int(cache.get_seq_length()), **kwargs)
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
@@ -684,8 +684,8 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
     def _check_images_of_new_turns(
         self, input_ids, past_length, view_mask=None, pixel_values=None, mm_encoder_outputs=None, **_
     ):
-        """Query tokens behind a kept cache look at all images before them, of which the cache holds too little."""
-        if past_length == 0 or not self.model._is_query(input_ids[:, past_length:]).any():
+        """Query tokens behind a kept cache attend to the patches of all images before them, which no cache holds."""
+        if past_length == 0 or not _is_query_token(self.config, input_ids[:, past_length:]).any():
             return
         features = (mm_encoder_outputs or {}).get("image")
         view_mask = view_mask if features is None else features.view_mask
@@ -728,42 +728,15 @@ def _by_row(tensor: torch.Tensor, view_index: torch.Tensor) -> torch.Tensor:
     return tensor[view_index]
 
 
-def _is_any_of(input_ids: torch.Tensor, token_ids: int | list[int]) -> torch.Tensor:
-    token_ids = [token_ids] if isinstance(token_ids, int) else token_ids
-    return torch.isin(input_ids, torch.tensor(token_ids, device=input_ids.device))
+def _is_query_token(config: FlashSlothConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    first = config.first_query_token_id
+    return (input_ids >= first) & (input_ids < first + config.num_query_tokens)
 
 
-def _int4_linear(
-    inputs: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
-) -> torch.Tensor:
-    """
-    The product with a weight in torchao's plain int4 format, of any dtype and on any device.
-
-    Args:
-        inputs (`torch.Tensor` of shape `(M, in)`)
-        weight (`torch.Tensor` of shape `(out, in / 2)`): two values of -8 to 7 in a byte, the first in its low half.
-        scale, zero_point (`torch.Tensor` of shape `(in / group, out)`): a weight is `value * scale + zero_point`.
-
-    Returns:
-        `torch.Tensor` of shape `(M, out)`
-    """
-    scale, zero_point = scale.to(inputs.dtype), zero_point.to(inputs.dtype)
-    values = inputs.new_empty(weight.shape[0], inputs.shape[1])
-    values[:, 0::2] = (weight << 4) >> 4  # shifts carry the sign
-    values[:, 1::2] = weight >> 4
-    groups = values.unflatten(1, (scale.shape[0], -1)).mul_(scale.t().unsqueeze(-1))
-    sums = inputs.unflatten(1, (scale.shape[0], -1)).sum(-1)
-    return torch.addmm(sums @ zero_point, inputs, groups.flatten(1).t())
-
-
-if is_torchao_available():
-    # torchao's `Int4Tensor` multiplies by an operator of mslk, whose kernels are for GPUs; where mslk is installed,
-    # torchao has imported it by now (with transformers). Without it the operator is missing, and this one stands in.
-    try:
-        _ = torch.ops.mslk.bf16i4bf16_rowwise
-    except AttributeError:
-        library.define("mslk::bf16i4bf16_rowwise", "(Tensor X, Tensor WQ, Tensor w_scale, Tensor w_zp) -> Tensor")
-        library.impl("mslk::bf16i4bf16_rowwise", "CompositeImplicitAutograd", _int4_linear)
+def _check_values(condition: torch.Tensor, message: Callable[[], str]) -> None:
+    """Raises a `ValueError` unless the condition holds. Exported programs go without: ONNX cannot express a check."""
+    if not torch.compiler.is_exporting():
+        torch_compilable_check(condition, message)
 
 
 FlashSlothModel.register_for_auto_class("AutoModel")
