@@ -38,7 +38,6 @@ from .configuration_flashsloth import FlashSlothConfig
 
 # transformers 5.24 renamed the key-value cache, as an argument and in outputs. This is its name there.
 CACHE_NAME = "cache" if version.parse(transformers.__version__) >= version.parse("5.24.0.dev0") else "past_key_values"
-
 HEAD_ALIGNMENT = 8  # elements: what SDPA's memory-efficient kernel asks of the width of a head in 16 bits
 
 
@@ -50,10 +49,8 @@ class FlashSlothImageFeatures(ModelOutput):
     no position reads, follows them. All fields are `None` for a text-only batch.
 
     Args:
-        last_hidden_state (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches, to which the query tokens
-            attend.
-        pooler_output (`torch.Tensor` of shape `(B, V, T, D)`): projected visual tokens, which replace the
-            placeholders.
+        last_hidden_state (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches, for the query tokens.
+        pooler_output (`torch.Tensor` of shape `(B, V, T, D)`): projected visual tokens, for the placeholders.
         view_mask (`torch.LongTensor` of shape `(B, V)`): 1 for each real view of a row.
         pooling_weights (`torch.Tensor` of shape `(B, V, T, R)`): share of each patch in its visual token, `None` with
             `pooling_mode="none"`.
@@ -98,9 +95,7 @@ class SpatialPooling(nn.Module):
 
     def __init__(self, config: FlashSlothConfig):
         super().__init__()
-        self.mode = config.pooling_mode
-        self.size = config.pooling_size
-        self.grid_size = config.grid_size
+        self.mode, self.size, self.grid_size = config.pooling_mode, config.pooling_size, config.grid_size
         if self.mode == "attention":
             hidden_size = config.vision_config.hidden_size
             self.fc1 = nn.Linear(hidden_size, hidden_size)
@@ -185,8 +180,7 @@ class CrossAttention(nn.Module):
             weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) * has_keys.unsqueeze(1)
             attended = weights @ value
         else:
-            weights = None
-            attended = _fused_attention(query, key, value, safe_mask)
+            weights, attended = None, _fused_attention(query, key, value, safe_mask)
         return attended.transpose(1, 2).flatten(2) * has_keys, weights
 
 
@@ -277,8 +271,7 @@ def query_context(
     turn. Its patches are those of all images before it.
 
     Args:
-        config ([`FlashSlothConfig`]): the model's.
-        input_ids (`torch.LongTensor` of shape `(B, L)`)
+        config ([`FlashSlothConfig`]), input_ids (`torch.LongTensor` of shape `(B, L)`)
         patches (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches.
         num_views (`torch.LongTensor` of shape `(B, L)`): how many of its row's views have begun by each position.
         past_length (`int` or `torch.Tensor`): positions in the cache.
@@ -338,8 +331,7 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, QueryTokens):
-            # as published; the bound is 1 / sqrt(D)
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))  # as published; the bound is 1 / sqrt(D)
         else:
             super()._init_weights(module)
 
@@ -388,9 +380,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             view_mask (`torch.LongTensor` of shape `(B, V)`, *optional*): 1 for each view of a row, 0 for none; its
                 sum is `N`. Without it all views belong to one row.
 
-        Returns:
-            [`FlashSlothImageFeatures`]
-
         Raises:
             ValueError: If `view_mask` counts another number of views than `pixel_values` holds.
         """
@@ -421,15 +410,14 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         config = self.config
         if not config.num_query_tokens:
             return self.get_input_embeddings()(input_ids)
-        is_query = _is_query_token(config, input_ids)
-        token_ids = input_ids
-        if config.query_base_token_id is not None:
-            token_ids = token_ids.masked_fill(is_query, config.query_base_token_id)
+        is_query, base_token_id = _is_query_token(config, input_ids), config.query_base_token_id
+        token_ids = input_ids if base_token_id is None else input_ids.masked_fill(is_query, base_token_id)
         inputs_embeds = self.get_input_embeddings()(token_ids)
         query_index = (input_ids - config.first_query_token_id).clamp(0, config.num_query_tokens - 1)
-        learned = self.query_tokens(query_index).to(inputs_embeds.device, inputs_embeds.dtype)
-        base = inputs_embeds if config.query_base_token_id is not None else torch.zeros_like(inputs_embeds)
-        return torch.where(is_query.unsqueeze(-1), base + learned, inputs_embeds)
+        query_embeds = self.query_tokens(query_index).to(inputs_embeds.device, inputs_embeds.dtype)
+        if base_token_id is not None:
+            query_embeds = query_embeds + inputs_embeds
+        return torch.where(is_query.unsqueeze(-1), query_embeds, inputs_embeds)
 
     def _insert_visual_tokens(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor, features: FlashSlothImageFeatures, past_length
@@ -461,16 +449,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         return inputs_embeds, (image_count + tokens_per_view - 1) // tokens_per_view
 
     def _update_query_tokens(self, query_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Runs before the query layer, whose keyword arguments are those that `forward` hands to the decoder."""
-        context = kwargs.pop("query_context", None)
-        record_attentions = kwargs.pop("record_query_attentions", None)
+        """Runs before the query layer, on the keyword arguments that `forward` gives to the decoder."""
+        context, record = kwargs.pop("query_context", None), kwargs.pop("record_query_attentions", None)
         if context is None:
             return args, kwargs
-        hidden_states, attentions = self.embedded_query(
-            args[0], *context, output_attentions=record_attentions is not None
-        )
-        if record_attentions is not None:
-            record_attentions(attentions)
+        hidden_states, weights = self.embedded_query(args[0], *context, output_attentions=record is not None)
+        if record is not None:
+            record(weights)
         return (hidden_states, *args[1:]), kwargs
 
     @can_return_tuple
@@ -501,9 +486,6 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             cache (`Cache`, *optional*): keys and values of earlier positions; `past_key_values` is the name that
                 transformers used before 5.24.
 
-        Returns:
-            [`FlashSlothModelOutputWithPast`]
-
         Raises:
             ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, if images come twice or with
                 `inputs_embeds`, or if the images do not fit the placeholders.
@@ -514,15 +496,14 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         features = self._resolve_features(input_ids, pixel_values, view_mask, mm_encoder_outputs)
         if inputs_embeds is None:
             inputs_embeds = self._embed_tokens(input_ids)
-        query_attentions: list[torch.Tensor] = []
+        query_attentions = []
         if features is not None:
             patches = features.last_hidden_state
             past_length = 0 if cache is None else cache.get_seq_length()
             inputs_embeds, num_views = self._insert_visual_tokens(input_ids, inputs_embeds, features, past_length)
             if self.config.num_query_tokens:
                 kwargs["query_context"] = query_context(self.config, input_ids, patches, num_views, past_length)
-                if output_query_attentions:
-                    kwargs["record_query_attentions"] = query_attentions.append
+                kwargs["record_query_attentions"] = query_attentions.append if output_query_attentions else None
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -578,26 +559,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
 
 class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
-    r"""
-    FlashSloth with its language-model head.
-
-    Example:
-
-    ```python
-    >>> from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    >>> folder = "checkpoints/flashsloth-tiny"
-    >>> model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
-    >>> processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    >>> content = [{"type": "image", "path": "examples/scene.png"}, {"type": "text", "text": "How many shapes?"}]
-    >>> inputs = processor.apply_chat_template(
-    ...     [{"role": "user", "content": content}],
-    ...     add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-    ... )
-    >>> output = model.generate(**inputs, max_new_tokens=16)
-    >>> answer = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-    ```
-    """
+    """FlashSloth with its language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
@@ -608,9 +570,7 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
-    def get_image_features(
-        self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None, **kwargs
-    ) -> FlashSlothImageFeatures:
+    def get_image_features(self, pixel_values, view_mask=None, **kwargs) -> FlashSlothImageFeatures:
         """See [`FlashSlothModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, view_mask, **kwargs)
 
@@ -673,17 +633,12 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         if not is_first_iteration and next_sequence_length != 1 and cache is not None:
             is_first_iteration = cache.get_seq_length() == 0
         if is_first_iteration and cache is not None:
-            self._check_images_of_new_turns(input_ids, int(cache.get_seq_length()), **kwargs)
+            self._check_images(input_ids, int(cache.get_seq_length()), **kwargs)
         return super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
+            input_ids, next_sequence_length=next_sequence_length, is_first_iteration=is_first_iteration, **kwargs
         )
 
-    def _check_images_of_new_turns(
-        self, input_ids, past_length, view_mask=None, pixel_values=None, mm_encoder_outputs=None, **_
-    ):
+    def _check_images(self, input_ids, past_length, view_mask=None, pixel_values=None, mm_encoder_outputs=None, **_):
         """Query tokens behind a kept cache attend to the patches of all images before them, which no cache holds."""
         if past_length == 0 or not _is_query_token(self.config, input_ids[:, past_length:]).any():
             return
@@ -692,8 +647,8 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         if view_mask is None and pixel_values is not None:
             return  # split evenly over the rows; `forward` compares them
         num_tokens = (input_ids == self.config.image_token_id).sum(dim=-1)
-        views = num_tokens.new_zeros(len(num_tokens)) if view_mask is None else view_mask.sum(dim=-1)
-        num_features = views * self.config.num_visual_tokens
+        num_views = torch.zeros_like(num_tokens) if view_mask is None else view_mask.sum(dim=-1)
+        num_features = num_views * self.config.num_visual_tokens
         if (num_tokens != num_features).any():
             raise ValueError(
                 f"Image features and image tokens do not match: the rows hold {num_tokens.tolist()} image tokens, "
