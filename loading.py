@@ -1,15 +1,20 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""A model and its processor, from a folder or the Hub, on the device and in the dtype that suit this machine."""
+"""
+A model and its processor, from a folder or the Hub, on the device and in the dtype that suit this machine. Whatever is
+wrong with the folder is one `ValueError` that says what and what to do.
+"""
 
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from flashsloth import register_auto_classes
 from flashsloth.folders.downloads import TOKENIZER_FILES, find_files, find_model
+from flashsloth.folders.errors import config_errors, reading_errors, weight_errors
+from flashsloth.folders.json_files import read_json
+from flashsloth.folders.model_folder import check_is_flashsloth
 
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
@@ -21,6 +26,11 @@ MODEL_FILES = (*TOKENIZER_FILES, "*.jinja", "*.py")
 # AVX-512 alone does not: it has to imitate them, and is slower than in float32
 # (https://docs.openvino.ai/2021.4/openvino_docs_IE_DG_Bfloat16Inference.html).
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")
+
+
+def default_device() -> torch.device:
+    """The accelerator, or the CPU if there is none."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def has_fast_bfloat16() -> bool:
@@ -37,6 +47,93 @@ def is_quantized(config: PreTrainedConfig) -> bool:
     return "quantization_config" in config.to_dict()
 
 
+def find_flashsloth(name, revision: str | None = None) -> Path:
+    """
+    The folder of a FlashSloth with all its files: `name` itself if it is a folder, else the local copy of a Hub
+    repository. Weights are downloaded only once the config is known to be a FlashSloth's.
+
+    Args:
+        name (`str` or `os.PathLike`): A folder, or `owner/name` or `owner/name@revision` on the Hub.
+        revision (`str`, *optional*): Commit, branch or tag of the Hub repository. All files are of one commit.
+
+    Raises:
+        ValueError: If there is no such repository or revision, or if it is no FlashSloth.
+        FileNotFoundError: If `name` can only be a folder, and there is none.
+        OSError: If the Hub cannot be reached, or the connection is lost.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if revision:
+            raise ValueError(f"'{name}' is a folder, which has no revision {revision}; a Hub repository may have one.")
+        check_is_flashsloth(folder)
+        return folder
+    repo_id = str(name)
+    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"No model folder at '{name}'; give a folder or a Hub id such as owner/name.")
+    folder = find_files(f"{repo_id}@{revision}" if revision else repo_id, MODEL_FILES)
+    check_is_flashsloth(folder)
+    commit = folder.name
+    return find_model(f"{repo_id.partition('@')[0]}@{commit}", MODEL_FILES)
+
+
+def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """
+    The config of a FlashSloth.
+
+    Args:
+        folder (`Path`): See [`find_flashsloth`].
+        trust_remote_code (`bool`, *optional*, defaults to `False`): See [`load`].
+
+    Raises:
+        ValueError: If it contradicts itself.
+    """
+    register_auto_classes()
+    with config_errors(folder / CONFIG_NAME):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def load_processor(folder: Path, trust_remote_code: bool = False):
+    """
+    The processor of a FlashSloth; `folder` and `trust_remote_code` as in [`load_config`].
+
+    Raises:
+        ValueError: If there is none, or its files are damaged.
+    """
+    register_auto_classes()
+    file = folder / PROCESSOR_NAME
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no processor ({PROCESSOR_NAME}). Save the processor there too.")
+    if not isinstance(read_json(file).get("image_processor"), dict):
+        raise ValueError(f"{file} describes no image processor. Save the processor there again.")
+    with reading_errors("processor", folder):
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def load_model(folder: Path, trust_remote_code: bool = False, **options):
+    """
+    The model in a folder, in evaluation mode.
+
+    Args:
+        folder (`Path`), trust_remote_code (`bool`, *optional*, defaults to `False`): As in [`load_config`].
+        options: Of `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation`, `quantization_config`.
+
+    Raises:
+        ValueError: If the weights are damaged, incomplete, or of other shapes than the config says.
+    """
+    config = load_config(folder, trust_remote_code)
+    with weight_errors(folder):
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
+            folder, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        )
+    if loaded["missing_keys"]:
+        missing = sorted(loaded["missing_keys"])
+        raise ValueError(
+            f"The model {folder} lacks {len(missing)} tensors, {missing[0]} among them. Download it again, or save it "
+            "again."
+        )
+    return model
+
+
 def load(
     model_id: str, revision: str | None = None, trust_remote_code: bool = False, dtype: torch.dtype | str = "auto"
 ):
@@ -45,8 +142,7 @@ def load(
 
     Args:
         model_id (`str`): A folder, or `owner/name` on the Hub.
-        revision (`str`, *optional*): Commit, branch or tag of the Hub repository. Whatever is named, all files are of
-            one commit.
+        revision (`str`, *optional*): Commit, branch or tag of the Hub repository. All files are of one commit.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds,
             which is needed where that code differs from this package's.
         dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): Of the weights and of all computation:
@@ -62,41 +158,11 @@ def load(
         FileNotFoundError: If `model_id` can only be a folder, and there is none.
         OSError: If the Hub cannot be reached, or the connection is lost.
     """
-    register_auto_classes()
-    folder = Path(model_id)
-    is_remote = not folder.is_dir()
-    name = f"{model_id}@{revision}" if revision else model_id
-    if revision and not is_remote:
-        raise ValueError(f"'{model_id}' is a folder, which has no revision {revision}; a Hub repository may have one.")
-    if is_remote:
-        if model_id.count("/") != 1 or model_id.startswith((".", "/", "~")):
-            raise FileNotFoundError(f"No model folder at '{model_id}'; give a folder or a Hub id such as owner/name.")
-        folder = find_files(name, MODEL_FILES)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        if config.model_type != "flashsloth":
-            raise ValueError(
-                f"'{model_id}' is a model of type '{config.model_type}', not a FlashSloth; a checkpoint in the "
-                "published layout is made one by `flashsloth convert`."
-            )
-        if is_remote:
-            # Weights are fetched of what is known to be a FlashSloth only, and of the commit of the other files.
-            folder = find_model(f"{name.partition('@')[0]}@{folder.name}", MODEL_FILES)
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        if dtype == "fast":
-            is_slow = config.dtype == torch.bfloat16 and str(device) == "cpu" and not has_fast_bfloat16()
-            dtype = "float32" if is_slow else "auto"  # of a quantized checkpoint only what is not quantized changes
-        model, loaded = AutoModelForImageTextToText.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, dtype=dtype, device_map=device, output_loading_info=True
-        )
-    except ConnectionError:
-        raise
-    # How transformers reports missing or unreadable files of a model, a config that contradicts itself, weights that
-    # are cut short, and weights of other shapes.
-    except (OSError, StrictDataclassError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"The model '{model_id}' cannot be loaded: {error}") from error
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])
-        raise ValueError(f"The model '{model_id}' lacks {len(missing)} tensors, {missing[0]} among them.")
-    return model.eval(), processor
+    folder = find_flashsloth(model_id, revision)
+    config = load_config(folder, trust_remote_code)
+    processor = load_processor(folder, trust_remote_code)
+    device = default_device()
+    if dtype == "fast":
+        is_slow = config.dtype == torch.bfloat16 and device.type == "cpu" and not has_fast_bfloat16()
+        dtype = "float32" if is_slow else "auto"  # of a quantized checkpoint only what is not quantized changes
+    return load_model(folder, trust_remote_code, dtype=dtype, device_map=device), processor

@@ -35,9 +35,9 @@ from transformers import PhiForCausalLM, PreTrainedModel, PreTrainedTokenizerFas
 
 from flashsloth import FlashSlothConfig
 from flashsloth.bench.inference import WEIGHT_STD, cpu_name, log
+from flashsloth.convert.published_tokenizer import PUBLISHED_PAD_TOKEN
 from flashsloth.folders.model_folder import expected_shapes
 from flashsloth.folders.tensors import LazyTensor, write_tensors
-from flashsloth.folders.tokenizer import PUBLISHED_PAD_TOKEN
 
 
 SAMPLE_SECONDS = 0.005

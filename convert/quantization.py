@@ -23,16 +23,15 @@ from torchao.core.config import AOBaseConfig
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 from torchao.quantization import Int4Tensor, Int4WeightOnlyConfig, Int8Tensor, Int8WeightOnlyConfig
 from transformers import GenerationConfig, TorchAoConfig
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
-from flashsloth.folders.config_file import config_errors
+from flashsloth import FlashSlothForCausalLM
 from flashsloth.folders.downloads import find_model
-from flashsloth.folders.model_folder import model_on_meta, read_model
+from flashsloth.folders.model_folder import model_on_meta, read_model, write_model_folder
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import describe_source, read_provenance, write_provenance
-from flashsloth.folders.tensors import LazyTensor, write_tensors
+from flashsloth.folders.tensors import LazyTensor
+from flashsloth.loading import load_processor
 
 
 WEIGHTS = ("int8", "int4")
@@ -94,13 +93,11 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
         tensors, metadata = quantized_tensors(checkpoint, {f"{name}.weight" for name in layers}, quantizer)
 
         config.quantization_config = TorchAoConfig(method, modules_to_not_convert=kept_modules(model)).to_dict()
-        config.architectures = [FlashSlothForCausalLM.__name__]
-        custom_object_save(model, folder, config=config)
-        config.save_pretrained(folder)
-        if (src / GENERATION_CONFIG_NAME).is_file():
-            GenerationConfig.from_pretrained(src).save_pretrained(folder)
-        processor.save_pretrained(folder)
-        write_tensors(tensors, folder, max_shard_size, metadata=metadata)
+        has_generation_config = (src / GENERATION_CONFIG_NAME).is_file()
+        generation_config = GenerationConfig.from_pretrained(src) if has_generation_config else None
+        write_model_folder(
+            folder, config, tensors, processor, generation_config, max_shard_size=max_shard_size, metadata=metadata
+        )
         write_provenance(
             folder,
             "quantize",
@@ -111,16 +108,6 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
             torchao=version("torchao"),
         )
     return dst
-
-
-def load_processor(folder: Path) -> FlashSlothProcessor:
-    """The processor of a FlashSloth."""
-    register_auto_classes()
-    file = folder / "processor_config.json"
-    if not file.is_file():
-        raise ValueError(f"{folder} holds no processor ({file.name}). Save the processor there too.")
-    with config_errors(file):
-        return FlashSlothProcessor.from_pretrained(folder)
 
 
 def decoder_layers(model: FlashSlothForCausalLM) -> dict[str, nn.Linear]:

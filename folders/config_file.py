@@ -1,27 +1,24 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What a config says is checked against the weights beside it before anything is built from it."""
+"""A config.json as plain fields, with bounds on its numbers, before any library builds something from it."""
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-
-from flashsloth.folders.json_files import one_line, read_json
+from flashsloth.folders.json_files import read_json
 
 
-# Numbers of which transformers makes lists as soon as it reads a config, and far more than any model has of them.
+# transformers makes lists of these lengths as soon as it reads a config. No model comes near the bound.
 LISTED_COUNTS = ("num_labels", "num_hidden_layers")
 MAX_COUNT = 100_000
 
 
 def read_config(file: Path) -> dict:
     """
-    The fields of a config.json, before transformers reads it.
+    The fields of a config.json.
 
     Raises:
-        ValueError: If there is none, it is damaged, or reading it would take memory beyond reason.
+        ValueError: If there is none, it is damaged, or transformers would take memory beyond reason to read it.
     """
     fields = read_json(file)
     parts = [fields, *(value for value in fields.values() if isinstance(value, dict))]
@@ -32,31 +29,19 @@ def read_config(file: Path) -> dict:
     return fields
 
 
-@contextmanager
-def config_errors(where) -> Iterator[None]:
-    """
-    A config may hold anything, and where it breaks a library is not foreseeable: a size may be text, negative, or too
-    large for a tensor. Each becomes one `ValueError` that names `where`; those that the block raises itself pass.
-    """
-    try:
-        yield
-    except StrictDataclassError as error:
-        raise ValueError(f"{where} is contradictory: {one_line(error.__cause__ or error)}") from error
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise ValueError(f"{where} does not describe a model that can be built ({reason}).") from error
-
-
 def check_depth(fields: dict, names: Iterable[str], layers: str, where) -> None:
     """
-    Compares the number of layers in a config's fields with the tensors: what is built without memory for its weights
-    still takes time by that number. Other sizes cost nothing before [`check_tensors`] compares them.
+    Compares a config's number of layers with the weights. A model that is built without memory for its weights still
+    takes time for each layer; its other sizes cost nothing before they are compared with the shapes of the tensors.
 
     Args:
-        fields (`dict`): of the config of one tower, as they were read.
+        fields (`dict`): those of one tower's config.
         names (`Iterable[str]`): of the tensors.
-        layers (`str`): how the names of its layers begin, such as "model.layers.".
-        where: the config's file, for the error.
+        layers (`str`): how the names of the tower's layers begin, such as "model.layers.".
+        where: the config's file, for the message.
+
+    Raises:
+        ValueError: If the config has more layers than the weights.
     """
     layer = re.compile(rf"{re.escape(layers)}(\d+)\.")
     depth = max((int(match[1]) + 1 for name in names if (match := layer.match(name))), default=0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Model folders by name: folders of this machine, and Hub repositories, of which only the needed files are fetched."""
+"""Model folders by name: folders of this machine, and Hub repositories, of which only what is needed is downloaded."""
 
 import logging
 from pathlib import Path
@@ -16,13 +16,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from flashsloth.folders.json_files import one_line
+from flashsloth.folders.errors import one_line
 from flashsloth.folders.tensors import WEIGHT_FILES
 
 
 logger = logging.getLogger(__name__)
 
-# What makes a model or a tokenizer, of all the files that a Hub repository may hold.
+# Patterns of the files that make a model or a tokenizer; a Hub repository may hold others.
 CONFIG_FILES = ("config.json",)
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 SAFETENSORS_FILES = ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors")
@@ -34,23 +34,24 @@ REFUSED = (401, 403)  # status codes of HTTP
 
 def find_model(name, files: tuple[str, ...] = CONFIG_FILES) -> Path:
     """
-    The folder of a model: `name` itself if it is one, else the local copy of a Hub repository, downloaded if need be.
+    The folder of a model: `name` itself if it is a folder, else the local copy of a Hub repository, for which missing
+    files are downloaded.
 
     Args:
         name (`str` or `os.PathLike`): a folder, or REPO or REPO@REVISION on the Hub; a folder that exists wins.
-        files (`tuple[str, ...]`, *optional*): patterns of what is needed beside the weights; the config by default.
+        files (`tuple[str, ...]`, *optional*): patterns of the files beside the weights; the config by default.
 
     Raises:
         ValueError: If there is neither, or the Hub is switched off (`HF_HUB_OFFLINE`) and the local copy incomplete.
-        OSError: If the Hub cannot be reached, or the connection is lost. What has arrived is kept, and another try
-            goes on from there.
+        OSError: If the Hub cannot be reached, or the connection is lost. What has arrived is kept, and the next call
+            continues from there.
     """
     folder = Path(name)
     if folder.is_dir():
         return folder
     folder = _download(str(name), (*files, *SAFETENSORS_FILES))
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
-        # Pickles are large, and fetched only where there is nothing better.
+        # Pickles are large, and downloaded only where there is nothing better.
         folder = _download(str(name), (*files, *PYTORCH_FILES))
     return folder
 
@@ -61,17 +62,17 @@ def find_tokenizer(name) -> Path:
 
 
 def find_files(name, files: tuple[str, ...]) -> Path:
-    """The folder of some of a model's files, by their patterns; see [`find_model`]."""
+    """The folder of a model with the files of these patterns; see [`find_model`]."""
     folder = Path(name)
     return folder if folder.is_dir() else _download(str(name), files)
 
 
 def download_error(name: str, error: HTTPError) -> ValueError | ConnectionError:
-    """What to raise for a download that failed: a user's error if the Hub refuses it, else the connection's."""
+    """What to raise for a download that failed: the user's error if the Hub refuses it, else the connection's."""
     if isinstance(error, HfHubHTTPError) and error.response.status_code in REFUSED:
         return ValueError(f"The Hub does not give {name} to this token: {one_line(error)}")
     return ConnectionError(
-        f"The download of {name} failed ({one_line(error)}). Run the command again: it goes on from what has come."
+        f"The download of {name} failed ({one_line(error)}). Run the command again: it continues where it stopped."
     )
 
 
@@ -84,16 +85,19 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
             repo_id, revision=revision or None, allow_patterns=list(files), ignore_patterns=list(SUBFOLDERS)
         )
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ValueError(f"{name} is no folder, and not to be had from the Hub either: {one_line(error)}") from error
+        raise ValueError(_not_found(name, error)) from error
     except LocalEntryNotFoundError as error:
-        reason = f"{name} is no folder, and not to be had from the Hub either: {one_line(error)}"
         if isinstance(error.__cause__, OfflineModeIsEnabled):
-            raise ValueError(reason) from error
-        raise ConnectionError(reason) from error
+            raise ValueError(_not_found(name, error)) from error
+        raise ConnectionError(_not_found(name, error)) from error
     except HTTPError as error:
         raise download_error(name, error) from error
     try:
         get_cached_repo_tree(repo_id, revision=Path(folder).name)
     except CachedRepoTreeNotFoundError:
-        logger.warning("The Hub was not reached, and nothing tells whether the local copy of %s is complete.", name)
+        logger.warning("The Hub cannot be reached, so it is unknown whether the local copy of %s is complete.", name)
     return Path(folder)
+
+
+def _not_found(name: str, error: Exception) -> str:
+    return f"{name} is not a folder, and cannot be downloaded from the Hub: {one_line(error)}"

@@ -4,40 +4,37 @@
 import json
 from pathlib import Path
 
+from flashsloth.folders.errors import one_line
 
-MAX_JSON_BYTES = 100_000_000  # of configs and indices; the largest real ones have a few million
+
+MAX_JSON_BYTES = 100_000_000  # the largest real configs and indices have a few million
 
 
 def read_json(file: Path) -> dict:
     """A JSON file that holds an object, or a `ValueError` that names the file."""
-    return _read_json(file, dict, "object")
+    return _read(file, dict, "object")
 
 
 def read_json_list(file: Path) -> list[dict]:
     """A JSON file that holds an array of objects, or a `ValueError` that names the file."""
-    content = _read_json(file, list, "array of objects")
+    content = _read(file, list, "array of objects")
     if not all(isinstance(item, dict) for item in content):
         raise ValueError(f"{file} must hold a JSON array of objects.")
     return content
 
 
-def _read_json(file: Path, kind: type, name: str):
+def _read(file: Path, kind: type, name: str):
     if not file.is_file():
         raise ValueError(f"{file} does not exist.")
     if file.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{file} has {file.stat().st_size} bytes, too many for a JSON {name} of a model.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of too many digits, or too deep
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of too many digits, or too deep
+        raise ValueError(f"{file} is not valid JSON: {one_line(error)}") from error
     if not isinstance(content, kind):
         raise ValueError(f"{file} must hold a JSON {name}, but holds {type(content).__name__}.")
     return content
-
-
-def one_line(error: Exception) -> str:
-    """A library's error message without line breaks, to be quoted in one of ours."""
-    return " ".join(str(error).split())
 
 
 def write_json(content: dict, file: Path) -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Complete model folders: written whole or not at all."""
+"""A complete model folder: what it holds, reading one, which is not trusted, and writing one."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
-from flashsloth.folders.config_file import check_depth, config_errors, read_config
+from flashsloth.folders.config_file import check_depth, read_config
+from flashsloth.folders.errors import config_errors
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
 
@@ -36,11 +38,26 @@ def expected_shapes(config: FlashSlothConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
+def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
+    """The floating-point dtype of most of a checkpoint's bytes."""
+    num_bytes = Counter()
+    for tensor in tensors.values():
+        if tensor.dtype.is_floating_point:
+            num_bytes[tensor.dtype] += tensor.num_bytes
+    return num_bytes.most_common(1)[0][0]
+
+
 def check_tensors(
     found: Mapping[str, LazyTensor], expected: Mapping[str, tuple[int, ...]], where, remedy: str
 ) -> None:
     """
     Compares a checkpoint with what its config asks for, both ways.
+
+    Args:
+        found (`Mapping[str, LazyTensor]`): the tensors that are there.
+        expected (`Mapping[str, tuple[int, ...]]`): the shapes that have to be.
+        where: the folder, for the message.
+        remedy (`str`): what to do, for the message.
 
     Raises:
         ValueError: If tensors are missing, unexpected, or have another shape; each is listed.
@@ -63,21 +80,36 @@ def check_tensors(
         raise ValueError(f"The tensors of {where} do not fit its config ({'; '.join(lines)}). {remedy}")
 
 
+def check_is_flashsloth(folder: Path) -> None:
+    """
+    Looks at what kind of model a folder holds, before anything is built from it.
+
+    Raises:
+        ValueError: If it is an adapter, has no config, or is another model than a FlashSloth.
+    """
+    if (folder / ADAPTER_CONFIG_NAME).is_file():
+        raise ValueError(
+            f"{folder} is an adapter: merge it first (flashsloth merge {folder} DST), and use the result."
+        )
+    model_type = read_config(folder / CONFIG_NAME).get("model_type")
+    if model_type != FlashSlothConfig.model_type:
+        raise ValueError(
+            f"{folder} is a model of type {model_type!r}, not a FlashSloth. `flashsloth convert` makes one of a "
+            "checkpoint in the published layout, `flashsloth compose` of a language model and a SigLIP."
+        )
+
+
 def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
     """
-    The config and the weights of a folder of this project; neither is taken on trust.
+    The config and the weights of a FlashSloth. Neither is trusted: the config has to have bounded sizes, and the
+    tensors have to be those of the config. Only the headers of the weights are read.
 
     Raises:
         ValueError: If it is no FlashSloth, incomplete, damaged or quantized.
     """
-    file = folder / "config.json"
+    check_is_flashsloth(folder)
+    file = folder / CONFIG_NAME
     fields = read_config(file)
-    model_type = fields.get("model_type")
-    if model_type != FlashSlothConfig.model_type:
-        raise ValueError(
-            f"{file} has model_type {model_type!r}, not {FlashSlothConfig.model_type!r}. `flashsloth convert` makes "
-            "one of a checkpoint in the published layout."
-        )
     if "quantization_config" in fields:
         raise ValueError(f"{folder} is quantized already. Name the model that it was made from.")
     checkpoint = Checkpoint(folder)
@@ -90,53 +122,63 @@ def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
     return config, checkpoint
 
 
-def main_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
-    """The floating-point dtype of most of a checkpoint's bytes."""
-    num_bytes = Counter()
-    for tensor in tensors.values():
-        if tensor.dtype.is_floating_point:
-            num_bytes[tensor.dtype] += tensor.num_bytes
-    return num_bytes.most_common(1)[0][0]
-
-
-def write_model_folder(
-    folder: Path,
-    config: FlashSlothConfig,
-    tensors: Mapping[str, LazyTensor],
-    tokenizer,
-    *,
-    hd: bool = False,
-    max_shard_size: int | str = "5GB",
-) -> None:
+def new_processor(config: FlashSlothConfig, tokenizer, hd: bool = False) -> FlashSlothProcessor:
     """
-    Writes what `save_pretrained` of model and processor would, without building the model: config, weights, generation
-    config, processor, tokenizer, chat template and code.
+    The processor that belongs to a model.
 
     Args:
-        folder (`Path`): an existing, empty folder.
-        config (`FlashSlothConfig`): the architecture.
-        tensors (`Mapping[str, LazyTensor]`): all weights, by our names.
+        config (`FlashSlothConfig`): the model's.
         tokenizer (`PreTrainedTokenizerBase`): with the special tokens that `config` names.
-        hd (`bool`, *optional*, defaults to `False`): whether images are seen in high definition by default.
-        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): see [`write_tensors`].
+        hd (`bool`, *optional*, defaults to `False`): whether images are processed in high definition by default.
     """
-    config.architectures = [FlashSlothForCausalLM.__name__]
-    config.dtype = str(main_dtype(tensors)).removeprefix("torch.")
-    custom_object_save(model_on_meta(config), folder, config=config)
-    config.save_pretrained(folder)
-    GenerationConfig(
+    image_size = config.vision_config.image_size
+    return FlashSlothProcessor(
+        image_processor=FlashSlothImageProcessor(size={"height": image_size, "width": image_size}, hd=hd),
+        tokenizer=tokenizer,
+        num_visual_tokens=config.num_visual_tokens,
+        num_query_tokens=config.num_query_tokens,
+    )
+
+
+def new_generation_config(config: FlashSlothConfig) -> GenerationConfig:
+    """How a new model answers: greedily, and never with a placeholder."""
+    return GenerationConfig(
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
         suppress_tokens=config.placeholder_token_ids,
         do_sample=False,
         max_new_tokens=MAX_NEW_TOKENS,
-    ).save_pretrained(folder)
-    image_size = config.vision_config.image_size
-    FlashSlothProcessor(
-        image_processor=FlashSlothImageProcessor(size={"height": image_size, "width": image_size}, hd=hd),
-        tokenizer=tokenizer,
-        num_visual_tokens=config.num_visual_tokens,
-        num_query_tokens=config.num_query_tokens,
-    ).save_pretrained(folder)
-    write_tensors(tensors, folder, max_shard_size)
+    )
+
+
+def write_model_folder(
+    folder: Path,
+    config: FlashSlothConfig,
+    tensors: Mapping[str, LazyTensor],
+    processor: FlashSlothProcessor,
+    generation_config: GenerationConfig | None,
+    *,
+    max_shard_size: int | str = "5GB",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """
+    Writes what `save_pretrained` of model and processor would, without building the model: config, code, generation
+    config, processor with tokenizer and chat template, and weights.
+
+    Args:
+        folder (`Path`): an existing, empty folder; see [`~flashsloth.folders.new_folder.new_folder`].
+        config (`FlashSlothConfig`): the architecture, with the dtype of the weights.
+        tensors (`Mapping[str, LazyTensor]`): all weights, by our names.
+        processor (`FlashSlothProcessor`): see [`new_processor`].
+        generation_config (`GenerationConfig`, *optional*): see [`new_generation_config`].
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`), metadata (`Mapping[str, str]`, *optional*):
+            see [`write_tensors`].
+    """
+    config.architectures = [FlashSlothForCausalLM.__name__]
+    custom_object_save(model_on_meta(config), folder, config=config)
+    config.save_pretrained(folder)
+    if generation_config is not None:
+        generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_tensors(tensors, folder, max_shard_size, metadata)

@@ -33,7 +33,7 @@ def new_folder(dst) -> Iterator[Path]:
     try:
         yield unfinished
         if dst.exists():
-            dst.rmdir()  # empty; Windows does not rename onto it
+            dst.rmdir()  # empty; Windows cannot rename onto it
         unfinished.rename(dst)
     except BaseException:
         shutil.rmtree(unfinished)
@@ -42,7 +42,7 @@ def new_folder(dst) -> Iterator[Path]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps the library's notes on each saved file off the terminal."""
+    """Keeps what transformers reports of each saved file off the terminal."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

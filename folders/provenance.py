@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Where a model folder comes from: `provenance.json`, a list with an entry for each command that had a part in it, the
-oldest first. The model card takes its facts from there. No path of the machine is ever noted, as the file is published
-with the model: a source is a Hub repository with its revision, or the last part of a local folder's name.
+oldest first. The model card takes its facts from there. The file is uploaded with the model, so it holds no path of
+the machine: a source is a Hub repository with its revision, or the last part of a local folder's name.
 """
 
 import json
@@ -22,12 +22,12 @@ SNAPSHOT = re.compile(r"models--(?P<repo>.+)/snapshots/(?P<revision>[0-9a-f]{40}
 
 def describe_source(role: str, name) -> dict[str, str]:
     """
-    A source of a model, as it is noted.
+    A source of a model, as an entry holds it.
 
     Args:
         role (`str`): What it was used for, such as "language_model" or "base".
-        name (`str` or `os.PathLike`): The local folder that was read (one in the Hub's cache tells its repository and
-            revision), or the name of a Hub repository.
+        name (`str` or `os.PathLike`): The local folder that was read, or the name of a Hub repository. The repository
+            and revision of a folder in the Hub's cache are in its path.
 
     Returns:
         `dict` with "role", and either "repo", with its "revision" where that is known, or "folder".
@@ -43,7 +43,7 @@ def describe_source(role: str, name) -> dict[str, str]:
 
 def read_provenance(folder) -> list[dict]:
     """
-    The entries of a folder; none if it does not say where it comes from.
+    The entries of a folder; empty if there is no such file.
 
     Raises:
         ValueError: If the file is damaged.
@@ -54,13 +54,13 @@ def read_provenance(folder) -> list[dict]:
 
 def write_provenance(folder, command: str, sources: list[dict[str, str]], before: list[dict], **details) -> None:
     """
-    Notes in `folder` what made it.
+    Writes the file of a new folder: the entries of its source, and one for the command that made it.
 
     Args:
         folder (`str` or `os.PathLike`): The new model folder.
         command (`str`): The command that made it: "compose", "convert", "train", "merge" or "quantize".
-        sources (`list[dict]`): What it was made of, by [`describe_source`].
-        before (`list[dict]`): The entries of the source that it goes on from, by [`read_provenance`].
+        sources (`list[dict]`): What it was made of, each by [`describe_source`].
+        before (`list[dict]`): The entries of its source, by [`read_provenance`].
         details: Settings that matter to whoever uses the model; no paths.
     """
     entry = {

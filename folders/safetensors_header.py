@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Checks the header of a safetensors file (https://huggingface.co/docs/safetensors) before anything in it is believed.
-The library that reads the file afterwards checks it too, but its errors seldom name the tensor, and of two tensors of
-one name it takes the last.
+Checks the header of a safetensors file (https://huggingface.co/docs/safetensors) before anything in it is used. The
+library that reads the file afterwards checks it too, but its errors seldom name the tensor, and it accepts a header
+that names a tensor twice.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 
-# Names of the format. Others that it knows, for numbers of 8 bits and less, are of quantised weights.
+# Names of the format. It has others, for numbers of 8 bits and less, which are those of quantized weights.
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,

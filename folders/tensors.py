@@ -13,11 +13,12 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
-from flashsloth.folders.json_files import one_line, read_json, write_json
+from flashsloth.folders.errors import one_line
+from flashsloth.folders.json_files import read_json, write_json
 from flashsloth.folders.safetensors_header import SAFETENSORS_DTYPES, check_header
 
 
-# Names under which `save_pretrained` stores weights, in the order in which they are looked for.
+# Files in which `save_pretrained` stores weights; the first that is there is read.
 WEIGHT_FILES = (
     "model.safetensors.index.json",
     "model.safetensors",
@@ -55,14 +56,14 @@ class LazyTensor:
 class Checkpoint(Mapping[str, LazyTensor]):
     """
     The weights of a folder, by name, in the order of their files: sharded or single, safetensors or PyTorch (.bin).
-    Opening reads the headers only; tensors are mapped from the file when they are read.
+    Only the headers are read; a tensor is mapped from its file when it is needed.
 
     Args:
         folder (`str` or `os.PathLike`): a folder as `save_pretrained` writes it.
 
     Raises:
-        ValueError: If there are no weights, a file is missing or damaged, or the index contradicts its files. Files
-            are never unpickled beyond plain tensors.
+        ValueError: If there are no weights, a file is missing or damaged, or the index contradicts its files. Nothing
+            but plain tensors is ever unpickled.
     """
 
     def __init__(self, folder):
@@ -82,7 +83,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
                 raise ValueError(f"{file} is missing, but {index_name} names it. Download the checkpoint again.")
             open_file = _open_safetensors if file.suffix == ".safetensors" else _open_pytorch
             for name, tensor in open_file(file):
-                # A shard may hold what the index does not list (or lists elsewhere): the index decides.
+                # A shard may hold what the index does not list, or lists elsewhere: the index decides.
                 if weight_map is None or weight_map.get(name) == file_name:
                     self._tensors[name] = tensor
         absent = [name for name in weight_map or () if name not in self._tensors]
@@ -108,7 +109,7 @@ def read_weight_map(index_file: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index_file} has no 'weight_map' from tensor names to files.")
     for name, file_name in weight_map.items():
-        # read as a Windows path, in which both slashes and drives count
+        # as a Windows path, in which slashes, backslashes and drives separate parts
         if not isinstance(file_name, str) or PureWindowsPath(file_name).name != file_name:
             raise ValueError(f"{index_file} puts {name} in {file_name!r}, which is not a file name in its own folder.")
         if Path(file_name).suffix not in (".safetensors", ".bin"):
@@ -144,8 +145,8 @@ def _open_pytorch(file: Path) -> Iterator[tuple[str, LazyTensor]]:
         raise unreadable(f"its {packed[0]} is compressed, which torch.save does not do")
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a pickle is a program: what a crafted one raises is its own choice
-        # what follows the first sentence advises to load it unsafely
+    except Exception as error:  # a pickle is a program, and a crafted one may raise anything
+        # after its first sentence the message advises to load the file unsafely
         raise unreadable(one_line(error).partition(". ")[0] or type(error).__name__) from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{file} must hold a dictionary of tensors.")
@@ -174,8 +175,8 @@ def write_tensors(
         folder (`str` or `os.PathLike`): an existing folder.
         max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): size limit of a file, in bytes or like
             `"500MB"`. A single larger tensor gets a file of its own.
-        metadata (`Mapping[str, str]`, *optional*): noted in the header of every file, as `save_pretrained` does with
-            what a quantization method needs to know.
+        metadata (`Mapping[str, str]`, *optional*): for the header of every file. `save_pretrained` writes there what a
+            quantization method needs to know.
     """
     folder = Path(folder)
     split = split_state_dict_into_shards_factory(
@@ -203,10 +204,10 @@ def _write_safetensors(
 ) -> None:
     """
     The safetensors format (https://huggingface.co/docs/safetensors): header length, JSON header, data. The library's
-    own writer wants all tensors of a file at once.
+    own writer needs all tensors of a file at once.
     """
     dtype_names = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
-    # wide dtypes first keeps every tensor aligned to its dtype, as the library does
+    # With the wide dtypes first every tensor is aligned to its dtype; the library does the same.
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     header, offset = {"__metadata__": {**metadata, "format": "pt"}}, 0
     for name in names:

@@ -169,7 +169,7 @@ def test_wrong_backbones(backbones, tmp_path):
         compose(language_folder, language_folder, tmp_path / "new", **OPTIONS)
     with pytest.raises(ValueError, match="is a 'siglip' model of several parts"):
         compose(vision_folder, vision_folder, tmp_path / "new", **OPTIONS)
-    with pytest.raises(ValueError, match="no/such folder is no folder, and not to be had from the Hub"):
+    with pytest.raises(ValueError, match="no/such folder is not a folder, and cannot be downloaded from the Hub"):
         compose("no/such folder", vision_folder, tmp_path / "new", **OPTIONS)
     assert list(tmp_path.iterdir()) == []
 
@@ -204,7 +204,7 @@ def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog, capsys)
     output = capsys.readouterr()
     assert output.out == f"{tmp_path / 'cached'}\n" and "Writing weights: 100%" in output.err
     assert (tmp_path / "cached" / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
-    assert "nothing tells whether the local copy of someone/vision is complete" in caplog.text
+    assert "it is unknown whether the local copy of someone/vision is complete" in caplog.text
     (entry,) = json.loads((tmp_path / "cached" / "provenance.json").read_text())
     assert entry["sources"] == [
         {"role": "language_model", "repo": "someone/language", "revision": REVISION},
@@ -218,7 +218,7 @@ def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog, capsys)
 def test_hub_ids_that_cannot_be_had(name, backbones, cache, tmp_path):
     make, _, vision_folder = backbones
     cache("someone/language", make()[1])
-    with pytest.raises(ValueError, match="is no folder, and not to be had from the Hub") as error:
+    with pytest.raises(ValueError, match="is not a folder, and cannot be downloaded from the Hub") as error:
         compose(name, vision_folder, tmp_path / "new", **OPTIONS)
     assert "\n" not in str(error.value) and str(error.value).startswith(name)
     assert not (tmp_path / "new").exists()
@@ -239,7 +239,7 @@ def test_half_a_repository_in_the_cache(backbones, cache, tmp_path):
     write_tree_cache(str(cached), REVISION, {name: TreeCacheEntry(1, "0", None, None, None) for name in files})
     compose("someone/language", vision_folder, tmp_path / "whole", **OPTIONS)
     (snapshot / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match="someone/language is no folder, and not to be had from the Hub"):
+    with pytest.raises(ValueError, match="someone/language is not a folder, and cannot be downloaded from the Hub"):
         compose("someone/language", vision_folder, tmp_path / "new", **OPTIONS)
     assert not (tmp_path / "new").exists()
 

@@ -28,7 +28,8 @@ from flashsloth import (
     cli,
     register_auto_classes,
 )
-from flashsloth.convert import add_special_tokens, convert_checkpoint, published, to_original
+from flashsloth.convert import add_special_tokens, convert_checkpoint, to_original
+from flashsloth.convert.names import PUBLISHED, PUBLISHED_TOWER, backwards, rename
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
 
@@ -161,7 +162,7 @@ def test_golden_training(model, processor, golden):
     names = [key.removeprefix("v3.grad_norm.") for key in golden if key.startswith("v3.grad_norm.")]
     assert len(names) == 12
     for name in names:
-        gradient = parameters[published.rename(name)].grad
+        gradient = parameters[rename(name, PUBLISHED)].grad
         sample = gradient.flatten()[:: max(1, gradient.numel() // 512)]
         expected = golden[f"v3.grad.{name}"]
         assert (sample - expected).norm() <= GRADIENT_TOLERANCE * expected.norm(), name
@@ -191,11 +192,11 @@ def test_golden_preprocessing(name, processor, golden):
 
 def test_every_published_name_is_in_the_table_both_ways():
     names = golden_checkpoint.read("parameters.json")
-    renamed = {published.rename(name) for name in names}
+    renamed = {rename(name, PUBLISHED) for name in names}
     assert None not in renamed and len(renamed) == len(names)
     for name in names:
-        assert published.rename(published.rename(name), to_original=True) == name
-    assert published.rename("model.lqformer.unknown") is None
+        assert rename(rename(name, PUBLISHED), backwards(PUBLISHED)) == name
+    assert rename("model.lqformer.unknown", PUBLISHED) is None
 
 
 def test_round_trip_is_bit_for_bit(source, converted, weights, tmp_path):
@@ -238,7 +239,7 @@ def test_layouts_of_the_source(layout, weights, converted, tmp_path):
     found = Checkpoint(tmp_path / "ours")
     assert set(found) == set(Checkpoint(converted))
     for name, tensor in halved.items():
-        assert torch.equal(found[published.rename(name)].read(), tensor), name
+        assert torch.equal(found[rename(name, PUBLISHED)].read(), tensor), name
     assert read_json(tmp_path / "ours" / "config.json")["dtype"] == "bfloat16"
     assert FlashSlothImageProcessor.from_pretrained(tmp_path / "ours").hd
 
@@ -302,10 +303,10 @@ def test_folder_is_complete(converted, processor):
 def test_whole_vision_tower_is_cut(source, weights, converted, tmp_path, caplog):
     tensors = dict(weights)
     for name, tensor in weights.items():
-        if f"{published.VISION}encoder.layers.1." in name:
+        if f"{PUBLISHED_TOWER}encoder.layers.1." in name:
             tensors[name.replace("layers.1.", "layers.2.")] = tensor.clone()
-    tensors[f"{published.VISION}post_layernorm.weight"] = torch.ones(1152)
-    tensors[f"{published.VISION}head.probe"] = torch.ones(1, 1, 1152)
+    tensors[f"{PUBLISHED_TOWER}post_layernorm.weight"] = torch.ones(1152)
+    tensors[f"{PUBLISHED_TOWER}head.probe"] = torch.ones(1, 1, 1152)
     golden_checkpoint.write(tmp_path / "source", tensors)
     ours = convert_checkpoint(tmp_path / "source", tmp_path / "ours")
     assert "whole vision tower" in caplog.text
@@ -418,7 +419,7 @@ def test_back_conversion_lists_tensors_too(converted, tmp_path):
     save_file(tensors, tmp_path / "ours" / "model.safetensors")
     with pytest.raises(ValueError, match="1 missing: model.pooling.fc2.bias"):
         to_original(tmp_path / "ours", tmp_path / "back")
-    with pytest.raises(ValueError, match="has model_type 'phi', not 'flashsloth'"):
+    with pytest.raises(ValueError, match="is a model of type 'phi', not a FlashSloth"):
         to_original(with_config(converted, tmp_path / "phi", model_type="phi"), tmp_path / "back")
     with pytest.raises(ValueError, match="no form in the published layout: query_layer 6 instead of 7"):
         to_original(with_config(converted, tmp_path / "variant", query_layer=6), tmp_path / "back")
@@ -444,7 +445,7 @@ def test_config_errors(changes, message, source, tmp_path):
 
 
 def test_source_errors(source, tmp_path):
-    with pytest.raises(ValueError, match="nowhere is no folder, and not to be had from the Hub"):
+    with pytest.raises(ValueError, match="nowhere is not a folder, and cannot be downloaded from the Hub"):
         convert_checkpoint(tmp_path / "nowhere", tmp_path / "ours")
     broken = with_config(source, tmp_path / "broken")
     (broken / "config.json").write_text("{")

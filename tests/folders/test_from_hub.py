@@ -177,7 +177,8 @@ def test_compose(hub, monkeypatch, tmp_path, capsys):
         assert compose(name, "none") == 2
         error = capsys.readouterr().err.splitlines()[-1]
         assert (
-            error.startswith(f"flashsloth compose: error: {name} is no folder, and not to be had") and words in error
+            error.startswith(f"flashsloth compose: error: {name} is not a folder, and cannot be downloaded")
+            and words in error
         )
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

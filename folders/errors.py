@@ -1,0 +1,66 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+Errors of model folders. A folder may hold anything, and where it breaks a library is not foreseeable: whatever is
+raised then becomes one `ValueError` here, which says in one line what is wrong and what to do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+
+# What libraries raise for a config whose sizes are text, negative, or too large for a tensor.
+UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
+
+
+def one_line(error: BaseException) -> str:
+    """A library's error message without line breaks, to be quoted in one of ours."""
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def config_errors(where) -> Iterator[None]:
+    """
+    Errors of a config, while something is built from it. A `ValueError` passes as it is.
+
+    Args:
+        where: what the message names: the config's file, or what was put together.
+    """
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise ValueError(f"{where} is contradictory: {one_line(error.__cause__ or error)}") from error
+    except UNFORESEEN as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{where} does not describe a model that can be built ({reason}).") from error
+
+
+@contextmanager
+def weight_errors(folder) -> Iterator[None]:
+    """
+    Errors of weights, while a model is loaded: files that are missing or cut short, and shapes that its config does
+    not have. A `ValueError` passes as it is, and so does a lost connection.
+    """
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except ImportError as error:  # quantized weights need the library that made them
+        raise ValueError(f"The model {folder} needs a package that is not installed: {one_line(error)}") from error
+    except (OSError, SafetensorError, *UNFORESEEN) as error:
+        reason = one_line(error).rstrip(".")
+        raise ValueError(
+            f"The model {folder} cannot be loaded: {reason}. Download it again, or save it again."
+        ) from error
+
+
+@contextmanager
+def reading_errors(part: str, folder) -> Iterator[None]:
+    """Errors of the "tokenizer" or the "processor" of a folder, while it is loaded."""
+    try:
+        yield
+    except Exception as error:  # the tokenizers library raises plain ones
+        reason = one_line(error) or type(error).__name__
+        raise ValueError(f"The {part} in {folder} cannot be read: {reason}") from error
