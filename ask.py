@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""One question to one model, with the answer streamed and timed: the work behind `flashsloth ask`."""
+"""One question to one model, with the answer streamed and timed: what `flashsloth ask` does."""
 
 import sys
 import time
@@ -11,10 +11,10 @@ from transformers import TextStreamer
 @dataclass
 class Answer:
     """
-    An answer and what it cost.
+    An answer and its cost.
 
     Args:
-        answer (`str`): The model's words.
+        answer (`str`): The text.
         seconds_to_first_token (`float`): From the question and the unread images to the first token of the answer.
         tokens_per_second (`float`): Tokens after the first, per second; of a one-token answer, that token's.
         visual_tokens (`int`): Positions of the decoder's sequence that the images take.
@@ -27,7 +27,7 @@ class Answer:
 
 
 class TimedStreamer(TextStreamer):
-    """Notes when each token of the answer arrives, and writes the words to standard output if `echo` is set."""
+    """Keeps the time at which each token arrives; writes the answer to standard output if `echo` is set."""
 
     def __init__(self, tokenizer, echo: bool):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -57,7 +57,7 @@ def ask(model, processor, question: str, images=(), hd: bool | None = None, max_
         processor: Its processor.
         question (`str`): The question.
         images (`Sequence[str]`, *optional*): Files or URLs.
-        hd (`bool`, *optional*): Whether to look at the images in high definition; the checkpoint's default if unset.
+        hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
         max_new_tokens (`int`, *optional*, defaults to 256): The longest answer.
         echo (`bool`, *optional*, defaults to `False`): Write the answer to standard output while it is made.
 
