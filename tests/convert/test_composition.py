@@ -3,13 +3,18 @@
 
 import json
 import math
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 
 import golden_checkpoint
 import pytest
 import torch
 from backbones import BASE_SIZE, OPTIONS, save_language_model, save_siglip
-from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
+from huggingface_hub import constants
+from model_folders import Hostile, error_of
 from safetensors.torch import load_file
 from samples import make_image, user
 from transformers import (
@@ -174,6 +179,55 @@ def test_wrong_backbones(backbones, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tokenizer_with_a_far_token(backbone_folders, tmp_path):
+    content = json.loads((backbone_folders["language"] / "tokenizer.json").read_text())
+    content["model"]["vocab"]["far"] = 5000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    message = error_of(compose, *backbone_folders.values(), tmp_path / "new", tokenizer=tmp_path, **OPTIONS)
+    assert "The tokenizer has 5001 tokens, but the language model in" in message
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_tokenizer(backbone_folders, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    message = error_of(compose, *backbone_folders.values(), tmp_path / "new", tokenizer=tmp_path, **OPTIONS)
+    assert f"The tokenizer in {tmp_path} cannot be read" in message and not (tmp_path / "new").exists()
+
+
+def test_pickles_are_read_where_there_is_nothing_better(backbones, cache, tmp_path):
+    make, siglip, vision_folder = backbones
+    _, language_folder = make()
+    expected = compose(language_folder, vision_folder, tmp_path / "expected", **OPTIONS)
+    old = tmp_path / "old"
+    shutil.copytree(vision_folder, old)
+    (old / "model.safetensors").unlink()
+    torch.save(siglip.state_dict(), old / "pytorch_model.bin")
+    cache("someone/old", old)
+    folder = compose(language_folder, "someone/old", tmp_path / "new", **OPTIONS)
+    found, expected = (load_file(path / "model.safetensors") for path in (folder, expected))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_composed_model_has_a_published_form(backbones, tmp_path):
+    """With Phi-2's tokenizer and the published constants a new model goes to the published layout and back."""
+    make, _, vision_folder = backbones
+    _, language_folder = make(
+        "eight layers", vocab_size=51200, hidden_size=8, intermediate_size=8, num_hidden_layers=8
+    )
+    ours = compose(language_folder, vision_folder, tmp_path / "ours", tokenizer=golden_checkpoint.TOKENIZER)
+    original = to_original(ours, tmp_path / "original")
+    back = convert_checkpoint(original, tmp_path / "back", vision_config=vision_folder / "config.json")
+    assert (back / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
+    first, second = (json.loads((folder / "config.json").read_text()) for folder in (ours, back))
+    assert first.pop("original_config") is None
+    assert second.pop("original_config") == json.loads((original / "config.json").read_text())
+    assert first == second
+
+
+# ---- from a Hub ----
+
+
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -212,73 +266,112 @@ def test_hub_ids_come_from_the_cache(backbones, cache, tmp_path, caplog, capsys)
     ]
 
 
-@pytest.mark.parametrize(
-    "name", ["someone/else", "someone/language@v2", f"someone/language@{REVISION[::-1]}", "someone/language@", "a/b/c"]
-)
-def test_hub_ids_that_cannot_be_had(name, backbones, cache, tmp_path):
-    make, _, vision_folder = backbones
-    cache("someone/language", make()[1])
-    with pytest.raises(ValueError, match="is not a folder, and cannot be downloaded from the Hub") as error:
-        compose(name, vision_folder, tmp_path / "new", **OPTIONS)
-    assert "\n" not in str(error.value) and str(error.value).startswith(name)
-    assert not (tmp_path / "new").exists()
+def test_backbones_of_a_hub(hub, monkeypatch, tmp_path, capsys):
+    save_language_model(tmp_path / "language")
+    save_siglip(tmp_path / "vision")
+    extra = {"README.md": b"# Phi", "pytorch_model.bin": b"pickle", "onnx/model.onnx": b"graph"}
+    hub.add_repo("lab/language", tmp_path / "language")
+    old = hub.commit("lab/language", extra)
+    hub.add_repo("lab/vision", tmp_path / "vision")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
 
+    def compose(language_model: str, name: str, vision_model: str = "lab/vision") -> int:
+        names = ["--language-model", language_model, "--vision-model", vision_model, str(tmp_path / name)]
+        return cli.main(["compose", *names, *options])
 
-def test_half_a_repository_in_the_cache(backbones, cache, tmp_path):
-    make, _, vision_folder = backbones
-    _, language_folder = make()
-    cached = cache("someone/language", language_folder)
-    snapshot = cached / "snapshots" / REVISION
-    (snapshot / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="No weights in .*someone--language"):
-        compose("someone/language", vision_folder, tmp_path / "new", **OPTIONS)
-    # What the client notes of a repository when it downloads from it.
-    files = [file.name for file in language_folder.iterdir()]
-    (cached / "trees").mkdir()
-    shutil.copy(language_folder / "model.safetensors", snapshot)
-    write_tree_cache(str(cached), REVISION, {name: TreeCacheEntry(1, "0", None, None, None) for name in files})
-    compose("someone/language", vision_folder, tmp_path / "whole", **OPTIONS)
-    (snapshot / "tokenizer_config.json").unlink()
-    with pytest.raises(ValueError, match="someone/language is not a folder, and cannot be downloaded from the Hub"):
-        compose("someone/language", vision_folder, tmp_path / "new", **OPTIONS)
-    assert not (tmp_path / "new").exists()
+    def weights(name: str) -> bytes:
+        return (tmp_path / name / "model.safetensors").read_bytes()
 
+    assert compose(str(tmp_path / "language"), "expected", str(tmp_path / "vision")) == 0
+    hub.fail("GET", "lab/language/resolve/.*safetensors", 500)
+    assert compose("lab/language", "latest") == 1
+    assert "Run the command again" in capsys.readouterr().err and not (tmp_path / "latest").exists()
+    assert compose("lab/language", "latest") == 0
+    assert weights("latest") == weights("expected")
+    fetched = {request.path.split("/")[-1] for request in hub.requests if request.method == "GET"}
+    assert "model.safetensors" in fetched and not fetched & {path.split("/")[-1] for path in extra}
 
-def test_a_folder_wins_over_a_revision(backbones, tmp_path):
-    make, _, vision_folder = backbones
-    _, language_folder = make()
-    shutil.copytree(language_folder, tmp_path / "language@main")
-    compose(tmp_path / "language@main", vision_folder, tmp_path / "new", **OPTIONS)
+    save_language_model(tmp_path / "other", initializer_range=0.5)
+    new = hub.commit("lab/language", tmp_path / "other")
+    assert compose(f"lab/language@{old}", "old") == compose("lab/language@main", "new") == 0
+    assert weights("old") == weights("expected") != weights("new")
     (entry,) = json.loads((tmp_path / "new" / "provenance.json").read_text())
-    assert entry["sources"][0] == {"role": "language_model", "folder": "language@main"}
+    assert entry["sources"] == [
+        {"role": "language_model", "repo": "lab/language", "revision": new},
+        {"role": "vision_model", "repo": "lab/vision", "revision": hub.head("lab/vision").sha},
+    ]
+    for name, words in (
+        ("lab/language@v9", "Revision Not Found"),
+        ("lab/nothing", "Repository Not Found"),
+    ):
+        assert compose(name, "none") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert (
+            error.startswith(f"flashsloth compose: error: {name} is not a folder, and cannot be downloaded")
+            and words in error
+        )
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert compose(f"lab/language@{old}", "offline") == compose("lab/language@main", "offline new") == 0
+    assert weights("offline") == weights("expected") and weights("offline new") == weights("new")
+    assert compose("lab/nothing", "none") == 2
+    assert not (tmp_path / "none").exists()
 
 
-def test_pickles_are_read_where_there_is_nothing_better(backbones, cache, tmp_path):
-    make, siglip, vision_folder = backbones
-    _, language_folder = make()
-    expected = compose(language_folder, vision_folder, tmp_path / "expected", **OPTIONS)
-    old = tmp_path / "old"
-    shutil.copytree(vision_folder, old)
-    (old / "model.safetensors").unlink()
-    torch.save(siglip.state_dict(), old / "pytorch_model.bin")
-    cache("someone/old", old)
-    folder = compose(language_folder, "someone/old", tmp_path / "new", **OPTIONS)
-    found, expected = (load_file(path / "model.safetensors") for path in (folder, expected))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+# ---- the command line, a full disk, a kill ----
 
 
-def test_composed_model_has_a_published_form(backbones, tmp_path):
-    """With Phi-2's tokenizer and the published constants a new model goes to the published layout and back."""
-    make, _, vision_folder = backbones
-    _, language_folder = make(
-        "eight layers", vocab_size=51200, hidden_size=8, intermediate_size=8, num_hidden_layers=8
-    )
-    ours = compose(language_folder, vision_folder, tmp_path / "ours", tokenizer=golden_checkpoint.TOKENIZER)
-    original = to_original(ours, tmp_path / "original")
-    back = convert_checkpoint(original, tmp_path / "back", vision_config=vision_folder / "config.json")
-    assert (back / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
-    first, second = (json.loads((folder / "config.json").read_text()) for folder in (ours, back))
-    assert first.pop("original_config") is None
-    assert second.pop("original_config") == json.loads((original / "config.json").read_text())
-    assert first == second
+def test_hostile_weights_on_the_command_line(backbone_folders, tmp_path, capsys):
+    executed = tmp_path / "executed"
+    (tmp_path / "vision").mkdir()
+    shutil.copy(backbone_folders["vision"] / "config.json", tmp_path / "vision")
+    torch.save({"a": Hostile(executed)}, tmp_path / "vision" / "pytorch_model.bin")
+    names = ["--language-model", str(backbone_folders["language"]), "--vision-model", str(tmp_path / "vision")]
+    assert cli.main(["compose", *names, str(tmp_path / "new")]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1
+    assert "flashsloth compose: error:" in output.err and "cannot be read as plain tensors" in output.err
+    assert not executed.exists() and [left.name for left in tmp_path.iterdir()] == ["vision"]
+
+
+def test_a_full_disk_leaves_nothing(backbone_folders, tmp_path, capsys):
+    names = ["--language-model", str(backbone_folders["language"]), "--vision-model", str(backbone_folders["vision"])]
+    options = ["--query-layer", "1", "--max-shard-size", "50KB"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Beyond it a write ends with an OSError, as on a full disk; code and tokenizer are smaller.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        status = cli.main(["compose", *names, str(tmp_path / "new"), *options, "--query-hidden-size", "4096"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    output = capsys.readouterr()
+    assert status == 1 and output.out == ""
+    assert "flashsloth compose: error: [Errno" in output.err.splitlines()[-1] and "Traceback" not in output.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_leaves_nothing_that_looks_finished(backbone_folders, tmp_path):
+    script = """
+import os, signal, sys
+from flashsloth.convert import compose
+from flashsloth.folders import tensors
+class Progress(tensors.tqdm):  # dies when the first tensors have been written
+    def update(self, n=1):
+        super().update(n)
+        if self.n > 100_000:
+            os.kill(os.getpid(), signal.SIGKILL)
+tensors.tqdm = Progress
+compose(*sys.argv[1:], query_layer=1)
+"""
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        backbone_folders["language"],
+        backbone_folders["vision"],
+        tmp_path / "new",
+    ]
+    assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith("new.incomplete-") and (left / "model.safetensors").is_file()
+    compose(backbone_folders["language"], backbone_folders["vision"], tmp_path / "new", **OPTIONS)

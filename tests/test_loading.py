@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What loads from a Hub by name: a stranger's Auto classes and pipeline, and the commands of this package."""
+"""Models by name: from a folder or a Hub, by `load`, by `flashsloth ask`, and by a stranger without the package."""
 
 import json
 import subprocess
@@ -7,18 +7,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from backbones import OPTIONS, save_language_model, save_siglip
+import torch
 from huggingface_hub import constants
+from model_folders import error_of, with_config
+from safetensors.torch import load_file, save_file
 from samples import make_image, make_model, prepare, user
 from without_package import WITHOUT_PACKAGE
 
 from flashsloth import cli
+from flashsloth.loading import find_flashsloth, load, load_model, load_processor
 
 
 REPO = "lab/flashsloth"
+
+
 QUESTION = "What is this?"
 
-# A machine without the package, as in test_remote_code.py; its code and its files come from the Hub.
+
 STRANGER = (
     WITHOUT_PACKAGE
     + """
@@ -60,6 +65,79 @@ def folder(processor, tmp_path_factory) -> Path:
     make_model().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+# ---- a folder ----
+
+
+def test_load_gives_model_and_processor(folder):
+    model, processor = load(str(folder))
+    assert not model.training and type(model).__name__ == "FlashSlothForCausalLM"
+    assert processor.num_query_tokens == model.config.num_query_tokens
+
+
+def test_options_reach_from_pretrained(folder):
+    assert load_model(folder, dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "phi"}, "is a model of type 'phi', not a FlashSloth"),
+        ({"num_hidden_layers": 10**9}, "has num_hidden_layers 1000000000; no model has more"),
+        ({"query_layer": 9}, "config.json is contradictory: query_layer=9"),
+        ({"text_config": 5}, "config.json"),
+        ({"query_hidden_size": 16}, "cannot be loaded"),
+    ],
+    ids=str,
+)
+def test_configs_that_do_not_fit(changes, message, folder, tmp_path):
+    broken = with_config(folder, tmp_path / "broken", **changes)
+    assert message in error_of(load, str(broken)) and str(broken) in error_of(load, str(broken))
+
+
+def test_processors_that_are_missing_or_damaged(folder, tmp_path):
+    broken = with_config(folder, tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{")
+    assert f"The processor in {broken} cannot be read" in error_of(load_processor, broken)
+    (broken / "processor_config.json").write_text("{}")
+    assert "processor_config.json describes no image processor" in error_of(load_processor, broken)
+    (broken / "processor_config.json").unlink()
+    assert "holds no processor (processor_config.json). Save the processor there" in error_of(load_processor, broken)
+
+
+def test_weights_that_are_missing_or_damaged(folder, tmp_path):
+    broken = with_config(folder, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.pooling.fc1.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert "lacks 1 tensors, model.pooling.fc1.weight among them" in error_of(load_model, broken)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert f"The model {broken} cannot be loaded" in error_of(load_model, broken)
+    weights.unlink()
+    assert f"The model {broken} cannot be loaded" in error_of(load_model, broken)
+
+
+def test_an_adapter_and_no_folder_at_all(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "is an adapter: merge it first" in error_of(load, str(tmp_path))
+    for name in ("nowhere", "./no/where", "/no/such/folder"):
+        with pytest.raises(FileNotFoundError, match=f"No model folder at '{name}'; give a folder or a Hub id"):
+            find_flashsloth(name)
+
+
+def test_code_of_the_folder_is_not_run(folder, tmp_path, monkeypatch):
+    """Not even by a "y" on standard input, which answers transformers' question."""
+    hostile = with_config(folder, tmp_path / "hostile")
+    for file in hostile.glob("*.py"):
+        file.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n" + file.read_text())
+    monkeypatch.setattr("builtins.input", lambda *args: "y")
+    load(str(hostile))
+    assert not (tmp_path / "executed").exists()
+
+
+# ---- a Hub ----
 
 
 def test_a_stranger_loads_a_pinned_revision(folder, hub, processor, tmp_path):
@@ -134,55 +212,3 @@ def test_ask_what_cannot_be_loaded(folder, hub, monkeypatch, capsys):
     hub.fail("GET", "model.safetensors", 500)
     assert "Run the command again" in error(1, "--model", REPO)
     assert ask("--model", "sloth/secret") == ask("--model", REPO) == 0
-
-
-def test_compose(hub, monkeypatch, tmp_path, capsys):
-    save_language_model(tmp_path / "language")
-    save_siglip(tmp_path / "vision")
-    extra = {"README.md": b"# Phi", "pytorch_model.bin": b"pickle", "onnx/model.onnx": b"graph"}
-    hub.add_repo("lab/language", tmp_path / "language")
-    old = hub.commit("lab/language", extra)
-    hub.add_repo("lab/vision", tmp_path / "vision")
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-
-    def compose(language_model: str, name: str, vision_model: str = "lab/vision") -> int:
-        names = ["--language-model", language_model, "--vision-model", vision_model, str(tmp_path / name)]
-        return cli.main(["compose", *names, *options])
-
-    def weights(name: str) -> bytes:
-        return (tmp_path / name / "model.safetensors").read_bytes()
-
-    assert compose(str(tmp_path / "language"), "expected", str(tmp_path / "vision")) == 0
-    hub.fail("GET", "lab/language/resolve/.*safetensors", 500)
-    assert compose("lab/language", "latest") == 1
-    assert "Run the command again" in capsys.readouterr().err and not (tmp_path / "latest").exists()
-    assert compose("lab/language", "latest") == 0
-    assert weights("latest") == weights("expected")
-    fetched = {request.path.split("/")[-1] for request in hub.requests if request.method == "GET"}
-    assert "model.safetensors" in fetched and not fetched & {path.split("/")[-1] for path in extra}
-
-    save_language_model(tmp_path / "other", initializer_range=0.5)
-    new = hub.commit("lab/language", tmp_path / "other")
-    assert compose(f"lab/language@{old}", "old") == compose("lab/language@main", "new") == 0
-    assert weights("old") == weights("expected") != weights("new")
-    (entry,) = json.loads((tmp_path / "new" / "provenance.json").read_text())
-    assert entry["sources"] == [
-        {"role": "language_model", "repo": "lab/language", "revision": new},
-        {"role": "vision_model", "repo": "lab/vision", "revision": hub.head("lab/vision").sha},
-    ]
-    for name, words in (
-        ("lab/language@v9", "Revision Not Found"),
-        ("lab/nothing", "Repository Not Found"),
-    ):
-        assert compose(name, "none") == 2
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert (
-            error.startswith(f"flashsloth compose: error: {name} is not a folder, and cannot be downloaded")
-            and words in error
-        )
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert compose(f"lab/language@{old}", "offline") == compose("lab/language@main", "offline new") == 0
-    assert weights("offline") == weights("expected") and weights("offline new") == weights("new")
-    assert compose("lab/nothing", "none") == 2
-    assert not (tmp_path / "none").exists()

@@ -1,0 +1,41 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""What libraries raise becomes one line that says what and what to do."""
+
+import pytest
+from model_folders import error_of
+
+from flashsloth.folders.errors import config_errors, one_line, reading_errors, weight_errors
+
+
+def fail(context, error: Exception) -> None:
+    with context:
+        raise error
+
+
+def test_one_line():
+    assert one_line(RuntimeError("size mismatch:\n\t[2] and\n\t[3]")) == "size mismatch: [2] and [3]"
+
+
+@pytest.mark.parametrize("error", [KeyError("depth"), TypeError("no number"), RuntimeError("a\nb"), OverflowError()])
+def test_a_library_gives_up(error):
+    assert "c.json does not describe a model that can be built" in error_of(fail, config_errors("c.json"), error)
+    message = error_of(fail, weight_errors("folder"), error)
+    assert message.startswith("The model folder cannot be loaded: ") and message.endswith("or save it again.")
+
+
+def test_our_own_errors_pass():
+    for context in (config_errors("c.json"), weight_errors("folder")):
+        assert error_of(fail, context, ValueError("both numbers")) == "both numbers"
+    with pytest.raises(ConnectionError, match="lost"):
+        fail(weight_errors("folder"), ConnectionError("lost"))
+
+
+def test_a_missing_package():
+    assert "The model folder needs a package that is not installed: torchao" in error_of(
+        fail, weight_errors("folder"), ImportError("torchao")
+    )
+
+
+def test_a_tokenizer():
+    message = error_of(fail, reading_errors("tokenizer", "folder"), Exception())
+    assert message == "The tokenizer in folder cannot be read: Exception"
