@@ -1,2 +1,2 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The tiny checkpoint that the package ships: its pictures, questions, backbones, training and evaluation."""
+"""The recipe of the tiny checkpoints that the package ships: images, questions, backbones, training, evaluation."""

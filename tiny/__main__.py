@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Makes the tiny checkpoints from nothing: tokenizer, vision tower, language model, composition, data, query stage,
-stage 1, stage 2, HD, evaluation. A stage whose output is there is skipped, and one that was stopped goes on from its
+stage 1, stage 2, HD, evaluation. It skips steps whose output exists, and resumes a stage that was stopped from its
 last checkpoint.
 
     python -m flashsloth.tiny [--work build/tiny] [--export checkpoints]
@@ -25,6 +25,8 @@ from flashsloth.folders.provenance import PROVENANCE_FILE, read_provenance, writ
 from flashsloth.tiny.curves import read_curves
 from flashsloth.tiny.data import in_batches_of_similar_length, make_dataset
 from flashsloth.tiny.evaluate import (
+    QUESTIONS,
+    SMALL_TEXT_QUESTIONS,
     answers_table,
     checkpoint_folders,
     command_line,
@@ -33,7 +35,8 @@ from flashsloth.tiny.evaluate import (
 )
 from flashsloth.tiny.language import train_language_model
 from flashsloth.tiny.tokenizer import train_tokenizer
-from flashsloth.tiny.tower import POOLING_SIZE, train_tower
+from flashsloth.tiny.tower import train_tower
+from flashsloth.tiny.tower_data import POOLING_SIZE
 from flashsloth.train.config import DataSource, read_config
 from flashsloth.train.record import draw
 from flashsloth.train.sft import train_stage
@@ -42,23 +45,23 @@ from flashsloth.train.sft import train_stage
 logger = logging.getLogger("flashsloth.tiny")
 
 CONFIGS = Path(__file__).parent.parent / "train" / "configs"
-# Each with the sets that it learns from, in this order.
+# The stages in order, each with the sets that it learns from.
 STAGES = {
     "query": ("items",),
     "stage1": ("captions",),
     "stage2": ("questions", "comparisons"),
     "hd": ("hd",),
 }
-# What the backbones learn from, in words: their pictures and texts are drawn up while they train.
+# The data of the backbones in words: it is generated while they train.
 BACKBONE_DATA = {
-    "tower": "generated pictures with handwritten digits of scikit-learn in them",
+    "tower": "generated images with handwritten digits of scikit-learn in them",
     "language_model": "generated scenes whose regions are given as words",
 }
-EXAM = {"split": "heldout", "questions": 1000, "small": 300}
+EXAM = {"split": "heldout", "questions": QUESTIONS, "small": SMALL_TEXT_QUESTIONS}
 
 
 def make_backbones(settings: dict, work: Path) -> None:
-    """Tokenizer, tower and language model, each into its own folder."""
+    """Trains tokenizer, tower and language model, each in a folder of its own."""
     if not (work / "tokenizer").exists():
         with new_folder(work / "tokenizer") as folder:
             train_tokenizer(**settings["tokenizer"]).save_pretrained(folder)
@@ -83,15 +86,25 @@ def make_backbones(settings: dict, work: Path) -> None:
                 )
 
 
-def join_provenance(work: Path) -> None:
-    """Puts before the composition how its two backbones were made, which `compose` does not ask of backbones."""
-    (composed,) = read_provenance(work / "composed")
-    before = [*read_provenance(work / "tower"), *read_provenance(work / "language_model")]
-    write_provenance(work / "composed", "compose", composed["sources"], before, seed=composed["seed"])
+def compose_model(settings: dict, work: Path) -> None:
+    """Composes the untrained model."""
+    if not (work / "composed").exists():
+        compose(
+            work / "language_model",
+            work / "tower",
+            work / "composed",
+            vision_feature_layer=-1,
+            pooling_size=POOLING_SIZE,
+            **settings["compose"],
+        )
+        # `compose` knows nothing of how its backbones were made
+        (composed,) = read_provenance(work / "composed")
+        before = [*read_provenance(work / "tower"), *read_provenance(work / "language_model")]
+        write_provenance(work / "composed", "compose", composed["sources"], before, seed=composed["seed"])
 
 
 def make_data(settings: dict, work: Path) -> None:
-    """What the stages read: one set after the other."""
+    """Makes the data of the stages: their sets, one after the other."""
     for stage, names in STAGES.items():
         if not (work / "data" / stage).exists():
             logger.info("data of %s", stage)
@@ -103,8 +116,19 @@ def make_data(settings: dict, work: Path) -> None:
                 concatenate_datasets(ordered).save_to_disk(folder)
 
 
+def train_stages(settings: dict, work: Path) -> None:
+    """Trains the stages, each from the model of the one before."""
+    start = work / "composed"
+    for name in STAGES:
+        logger.info("%s", name)
+        stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", settings["stage_overrides"])
+        stage.model, config.output_dir = str(start), str(work / name)
+        stage.data = [DataSource(str(work / "data" / name))]
+        start = train_stage(stage, config)
+
+
 def export(source: Path, destination: Path) -> None:
-    """Saves a stage's model in bfloat16 as a complete folder, in place of an earlier one."""
+    """Saves a stage's model in bfloat16 as a complete model folder, which replaces an earlier one."""
     model = FlashSlothForCausalLM.from_pretrained(source, dtype="bfloat16")
     processor = FlashSlothProcessor.from_pretrained(source)
     unfinished = destination.with_name(destination.name + ".new")
@@ -118,46 +142,41 @@ def export(source: Path, destination: Path) -> None:
     unfinished.rename(destination)
 
 
+def measure(checkpoints: dict[str, Path], split: str, questions: int, small: int) -> str:
+    """Evaluates the checkpoints, saves their scores in them, and returns the table of all."""
+    answers = evaluate(checkpoints, split, questions, small)
+    for name, folder in checkpoints.items():
+        write_evaluation(folder, answers[name], split, command_line(split, questions, small))
+    return answers_table(answers)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/tiny"), help="folder for everything in between")
-    parser.add_argument("--export", type=Path, default=Path("checkpoints"), help="folder for the two checkpoints")
-    parser.add_argument("--config", type=Path, default=CONFIGS / "tiny.yaml", help="sizes and steps")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/tiny"), help="folder of all intermediate results (%(default)s)"
+    )
+    parser.add_argument(
+        "--export", type=Path, default=Path("checkpoints"), help="folder of the two checkpoints (%(default)s)"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=CONFIGS / "tiny.yaml", help="YAML file with sizes and numbers of steps"
+    )
     parsed = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    torch.set_flush_denormal(True)  # denormal numbers slow a CPU down
+    torch.set_flush_denormal(True)  # denormal numbers are slow on a CPU
     register_auto_classes()
     settings = yaml.safe_load(parsed.config.read_text())
     work = parsed.work
 
     make_backbones(settings, work)
-    if not (work / "composed").exists():
-        compose(
-            work / "language_model",
-            work / "tower",
-            work / "composed",
-            vision_feature_layer=-1,
-            pooling_size=POOLING_SIZE,
-            **settings["compose"],
-        )
-        join_provenance(work)
+    compose_model(settings, work)
     make_data(settings, work)
-    start = work / "composed"
-    for name in STAGES:
-        logger.info("%s", name)
-        stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", settings["stage_overrides"])
-        stage.model, config.output_dir = str(start), str(work / name)
-        stage.data = [DataSource(str(work / "data" / name))]
-        start = train_stage(stage, config)
+    train_stages(settings, work)
     draw(read_curves(work), work / "curves.png")
     checkpoints = checkpoint_folders(parsed.export)
     export(work / "stage2" / "model", checkpoints["standard"])
     export(work / "hd" / "model", checkpoints["HD"])
-    exam = EXAM | settings["exam"]
-    answers = evaluate(checkpoints, **exam)
-    for name, folder in checkpoints.items():
-        write_evaluation(folder, answers[name], exam["split"], command_line(**exam))
-    result = answers_table(answers)
+    result = measure(checkpoints, **(EXAM | settings["exam"]))
     (work / "result.md").write_text(result + "\n")
     print(result)
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Measures the tiny checkpoints by exact match on held-out questions and prints a Markdown table:
+Measures the tiny checkpoints by exact match on held-out questions, and prints a Markdown table:
 
     python -m flashsloth.tiny.evaluate [--questions 1000] [--split heldout] [--write]
 
-Beside each checkpoint stands what it answers when every picture is replaced by grey, and what it reads of words and
-numbers that are too small for the standard view. `--write` also notes the scores in `evaluation.json` of each
-checkpoint, from which its model card is made.
+The table has two columns for each checkpoint: with the images, and with a grey image in place of each. Its last line
+is about words and numbers that are too small for the standard view. `--write` also saves the scores as
+`evaluation.json` in each checkpoint, from which its model card is made.
 """
 
 import argparse
@@ -32,17 +32,18 @@ from flashsloth.tiny.scenes import CANVAS
 CHECKPOINTS = Path(flashsloth.__file__).parent / "checkpoints"
 GREY = Image.new("RGB", (CANVAS, CANVAS), (127, 127, 127))
 LONGEST_ANSWER = 32  # tokens
+QUESTIONS, SMALL_TEXT_QUESTIONS = 1000, 300  # of the published table
 EVALUATION_FILE = "evaluation.json"
 
-# The sets of questions, as their scores are noted.
-SEEN = "generated pictures"
-GREYED = "generated pictures, each replaced by grey"
-SMALL = "generated pictures with small text"
+# The sets of questions, by their names in `evaluation.json`.
+IMAGES = "generated images"
+GREY_IMAGES = "generated images, each replaced by grey"
+SMALL_TEXT = "generated images with small text"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One question, its answer, and what the model said."""
+    """The right answer to a question of some kind, and the model's answer."""
 
     kind: str
     expected: str
@@ -61,13 +62,18 @@ def examine(
     grey: bool = False,
     batch_size: int = 50,
 ) -> list[Outcome]:
-    """Greedy answers to every question of an exam, in batches.
+    """
+    Answers every question of an exam with greedy decoding, in batches.
 
     Args:
-        model, processor: The checkpoint.
-        exam (`Dataset`): Rows with one picture, one question and one answer.
-        grey (`bool`, *optional*, defaults to `False`): Whether to show a grey picture in place of each.
-        batch_size (`int`, *optional*, defaults to 50): Questions per batch.
+        model ([`FlashSlothForCausalLM`]): The checkpoint's model.
+        processor ([`FlashSlothProcessor`]): Its processor.
+        exam (`Dataset`): Rows with one image, one question and one answer.
+        grey (`bool`, *optional*, defaults to `False`): Whether to replace every image by a grey one.
+        batch_size (`int`, *optional*, defaults to 50): Questions in a batch.
+
+    Returns:
+        `list[Outcome]`: One outcome for each row.
     """
     outcomes = []
     for start in tqdm(range(0, len(exam), batch_size), leave=False, file=sys.stderr):
@@ -75,8 +81,8 @@ def examine(
         chats = []
         for row in rows:
             question = row["messages"][0]["content"][1]
-            picture = {"type": "image", "image": GREY if grey else row["images"][0]}
-            chats.append([{"role": "user", "content": [picture, question]}])
+            image = {"type": "image", "image": GREY if grey else row["images"][0]}
+            chats.append([{"role": "user", "content": [image, question]}])
         inputs = processor.apply_chat_template(
             chats,
             add_generation_prompt=True,
@@ -94,12 +100,12 @@ def examine(
 
 
 def accuracy(outcomes: list[Outcome]) -> float:
-    """Share of right answers in percent."""
+    """The share of right answers in percent."""
     return 100 * sum(outcome.is_right for outcome in outcomes) / len(outcomes)
 
 
 def by_kind(outcomes: list[Outcome]) -> dict[str, float]:
-    """Accuracy of all questions and of every kind, in percent."""
+    """The accuracy of all questions and of each kind, in percent."""
     groups = defaultdict(list)
     for outcome in outcomes:
         groups[outcome.kind].append(outcome)
@@ -107,7 +113,7 @@ def by_kind(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def table(columns: dict[str, dict[str, float]]) -> str:
-    """A Markdown table with a row for every kind and a column for every measurement."""
+    """A Markdown table with a row for each kind and a column for each measurement."""
     names = list(columns)
     lines = ["| questions | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
     for kind in ("all", *KINDS, "small text"):
@@ -117,32 +123,33 @@ def table(columns: dict[str, dict[str, float]]) -> str:
 
 
 def load(folder: Path) -> tuple[FlashSlothForCausalLM, FlashSlothProcessor]:
-    """A checkpoint in float32, ready to answer."""
+    """The model and processor of a checkpoint, in float32."""
     register_auto_classes()
-    return FlashSlothForCausalLM.from_pretrained(folder, dtype="float32").eval(), FlashSlothProcessor.from_pretrained(
-        folder
-    )
+    model = FlashSlothForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    return model, FlashSlothProcessor.from_pretrained(folder)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a checkpoint answered: to the exam, to the exam with grey pictures, and about small text."""
+    """A checkpoint's answers to an exam, to the same exam with grey images, and to questions about small text."""
 
-    seen: list[Outcome]
-    greyed: list[Outcome]
-    small: list[Outcome]
+    exam: list[Outcome]
+    grey: list[Outcome]
+    small_text: list[Outcome]
 
 
 def evaluate(folders: dict[str, Path], split: str, questions: int, small: int) -> dict[str, Answers]:
-    """The answers of the given checkpoints to `questions` exam questions and `small` ones about small text."""
+    """The answers of checkpoints, by name, to `questions` questions of the exam and `small` ones about small text."""
     exam = make_dataset("exam", split, questions)
     small_text = make_dataset("small_text", split, small)
     answers = {}
     for name, folder in folders.items():
         model, processor = load(folder)
-        reading = examine(model, processor, small_text)
-        seen = examine(model, processor, exam)
-        answers[name] = Answers(seen, examine(model, processor, exam, grey=True), reading)
+        answers[name] = Answers(
+            exam=examine(model, processor, exam),
+            grey=examine(model, processor, exam, grey=True),
+            small_text=examine(model, processor, small_text),
+        )
     return answers
 
 
@@ -150,32 +157,32 @@ def answers_table(answers: dict[str, Answers]) -> str:
     """The table of all checkpoints."""
     columns = {}
     for name, given in answers.items():
-        columns[name] = by_kind(given.seen) | {"small text": accuracy(given.small)}
-        columns[f"{name}, grey"] = by_kind(given.greyed)
+        columns[name] = by_kind(given.exam) | {"small text": accuracy(given.small_text)}
+        columns[f"{name}, grey"] = by_kind(given.grey)
     return table(columns)
 
 
 def write_evaluation(folder: Path, answers: Answers, split: str, command: str) -> None:
     """
-    Notes a checkpoint's scores in its `evaluation.json`.
+    Saves a checkpoint's scores as its `evaluation.json`.
 
     Args:
         folder (`Path`): The checkpoint.
-        answers (`Answers`): What it answered.
-        split (`str`): Split of the questions.
-        command (`str`): What repeats the measurement.
+        answers (`Answers`): Its answers.
+        split (`str`): The split of the questions.
+        command (`str`): The command that repeats the measurement.
     """
     scores = []
-    for name, outcomes in ((SEEN, answers.seen), (GREYED, answers.greyed), (SMALL, answers.small)):
+    for name, outcomes in ((IMAGES, answers.exam), (GREY_IMAGES, answers.grey), (SMALL_TEXT, answers.small_text)):
         counts = Counter(outcome.kind for outcome in outcomes) | {"all": len(outcomes)}
-        kinds = by_kind(outcomes) if name != SMALL else {"all": accuracy(outcomes)}
+        kinds = by_kind(outcomes) if name != SMALL_TEXT else {"all": accuracy(outcomes)}
         scores += [score(name, kind, value, counts[kind], split, command) for kind, value in kinds.items()]
     text = json.dumps(scores, indent=2, ensure_ascii=False)
     (folder / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def score(dataset: str, kind: str, value: float, n: int, split: str, command: str) -> dict:
-    """One score as `evaluation.json` has it: `value` percent of the `n` questions of a kind."""
+    """An entry of `evaluation.json`: `value` percent of the `n` questions of a kind are right."""
     return {
         "task": "visual question answering",
         "dataset": {"name": dataset, "repo": None, "config": kind, "split": split, "revision": None},
@@ -192,11 +199,18 @@ def score(dataset: str, kind: str, value: float, n: int, split: str, command: st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, help="folder that holds the two checkpoints")
-    parser.add_argument("--split", default="heldout", choices=("heldout", "validation"))
-    parser.add_argument("--questions", type=int, default=1000)
-    parser.add_argument("--small", type=int, default=300, help="questions about small text")
-    parser.add_argument("--write", action="store_true", help=f"note the scores in each checkpoint's {EVALUATION_FILE}")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=CHECKPOINTS,
+        help="folder of the two checkpoints (default: those of the package)",
+    )
+    parser.add_argument("--split", default="heldout", choices=("heldout", "validation"), help="split of the questions")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="number of questions (%(default)s)")
+    parser.add_argument(
+        "--small", type=int, default=SMALL_TEXT_QUESTIONS, help="questions about small text (%(default)s)"
+    )
+    parser.add_argument("--write", action="store_true", help=f"also save each checkpoint's {EVALUATION_FILE}")
     parsed = parser.parse_args()
     folders = checkpoint_folders(parsed.checkpoints)
     answers = evaluate(folders, parsed.split, parsed.questions, parsed.small)
@@ -208,12 +222,12 @@ def main() -> None:
 
 
 def checkpoint_folders(folder: Path) -> dict[str, Path]:
-    """The two checkpoints in a folder, by the names that the table has for them."""
+    """The two checkpoints in a folder, by their names in the table."""
     return {"standard": folder / "flashsloth-tiny", "HD": folder / "flashsloth-tiny-hd"}
 
 
 def command_line(split: str, questions: int, small: int) -> str:
-    """What repeats a measurement."""
+    """The command that repeats a measurement."""
     return f"python -m flashsloth.tiny.evaluate --split {split} --questions {questions} --small {small}"
 
 

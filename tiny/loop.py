@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The loop by which the tiny backbones are trained: logged and resumable."""
+"""The training loop of the tiny backbones, with a log and checkpoints."""
 
 import json
 import logging
@@ -17,14 +17,17 @@ from flashsloth.train.optimizers import MuonWithAdamW
 
 logger = logging.getLogger(__name__)
 
+LOG = "log.jsonl"
+CHECKPOINT = "checkpoint.pt"
+
 
 def precision() -> torch.autocast:
-    """A context in which products of matrices are computed in bfloat16 where the CPU is fast at that."""
+    """Autocast to bfloat16 on a CPU that is fast at it; elsewhere no change."""
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_fast_bfloat16())
 
 
 def warm_up_then_decay(step: int, steps: int, warm_up: int = 60, decay_share: float = 0.6) -> float:
-    """Factor of the learning rate: linear up, flat, and linear down over the last `decay_share` of the steps."""
+    """The factor of the learning rate: linear up, constant, linear down over the last `decay_share` of the steps."""
     return min((step + 1) / warm_up, (steps - step) / (decay_share * steps), 1.0)
 
 
@@ -39,30 +42,25 @@ def train(
     measure_every: int = 150,
     log_every: int = 20,
 ) -> None:
-    """Trains `model` for a fixed number of steps and goes on from the last checkpoint in `folder` if there is one.
+    """
+    Trains a model for a fixed number of steps. If `folder` has a checkpoint, training resumes from it.
 
     Args:
-        model (`nn.Module`): What is trained.
+        model (`nn.Module`): The model.
         loss_of (`Callable`): Maps a batch to named losses, which are summed.
-        batches_from (`Callable`): Maps a step to the batches from there on.
-        steps (`int`): Number of steps.
+        batches_from (`Callable`): Maps the number of finished steps to the batches that follow.
+        steps (`int`): The number of steps.
         learning_rate (`float`): The highest learning rate.
-        folder (`Path`): Takes `log.jsonl` and `checkpoint.pt`.
-        measure (`Callable`): Figures on validation data, logged with every checkpoint.
-        measure_every (`int`): Steps between two checkpoints.
-        log_every (`int`): Steps between two lines of the log.
+        folder (`Path`): The folder of `log.jsonl` and `checkpoint.pt`.
+        measure (`Callable`): Returns figures on validation data, which are logged with every checkpoint.
+        measure_every (`int`, *optional*, defaults to 150): Steps between two checkpoints.
+        log_every (`int`, *optional*, defaults to 20): Steps between two lines of the log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = MuonWithAdamW(model.named_parameters(), learning_rate)
     schedule = LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps))
     stateful = (model, optimizer, schedule)
-    checkpoint = folder / "checkpoint.pt"
-    start = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        for part, state in zip(stateful, saved["states"], strict=True):
-            part.load_state_dict(state)
-        start = saved["step"]
+    start = _resume(folder / CHECKPOINT, stateful)
     began = time.monotonic()
     history: dict[str, list[float]] = {}
     model.train()
@@ -77,17 +75,32 @@ def train(
         for name, loss in losses.items():
             history.setdefault(name, []).append(loss.item())
         if step % log_every == 0:
-            record = {"step": step, "seconds": round(time.monotonic() - began, 1)}
-            _log(folder, record | {name: round(sum(past) / len(past), 4) for name, past in history.items()})
+            figures = {"step": step, "seconds": round(time.monotonic() - began, 1)}
+            _log(folder, figures | {name: round(sum(past) / len(past), 4) for name, past in history.items()})
             history = {}
         if step % measure_every == 0 or step == steps:
             _log(folder, {"step": step} | measure())
-            unfinished = checkpoint.with_suffix(".tmp")
-            torch.save({"step": step, "states": [part.state_dict() for part in stateful]}, unfinished)
-            unfinished.rename(checkpoint)
+            _save(folder / CHECKPOINT, stateful, step)
 
 
-def _log(folder: Path, record: dict) -> None:
-    logger.info("%s", record)
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+def _resume(checkpoint: Path, stateful: tuple) -> int:
+    """Loads the states of a checkpoint, if there is one; returns the number of finished steps."""
+    if not checkpoint.exists():
+        return 0
+    saved = torch.load(checkpoint, weights_only=True)
+    for part, state in zip(stateful, saved["states"], strict=True):
+        part.load_state_dict(state)
+    return saved["step"]
+
+
+def _save(checkpoint: Path, stateful: tuple, step: int) -> None:
+    """Replaces a checkpoint; an interruption leaves the old one."""
+    unfinished = checkpoint.with_suffix(".tmp")
+    torch.save({"step": step, "states": [part.state_dict() for part in stateful]}, unfinished)
+    unfinished.rename(checkpoint)
+
+
+def _log(folder: Path, figures: dict) -> None:
+    logger.info("%s", figures)
+    with (folder / LOG).open("a") as file:
+        file.write(json.dumps(figures) + "\n")

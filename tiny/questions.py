@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Captions, questions and answers about a scene.
 
-Every answer follows from the scene's description, never from its pixels. A question ends with `BRIEFLY` where the
-answer is a word or phrase; without it the answer is a sentence.
+Every answer follows from the scene's description, never from its pixels. If a question ends with `BRIEFLY`, its answer
+is a word or a phrase; otherwise the answer is a sentence.
 """
 
 import operator
@@ -14,13 +14,13 @@ from flashsloth.tiny.scenes import COLORS, GRID, HELDOUT_PAIRS, PLACES, SHAPES, 
 
 
 BRIEFLY = "Answer briefly."
-DESCRIBE = "Describe the picture."
+DESCRIBE = "Describe the picture."  # the checkpoints learned these words: they must not change
 Answer = tuple[str, str, str]  # question without its suffix, brief answer, sentence
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question about a picture, its answer, and the kind of question it is."""
+    """A question about a scene, its answer, and the kind of the question."""
 
     kind: str
     question: str
@@ -28,17 +28,17 @@ class Turn:
 
 
 def name_of(item: Item) -> str:
-    """What a thing is called, without an article: "red circle", "word cat", "number 47", "digit 7"."""
+    """The name of an item, without an article: "red circle", "word cat", "number 47", "digit 7"."""
     return f"{item.color} {item.shape}" if item.kind == "shape" else f"{item.kind} {item.text}"
 
 
 def describe(item: Item) -> str:
-    """An object with its size, as captions say it: "large red circle"."""
+    """An item as captions name it, a shape with its size: "large red circle"."""
     return f"{item.size} {name_of(item)}" if item.kind == "shape" else name_of(item)
 
 
 def caption(scene: Scene, rng: random.Random | None = None) -> str:
-    """Says what is in a scene, row by row or, with `rng`, in random order; ordinary scenes also say where."""
+    """Names the items of a scene, row by row or, with `rng`, in random order; ordinary scenes with their places."""
     items = sorted(scene.items, key=lambda item: (item.row, item.column))
     if rng is not None:
         rng.shuffle(items)
@@ -56,13 +56,13 @@ def _the_place(place: str) -> str:
 
 
 def _only(items: list[Item], attribute: str) -> list[Item]:
-    """Those items whose `attribute` no other item of the list shares."""
+    """The items whose `attribute` no other item of the list shares."""
     values = list(map(operator.attrgetter(attribute), items))
     return [item for item, value in zip(items, values, strict=True) if values.count(value) == 1]
 
 
 def _named_once(scene: Scene) -> list[Item]:
-    """The things that their name points out without doubt."""
+    """The items whose name no other item has."""
     names = [name_of(item) for item in scene.items]
     return [item for item, name in zip(scene.items, names, strict=True) if names.count(name) == 1]
 
@@ -190,7 +190,7 @@ def ask_existence(scene: Scene, rng: random.Random) -> Answer | None:
         color, shape = rng.choice(sorted(present))
     else:
         color, shape = rng.choice(tuple(COLORS)), rng.choice(SHAPES)
-        # Half of the absent things resemble one that is there.
+        # Two of three absent items share their colour or shape with an item of the scene.
         near = rng.choice(shapes)
         color, shape = rng.choice(((color, shape), (near.color, shape), (color, near.shape)))
         if (color, shape) in present or (color, shape) in HELDOUT_PAIRS:
@@ -235,13 +235,13 @@ KINDS: dict[str, Callable[[Scene, random.Random], Answer | None]] = {
     "number": ask_number,
     "digit": ask_digit,
 }
-# Asked in training only: who tells the places of two things one after the other learns to look each of them up where
-# it is mentioned, without which relations stayed at chance.
+# For training only. An answer that names the places of two items teaches the decoder to find each item where it is
+# mentioned; without such answers, relations stayed at chance.
 LESSONS: dict[str, Callable[[Scene, random.Random], Answer | None]] = {"places": ask_places, "spot": ask_spot}
 
 
 def ask(kind: str, scene: Scene, rng: random.Random, brief_share: float = 0.7) -> Turn | None:
-    """A question of one kind, or None where the scene allows none that has one right answer."""
+    """A question of one kind, or `None` if the scene allows none that has exactly one right answer."""
     drawn = (KINDS | LESSONS)[kind](scene, rng)
     if drawn is None:
         return None
@@ -249,24 +249,3 @@ def ask(kind: str, scene: Scene, rng: random.Random, brief_share: float = 0.7) -
     if rng.random() < brief_share:
         return Turn(kind, f"{question} {BRIEFLY}", brief)
     return Turn(kind, question, sentence)
-
-
-def conversation(scene: Scene, rng: random.Random, turns: int = 4, emphasis: tuple[str, ...] = ()) -> list[Turn]:
-    """Up to `turns` different questions about one scene; kinds that few scenes allow, and relations, come first.
-
-    Args:
-        scene (`Scene`): What is asked about.
-        rng (`random.Random`): Draws the questions.
-        turns (`int`, *optional*, defaults to 4): Most questions.
-        emphasis (`tuple[str, ...]`, *optional*): Kinds to try once more than others, as often as they stand here.
-    """
-    rare = ["relation", "relation", "word", "number", "digit"]
-    common = ["color", "shape", "count", "place", "existence", "relation", *emphasis]
-    rng.shuffle(rare)
-    rng.shuffle(common)
-    drawn: dict[str, Turn] = {}
-    for kind in rare[:3] + common + rare[3:]:
-        turn = ask(kind, scene, rng)
-        if turn is not None and len(drawn) < turns:
-            drawn.setdefault(turn.question, turn)
-    return rng.sample(list(drawn.values()), len(drawn))

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The tiny checkpoint's tokenizer: byte-level BPE, so that any UTF-8 text comes back unchanged, with single digits."""
+"""The tokenizer of the tiny checkpoints: byte-level BPE, which encodes any text without loss, with single digits."""
 
 from collections.abc import Iterator
 
@@ -8,16 +8,17 @@ from transformers import PreTrainedTokenizerFast
 
 from flashsloth.convert import add_special_tokens
 from flashsloth.convert.composition import QUERY_BASE_TEXT
-from flashsloth.tiny.questions import DESCRIBE, caption, conversation
+from flashsloth.tiny.conversations import conversation
+from flashsloth.tiny.questions import DESCRIBE, caption
 from flashsloth.tiny.scenes import STYLES, generator, make_scene
 
 
 QUERY_TOKENS = 4
-POSITIONS = 1024  # longest sequence that the decoder takes, in tokens
+POSITIONS = 1024  # the longest sequence of the decoder, in tokens
 
 
 def corpus(scenes: int) -> Iterator[str]:
-    """The text that the vocabulary is made for: captions and conversations about training scenes."""
+    """The text from which the vocabulary is learned: captions and conversations about training scenes."""
     for index in range(scenes):
         scene = make_scene("train", STYLES[index % 3], index)
         rng = generator("train", "corpus", index)
@@ -32,11 +33,12 @@ def corpus(scenes: int) -> Iterator[str]:
 
 
 def train_tokenizer(vocabulary: int, scenes: int) -> PreTrainedTokenizerFast:
-    """Trains the tokenizer.
+    """
+    Trains the tokenizer.
 
     Args:
-        vocabulary (`int`): Number of byte-level tokens; the special tokens follow them.
-        scenes (`int`): Number of training scenes whose text is counted.
+        vocabulary (`int`): The number of byte-level tokens; the special tokens follow them.
+        scenes (`int`): The number of training scenes whose text is counted.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

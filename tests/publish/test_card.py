@@ -372,9 +372,9 @@ def test_the_shipped_checkpoints_have_cards():
     for name, value in (("flashsloth-tiny", 93.2), ("flashsloth-tiny-hd", 92.3)):
         card = card_of(TINY.parent / name, license="apache-2.0")
         scores = {(r.dataset_name, r.dataset_config): r.metric_value for r in card.data.eval_results}
-        assert scores["generated pictures", "all"] == value and len(scores) == 21
+        assert scores["generated images", "all"] == value and len(scores) == 21
         assert card.data.metrics == ["exact_match"] and card.data.get("base_model") is None
-        assert "All of it was trained from random weights on generated pictures" in card.text
+        assert "All of it was trained from random weights on generated images" in card.text
         assert ("in high definition" in card.text) == name.endswith("hd")
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""`make tiny` from nothing to the exported checkpoints, with a few steps at each stage, and once more after a stop."""
+"""`make tiny` from nothing to the exported checkpoints, with a few steps at each stage, and again after a stop."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from flashsloth.loading import load
 from flashsloth.tiny.__main__ import main
 
 
+# In place of train/configs/tiny.yaml: two steps of a few rows at each stage.
 SETTINGS = {
     "seed": 0,
     "tokenizer": {"vocabulary": 600, "scenes": 60},
@@ -51,7 +52,7 @@ CHECKPOINTS = ("flashsloth-tiny", "flashsloth-tiny-hd")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder of the work, the exported checkpoints beside it, and the arguments that made them."""
+    """The folder of `work` and the exported `checkpoints`, and the arguments that made them."""
     root = tmp_path_factory.mktemp("tiny")
     (root / "tiny.yaml").write_text(yaml.safe_dump(SETTINGS))
     arguments = ["--work", str(root / "work"), "--export", str(root / "checkpoints")]

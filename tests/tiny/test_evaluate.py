@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The shipped checkpoints: complete, small, and as good as the README's table says, on a sample of it."""
+"""The shipped checkpoints: complete, small, and on a sample of questions as good as the README's table says."""
 
 import json
 import re
@@ -11,9 +11,9 @@ from flashsloth.folders.provenance import read_provenance
 from flashsloth.tiny.data import make_dataset
 from flashsloth.tiny.evaluate import (
     CHECKPOINTS,
-    GREYED,
-    SEEN,
-    SMALL,
+    GREY_IMAGES,
+    IMAGES,
+    SMALL_TEXT,
     Answers,
     Outcome,
     accuracy,
@@ -32,6 +32,7 @@ NAMES = ("flashsloth-tiny", "flashsloth-tiny-hd")
 
 @pytest.fixture(scope="module")
 def loaded():
+    """Model and processor of both shipped checkpoints."""
     return {name: load(CHECKPOINTS / name) for name in NAMES}
 
 
@@ -63,21 +64,21 @@ def test_table_shows_every_kind_once():
     assert "| all | 66.7 | 90.0 |" in lines and "| small text |  | 80.0 |" in lines
 
 
-def test_scores_are_noted_for_the_model_card(tmp_path):
+def test_scores_are_saved_for_the_model_card(tmp_path):
     right, wrong = Outcome("color", "red", "red"), Outcome("word", "cat", "dog")
-    answers = Answers(seen=[right, right, wrong], greyed=[wrong], small=[right, wrong])
+    answers = Answers(exam=[right, right, wrong], grey=[wrong], small_text=[right, wrong])
     write_evaluation(tmp_path, answers, "heldout", "python -m exam")
-    noted = json.loads((tmp_path / "evaluation.json").read_text())
-    scores = {(entry["dataset"]["name"], entry["dataset"]["config"]): (entry["value"], entry["n"]) for entry in noted}
+    saved = json.loads((tmp_path / "evaluation.json").read_text())
+    scores = {(entry["dataset"]["name"], entry["dataset"]["config"]): (entry["value"], entry["n"]) for entry in saved}
     assert scores == {
-        (SEEN, "all"): (66.7, 3),
-        (SEEN, "color"): (100.0, 2),
-        (SEEN, "word"): (0.0, 1),
-        (GREYED, "all"): (0.0, 1),
-        (GREYED, "word"): (0.0, 1),
-        (SMALL, "all"): (50.0, 2),
+        (IMAGES, "all"): (66.7, 3),
+        (IMAGES, "color"): (100.0, 2),
+        (IMAGES, "word"): (0.0, 1),
+        (GREY_IMAGES, "all"): (0.0, 1),
+        (GREY_IMAGES, "word"): (0.0, 1),
+        (SMALL_TEXT, "all"): (50.0, 2),
     }
-    assert {(entry["origin"], entry["command"]) for entry in noted} == {("measured", "python -m exam")}
+    assert {(entry["origin"], entry["command"]) for entry in saved} == {("measured", "python -m exam")}
     assert "| small text | 50.0 |  |" in answers_table({"standard": answers})
 
 
@@ -87,24 +88,24 @@ def test_shipped_scores_are_those_of_the_tables(file):
     table = {kind: values for kind, *values in rows}
     assert list(table) == ["all", *KINDS, "small text"]
     counts = Counter(list(KINDS)[index % len(KINDS)] for index in range(1000)) | {"all": 1000}
-    for name, seen, greyed in (("flashsloth-tiny", 0, 1), ("flashsloth-tiny-hd", 2, 3)):
-        noted = json.loads((CHECKPOINTS / name / "evaluation.json").read_text())
-        scores = {(e["dataset"]["name"], e["dataset"]["config"]): (e["value"], e["n"]) for e in noted}
-        wanted = {(SMALL, "all"): (float(table["small text"][seen]), 300)}
+    for name, column, grey_column in (("flashsloth-tiny", 0, 1), ("flashsloth-tiny-hd", 2, 3)):
+        saved = json.loads((CHECKPOINTS / name / "evaluation.json").read_text())
+        scores = {(e["dataset"]["name"], e["dataset"]["config"]): (e["value"], e["n"]) for e in saved}
+        wanted = {(SMALL_TEXT, "all"): (float(table["small text"][column]), 300)}
         for kind in ("all", *KINDS):
-            wanted[SEEN, kind] = (float(table[kind][seen]), counts[kind])
-            wanted[GREYED, kind] = (float(table[kind][greyed]), counts[kind])
+            wanted[IMAGES, kind] = (float(table[kind][column]), counts[kind])
+            wanted[GREY_IMAGES, kind] = (float(table[kind][grey_column]), counts[kind])
         assert scores == wanted
 
 
-def test_provenance_tells_every_part_from_its_beginning():
+def test_provenance_has_every_step_from_the_beginning():
     for name, stages in (("flashsloth-tiny", 3), ("flashsloth-tiny-hd", 4)):
         commands = [entry["command"] for entry in read_provenance(CHECKPOINTS / name)]
         assert commands == ["train", "train", "compose", *["train"] * stages]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sample_of_the_heldout_questions_is_answered_and_not_without_the_picture(loaded, name):
+def test_a_sample_of_the_heldout_questions_is_answered_and_not_without_the_image(loaded, name):
     exam = make_dataset("exam", "heldout", 90)
     assert accuracy(examine(*loaded[name], exam)) >= 85  # the README has the figures on all 1,000
     assert accuracy(examine(*loaded[name], exam, grey=True)) <= 45
