@@ -1,10 +1,9 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The `flashsloth` command. Results go to standard output, everything else to standard error.
 
-Exit status: 0 done, 2 bad input (one line says which and what to do), 130 interrupted, 1 any other failure.
-Each command imports what it needs when it runs, so that `flashsloth --help` does not wait for torch. Where libraries
-talk on standard output (the trainer prints its losses, DeepSpeed greets when another package imports it), they are
-sent to standard error.
+Exit status: 0 done, 2 bad input (one line names it and the remedy), 130 interrupted, 1 any other failure.
+Each command imports what it needs when it runs, so that `flashsloth --help` does not wait for torch. Output that
+libraries write to standard output (the trainer's losses, DeepSpeed's greeting) is redirected to standard error.
 """
 
 import argparse
@@ -19,28 +18,53 @@ from dataclasses import asdict
 from pathlib import Path
 
 
-# What a user's input causes. A FileExistsError is a destination that is already there.
+# Errors that the user's input causes. FileExistsError: the destination exists already.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
-# Options of `compose` that its function has by the same names, and with defaults of its own.
-COMPOSE_OPTIONS = (
-    "tokenizer",
-    "dtype",
-    "seed",
-    "hd",
-    "pooling_mode",
-    "pooling_size",
-    "num_query_tokens",
-    "query_layer",
-    "query_hidden_size",
-    "query_num_heads",
-    "query_base_token_id",
-    "vision_feature_layer",
-    "max_shard_size",
-)
+PROG = "flashsloth"
+SOURCE = "REPO_OR_DIR[@REVISION]"
+# The options of `compose`: arguments of its function by the same names, which has the defaults.
+COMPOSE_OPTIONS = {
+    "tokenizer": {"metavar": SOURCE, "help": "tokenizer, if the language model has none"},
+    "dtype": {"help": "float32, bfloat16 or float16 (default: the language model's dtype)"},
+    "seed": {"metavar": "N", "type": int, "help": "seed of the new weights (default: 0)"},
+    "hd": {"action": argparse.BooleanOptionalAction, "help": "use high definition by default (default: no)"},
+    "pooling_mode": {"help": "attention, average or none (default: attention)"},
+    "pooling_size": {"metavar": "N", "type": int, "help": "patches along a side of a pooled region (default: 3)"},
+    "num_query_tokens": {
+        "metavar": "N",
+        "type": int,
+        "help": "query tokens after a question, 0 for none (default: 9)",
+    },
+    "query_layer": {
+        "metavar": "N",
+        "type": int,
+        "help": "decoder layer before which query tokens attend to the patches (default: 7)",
+    },
+    "query_hidden_size": {
+        "metavar": "N",
+        "type": int,
+        "help": "width of that attention (default: half the vision tower's width)",
+    },
+    "query_num_heads": {
+        "metavar": "N",
+        "type": int,
+        "help": "heads of that attention (default: as many as the decoder's)",
+    },
+    "query_base_token_id": {
+        "metavar": "N",
+        "type": int,
+        "help": "token whose embedding is added to each query token (default: the token ' .')",
+    },
+    "vision_feature_layer": {
+        "metavar": "N",
+        "type": int,
+        "help": "vision layer whose output is used, counted from the end (default: -2, the last but one)",
+    },
+    "max_shard_size": {"metavar": "SIZE", "help": "largest size of a weight file (default: 5GB)"},
+}
 
-
-BENCH_EXTRAS = {"train": "train", "quantize": "quantize"}  # what `pip install 'flashsloth[...]'` a benchmark needs
+BENCH_EXTRAS = {"train": "train", "quantize": "quantize"}  # the extra packages that a benchmark needs
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +112,7 @@ def run_convert(args: argparse.Namespace) -> None:
 def run_compose(args: argparse.Namespace) -> None:
     from flashsloth.convert import composition
 
-    options = {name: value for name, value in vars(args).items() if name in COMPOSE_OPTIONS and value is not None}
+    options = {name: vars(args)[name] for name in COMPOSE_OPTIONS if vars(args)[name] is not None}
     composition.compose(
         args.language_model or composition.LANGUAGE_MODEL,
         args.vision_model or composition.VISION_MODEL,
@@ -221,18 +245,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: The exit status.
     """
-    parser = _build_parser()
-    # `bench` has a parser of its own, which gets all that this one does not know.
-    args, unknown = parser.parse_known_args(argv)
-    if "overrides" in args:
-        # argparse fills a list from one place only: words behind an option, as in `--plan key=value`, are left over
-        args.overrides += [word for word in unknown if not word.startswith("-")]
-        unknown = [word for word in unknown if word.startswith("-")]
-    if args.command == "bench":
-        args.arguments = unknown
-    elif unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    # Where torchao is installed transformers imports it, and it tells of kernels that are for other machines.
+    args = _parse(argv)
+    # transformers imports torchao if it is installed, and torchao warns about kernels for other machines.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -241,25 +255,41 @@ def main(argv: list[str] | None = None) -> int:
         _log("Interrupted.")
         return 130
     except USER_ERRORS as error:
-        if args.traceback:
-            traceback.print_exc()
-        _log(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}")
-        return 2
-    except OSError as error:  # the machine's trouble, not the input's: a full disk, a lost connection
-        if args.traceback:
-            traceback.print_exc()
-        _log(f"{parser.prog} {args.command}: error: {' '.join(str(error).split())}")
-        return 1
-    except Exception:  # the outermost boundary: reported whole, and told from bad input by its exit status
+        return _report(error, args, status=2)
+    except OSError as error:  # of the machine, not of the input: a full disk, a lost connection
+        return _report(error, args, status=1)
+    except Exception:  # a fault of the program: its traceback is the report
         traceback.print_exc()
         return 1
     return 0
 
 
+def _report(error: Exception, args: argparse.Namespace, status: int) -> int:
+    """Writes an error as one line, and returns the exit status."""
+    if args.traceback:
+        traceback.print_exc()
+    _log(f"{PROG} {args.command}: error: {' '.join(str(error).split())}")
+    return status
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = _build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if "overrides" in args:
+        # argparse fills a list from one place only: words after an option, as in `--plan key=value`, are left over.
+        args.overrides += [word for word in unknown if not word.startswith("-")]
+        unknown = [word for word in unknown if word.startswith("-")]
+    if args.command == "bench":
+        args.arguments = unknown  # each benchmark has a parser of its own
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="flashsloth", description="FlashSloth: small, fast vision-language models.")
+    parser = _Parser(prog=PROG, description="FlashSloth: small, fast vision-language models.")
     parser.add_argument("--version", action="version", version=_version())
-    parser.add_argument("--traceback", action="store_true", help="show where in the code bad input was found")
+    parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_ask(commands)
     _add_convert(commands)
@@ -269,7 +299,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_data(commands)
     _add_push(commands)
-    bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (bench --help says what)")
+    bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
     bench.set_defaults(run=run_bench)
     return parser
 
@@ -277,104 +307,87 @@ def _build_parser() -> argparse.ArgumentParser:
 def _add_ask(commands) -> None:
     ask = _add_command(commands, "ask", run_ask, "answer a question about any number of images")
     ask.add_argument("question", metavar="QUESTION", type=_question)
-    ask.add_argument("--model", metavar="M", help="folder, or owner/name on the Hub; the embedded checkpoint if unset")
     ask.add_argument(
-        "--revision", metavar="R", help="commit, branch or tag of the model on the Hub; its main branch if unset"
+        "--model", metavar="M", help="model folder, or owner/name on the Hub (default: the embedded checkpoint)"
     )
     ask.add_argument(
-        "--image", metavar="FILE_OR_URL", action="append", default=[], help="a picture; may be given several times"
+        "--revision", metavar="R", help="commit, branch or tag of the model on the Hub (default: its main branch)"
+    )
+    ask.add_argument(
+        "--image", metavar="FILE_OR_URL", action="append", default=[], help="an image; can be given several times"
     )
     ask.add_argument(
         "--hd",
         action=argparse.BooleanOptionalAction,
-        help="look at each image in high definition, or not; the checkpoint's own way if unset",
+        help="process images in high definition, or not (default: as the checkpoint says)",
     )
-    ask.add_argument("--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer, in tokens")
+    ask.add_argument(
+        "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
+    )
     ask.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="fast",
-        help="of the weights; auto is the checkpoint's own. Unset, it is that too, but float32 in place of bfloat16 "
-        "on a CPU without instructions for it: twice the memory, many times the speed",
+        help="dtype of the weights; auto is the checkpoint's own (default: auto, but float32 instead of bfloat16 on a "
+        "CPU without bfloat16 instructions: twice the memory, many times the speed)",
     )
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
     ask.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="let a model that this package does not know run the code in its folder or Hub repository; without "
-        "this option, no such code is ever run",
+        help="run the code in the model's folder or Hub repository, if this package does not know the model; without "
+        "this option no such code is run",
     )
 
 
 def _add_convert(commands) -> None:
-    convert = _add_command(commands, "convert", run_convert, "published checkpoint layout to this library's, or back")
+    summary = "convert a checkpoint from the published layout to this library's, or back"
+    convert = _add_command(commands, "convert", run_convert, summary)
     convert.add_argument(
         "src",
         metavar="SRC",
-        help="checkpoint to read: a folder, or REPO[@REVISION] on the Hub; with --to-original a folder",
+        help="the checkpoint: a folder or REPO[@REVISION] on the Hub; with --to-original a folder",
     )
     convert.add_argument("dst", metavar="DST", help="folder to write")
     convert.add_argument(
-        "--tokenizer",
-        metavar="REPO_OR_DIR[@REVISION]",
-        help="Phi-2's tokenizer, if SRC holds none: microsoft/phi-2, or a folder with it",
+        "--tokenizer", metavar=SOURCE, help="Phi-2's tokenizer, if SRC has none: microsoft/phi-2, or a folder with it"
     )
-    convert.add_argument("--vision-config", metavar="FILE", help="JSON with the vision tower's sizes, if not standard")
-    convert.add_argument("--to-original", action="store_true", help="from this library's layout to the published one")
+    convert.add_argument(
+        "--vision-config", metavar="FILE", help="JSON file with the sizes of a vision tower other than so400m"
+    )
+    convert.add_argument("--to-original", action="store_true", help="convert to the published layout")
 
 
 def _add_compose(commands) -> None:
-    summary = "a new, untrained FlashSloth from a causal language model and a SigLIP"
+    summary = "make a new, untrained FlashSloth from a causal language model and a SigLIP"
     compose = _add_command(commands, "compose", run_compose, summary)
-    source = "REPO_OR_DIR[@REVISION]"
     compose.add_argument(
-        "--language-model", metavar=source, help="causal language model; microsoft/phi-2, at a fixed commit, if unset"
+        "--language-model",
+        metavar=SOURCE,
+        help="causal language model (default: microsoft/phi-2 at a fixed commit)",
     )
     compose.add_argument(
         "--vision-model",
-        metavar=source,
-        help="SigLIP; google/siglip-so400m-patch14-384, at a fixed commit, if unset",
+        metavar=SOURCE,
+        help="SigLIP (default: google/siglip-so400m-patch14-384 at a fixed commit)",
     )
     compose.add_argument("dst", metavar="DST", help="folder to write")
-    compose.add_argument("--tokenizer", metavar=source, help="tokenizer, if it is not with the language model")
-    compose.add_argument("--dtype", help="float32, bfloat16 or float16; the language model's if unset")
-    compose.add_argument("--seed", metavar="N", type=int, help="of the new weights; 0 if unset")
-    compose.add_argument(
-        "--hd", action=argparse.BooleanOptionalAction, help="whether pictures are seen in high definition by default"
-    )
-    compose.add_argument("--pooling-mode", help="attention, average or none; attention if unset")
-    compose.add_argument(
-        "--pooling-size", metavar="N", type=int, help="side of a pooled region, in patches; 3 if unset"
-    )
-    compose.add_argument("--num-query-tokens", metavar="N", type=int, help="query tokens of a slot; 9 if unset, or 0")
-    compose.add_argument(
-        "--query-layer", metavar="N", type=int, help="decoder layer before which they see the patches; 7 if unset"
-    )
-    compose.add_argument(
-        "--query-hidden-size", metavar="N", type=int, help="width of their attention; half the tower's if unset"
-    )
-    compose.add_argument(
-        "--query-num-heads", metavar="N", type=int, help="heads of their attention; as many as the decoder's if unset"
-    )
-    compose.add_argument(
-        "--query-base-token-id", metavar="N", type=int, help="token they build on; the one of ' .' if unset"
-    )
-    compose.add_argument(
-        "--vision-feature-layer",
-        metavar="N",
-        type=int,
-        help="which layer's output the tower gives, counted from its end; -2, the last but one, if unset",
-    )
-    compose.add_argument("--max-shard-size", metavar="SIZE", help="limit of a weight file; 5GB if unset")
+    for name, options in COMPOSE_OPTIONS.items():
+        compose.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def _add_quantize(commands) -> None:
-    quantize = _add_command(commands, "quantize", run_quantize, "a model whose decoder has 8 or 4 bits per weight")
-    quantize.add_argument("src", metavar="SRC", help="FlashSloth: a folder, or REPO[@REVISION] on the Hub")
+    quantize = _add_command(
+        commands, "quantize", run_quantize, "quantize the decoder of a model to 8 or 4 bits per weight"
+    )
+    quantize.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
     quantize.add_argument("dst", metavar="DST", help="folder to write")
-    quantize.add_argument("--weights", choices=["int8", "int4"], required=True, help="of the decoder's linear layers")
+    quantize.add_argument("--weights", choices=["int8", "int4"], required=True, help="dtype of the decoder's weights")
     quantize.add_argument(
-        "--group-size", metavar="N", type=_positive, help="int4: weights that share a scale; the largest that fits"
+        "--group-size",
+        metavar="N",
+        type=_positive,
+        help="weights that share a scale, for int4 (default: the largest that fits)",
     )
 
 
@@ -387,10 +400,12 @@ def _add_train(commands) -> None:
 
 
 def _add_merge(commands) -> None:
-    merge = _add_command(commands, "merge", run_merge, "an adapter and its base model to a complete model folder")
-    merge.add_argument("adapter", metavar="ADAPTER", help="folder that a run with `lora` wrote")
+    merge = _add_command(
+        commands, "merge", run_merge, "merge an adapter and its base model into a complete model folder"
+    )
+    merge.add_argument("adapter", metavar="ADAPTER", help="adapter folder that a run with `lora` wrote")
     merge.add_argument("dst", metavar="DST", help="folder to write")
-    merge.add_argument("--base", metavar="M", help="the model it was trained on; as the adapter says if unset")
+    merge.add_argument("--base", metavar="M", help="the adapter's base model (default: as the adapter says)")
 
 
 def _add_data(commands) -> None:
@@ -431,7 +446,7 @@ def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentPar
 
 @contextlib.contextmanager
 def _extra_packages(command: str, extra: str) -> Iterator[None]:
-    """Says what to install where a package is missing that only some commands need."""
+    """Names the remedy if a package is missing that only some commands need."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,16 +1,16 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-How long one step of stage 2 takes and how much memory it needs, and beside it the same step without compression: plain
-TRL (`SFTTrainer`) on `LlavaForConditionalGeneration`, which feeds every patch to the decoder.
+How long one step of stage 2 takes and how much memory it needs. The same step is measured without compression: plain
+TRL (`SFTTrainer`) on `LlavaForConditionalGeneration`, in which every patch is a visual token.
 
     flashsloth bench train
     flashsloth bench train --text-width 512 --text-layers 12 --rows 8
 
-Both have the same vision tower, decoder and head, of random weights and of the sizes that the arguments say, and learn
-from the same rows in the same order: all but the vision tower trains. Each model runs in a process of its own, several
-times in turn, so that neither a peak of memory nor a busy moment of the machine is put down to the other. A step is
-everything from the end of one optimizer step to the end of the next, reading and resizing of pictures included; the
-first steps of a process are not counted. The last line of standard output is one JSON object.
+Both models have the same vision tower, decoder and head, with random weights and the sizes of the arguments, and learn
+from the same rows in the same order. Everything but the vision tower trains. Each model runs in a process of its own,
+several times in turn: no model's memory adds to the other's, and a busy moment of the machine affects both. A step is
+the time from the end of one optimizer step to the end of the next, with reading and resizing of images. The first
+steps of a process are not counted. The last line of standard output is one JSON object.
 """
 
 import argparse
@@ -19,16 +19,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import date
 from itertools import pairwise
 
-import numpy as np
 import torch
 import transformers
 import trl
 from datasets import Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
 from tqdm import tqdm
 from transformers import AutoTokenizer, LlavaProcessor, TrainerCallback
 from trl import SFTConfig, SFTTrainer
@@ -40,14 +37,15 @@ from flashsloth import (
     FlashSlothProcessor,
     register_auto_classes,
 )
-from flashsloth.bench.inference import cpu_name, default_dtype, peak_memory, uncompressed_peer
+from flashsloth.bench.measure import Clock, default_device, default_dtype, device_name, peak_memory, print_table
+from flashsloth.bench.models import random_image, uncompressed_peer
 from flashsloth.loading import EMBEDDED_CHECKPOINT
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
 from flashsloth.train.trainer import FlashSlothTrainer
 
 
 NAMES = ("flashsloth", "llava")
-PHOTO_SIZE = (640, 480)  # pixels
+IMAGE_SIZE = (640, 480)  # width and height in pixels
 QUESTION = "What colour is the square, and how many circles are there?"
 WORD = " circle"
 SIZES = ("image_size", "patch_size", "vision_width", "vision_layers", "text_width", "text_layers")
@@ -56,17 +54,13 @@ SIZES = ("image_size", "patch_size", "vision_width", "vision_layers", "text_widt
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
     if args.only:
-        print(json.dumps(_run(args.only, args)))
+        print(json.dumps(run(args.only, args)))
         return
     arguments = sys.argv[1:] if argv is None else argv
     results = {name: {"step_s": [], "peak_memory_gb": []} for name in NAMES}
     for _ in tqdm(range(args.rounds), desc="rounds", file=sys.stderr):
         for name in NAMES:
-            command = [sys.executable, "-m", "flashsloth.bench.training", *arguments, "--only", name]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-            if done.returncode:
-                raise RuntimeError(f"the run of {name} failed with status {done.returncode}; its messages are above")
-            measured = json.loads(done.stdout.splitlines()[-1])
+            measured = run_apart(name, arguments)
             results[name]["step_s"] += measured.pop("step_s")
             results[name]["peak_memory_gb"].append(measured.pop("peak_memory_gb"))
             results[name] |= measured
@@ -78,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         "date": date.today().isoformat(),
         "stage": "2: all but the vision tower",
         **{size: getattr(args, size) for size in (*SIZES, "rows", "answer_words", "steps", "rounds", "dtype")},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
+        "device": device_name(torch.device(default_device())),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -86,13 +80,20 @@ def main(argv: list[str] | None = None) -> None:
         **results,
         "step_ratio": round(results["flashsloth"]["step_s"] / results["llava"]["step_s"], 4),
     }
-    print(f"| | {' | '.join(NAMES)} |\n| --- |{' ---: |' * len(NAMES)}")
-    for key in results["flashsloth"]:
-        print(f"| {key} | {' | '.join(str(results[name][key]) for name in NAMES)} |")
+    print_table(results, rows=list(results["flashsloth"]))
     print(json.dumps(report))
 
 
-def _run(name: str, args: argparse.Namespace) -> dict:
+def run_apart(name: str, arguments: list[str]) -> dict:
+    """Runs one of the models in a process of its own."""
+    command = [sys.executable, "-m", "flashsloth.bench.training", *arguments, "--only", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the run of {name} failed with status {done.returncode}; its messages are above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(name: str, args: argparse.Namespace) -> dict:
     """Some steps of one of the models, in this process."""
     torch.manual_seed(0)
     register_auto_classes()
@@ -114,7 +115,7 @@ def _run(name: str, args: argparse.Namespace) -> dict:
         )
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
-    clock = _Clock()
+    step_times = _StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(
             output_dir=folder,
@@ -132,7 +133,7 @@ def _run(name: str, args: argparse.Namespace) -> dict:
             logging_strategy="no",
         )
         trainer = trainer_class(
-            model=model, args=settings, train_dataset=_rows(args), processing_class=processor, callbacks=[clock]
+            model=model, args=settings, train_dataset=_rows(args), processing_class=processor, callbacks=[step_times]
         )
         sequence = trainer.data_collator([trainer.train_dataset[0]])["input_ids"]
         trainer.train()
@@ -141,25 +142,23 @@ def _run(name: str, args: argparse.Namespace) -> dict:
         "visual_tokens": visual_tokens,
         "sequence_tokens": sequence.shape[1],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "step_s": [after - before for before, after in pairwise(clock.ends[args.warmup - 1 :])],
+        "step_s": [after - before for before, after in pairwise(step_times.ends[args.warmup - 1 :])],
         "peak_memory_gb": round(peak_memory(device) / 1e9, 3),
     }
 
 
-class _Clock(TrainerCallback):
-    """Notes when each optimizer step ends, on the device."""
+class _StepTimes(TrainerCallback):
+    """Keeps the time at the end of each optimizer step."""
 
     def __init__(self):
         self.ends: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        if args.device.type != "cpu":
-            torch.accelerator.synchronize(args.device)
-        self.ends.append(time.perf_counter())
+        self.ends.append(Clock(args.device).now())
 
 
 def _model_config(args: argparse.Namespace) -> FlashSlothConfig:
-    """The embedded checkpoint's token ids, the published pooling, and the sizes that the arguments say."""
+    """The embedded checkpoint's token ids, the published pooling, and the sizes of the arguments."""
     fields = FlashSlothConfig.from_pretrained(EMBEDDED_CHECKPOINT).to_dict()
     fields["pooling_size"] = FlashSlothConfig().pooling_size
     fields["vision_config"] |= {
@@ -184,15 +183,14 @@ def _model_config(args: argparse.Namespace) -> FlashSlothConfig:
 
 
 def _rows(args: argparse.Namespace) -> Dataset:
-    """One photo and one question in each row; as many rows as the steps take."""
-    pixels = np.random.default_rng(0).integers(0, 256, (*PHOTO_SIZE[::-1], 3), dtype=np.uint8)
+    """As many rows as the steps need, each with one image and one question."""
     messages = [
         {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": QUESTION}]},
         {"role": "assistant", "content": [{"type": "text", "text": (WORD * args.answer_words).strip()}]},
     ]
     content = List({"type": Value("string"), "text": Value("string")})
     features = Features({"images": List(Image()), "messages": List({"role": Value("string"), "content": content})})
-    row = {"images": [PILImage.fromarray(pixels)], "messages": messages}
+    row = {"images": [random_image(*IMAGE_SIZE)], "messages": messages}
     return Dataset.from_list([row] * (args.rows * (args.warmup + args.steps)), features=features)
 
 
@@ -201,21 +199,25 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     for name, value, unit in (
         ("image-size", 384, "pixels along a side of the view"),
         ("patch-size", 14, "pixels along a side of a patch"),
-        ("vision-width", 256, "channels of the vision tower"),
-        ("vision-layers", 4, "its layers"),
-        ("text-width", 512, "channels of the decoder"),
-        ("text-layers", 8, "its layers"),
-        ("head-width", 64, "channels of an attention head"),
-        ("rows", 4, "rows of a step"),
-        ("answer-words", 40, "words of an answer"),
-        ("warmup", 2, "steps of a process that are not counted"),
+        ("vision-width", 256, "width of the vision tower"),
+        ("vision-layers", 4, "layers of the vision tower"),
+        ("text-width", 512, "width of the decoder"),
+        ("text-layers", 8, "layers of the decoder"),
+        ("head-width", 64, "width of an attention head"),
+        ("rows", 4, "rows in a step"),
+        ("answer-words", 40, "words in an answer"),
+        ("warmup", 2, "steps at the start of a process that are not counted"),
         ("steps", 5, "steps of a process that are counted"),
-        ("rounds", 3, "processes of each model"),
+        ("rounds", 3, "processes for each model"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{unit} ({value})")
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default=default_dtype(), help="of computations")
-    parser.add_argument("--gradient-checkpointing", action="store_true", help="compute activations again")
-    parser.add_argument("--only", choices=NAMES, help="measure one model in this process, and print its JSON alone")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], default=default_dtype(), help="dtype of computations (%(default)s)"
+    )
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="recompute activations in the backward pass"
+    )
+    parser.add_argument("--only", choices=NAMES, help="measure one model in this process, and print only its JSON")
     args = parser.parse_args(argv)
     if min(args.warmup, args.steps, args.rounds, args.rows) < 1:
         parser.error("--warmup, --steps, --rounds and --rows must be 1 or more")

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The command line: exit status, and what goes to which stream. Answers come from the embedded checkpoint."""
+"""The command line: its exit status, and the content of both streams. The embedded checkpoint answers."""
 
 import json
 import shutil
@@ -17,19 +17,22 @@ from flashsloth.loading import EMBEDDED_CHECKPOINT
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("pictures") / "red square.png"
-    image = Image.new("RGB", (120, 80), "white")
-    image.paste((220, 20, 20), (40, 20, 80, 60))
-    image.save(path)
+def image(tmp_path_factory) -> str:
+    """The file of a red square on white, whose name has a space."""
+    path = tmp_path_factory.mktemp("images") / "red square.png"
+    drawn = Image.new("RGB", (120, 80), "white")
+    drawn.paste((220, 20, 20), (40, 20, 80, 60))
+    drawn.save(path)
     return str(path)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
+    """Runs a command in a process of its own."""
     return subprocess.run([sys.executable, "-m", "flashsloth", *arguments], capture_output=True, text=True)
 
 
 def ask_json(capsys, *arguments: str) -> dict:
+    """The JSON object of a short answer."""
     assert cli.main(["ask", "--json", "--max-new-tokens", "8", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -97,7 +100,7 @@ def test_exit_status(raised, status, last_line, monkeypatch, capsys):
     assert (status == 1) == ("Traceback" in output.err)
 
 
-def test_traceback_of_bad_input_on_request(capsys):
+def test_traceback_option_shows_the_traceback_of_bad_input(capsys):
     arguments = ["convert", "--to-original", "--tokenizer", "t", "a", "b"]
     assert cli.main(arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -164,26 +167,26 @@ def test_a_setting_whose_package_is_missing_is_bad_input(monkeypatch, capsys):
     assert expected in capsys.readouterr().err
 
 
-def test_ask_streams_the_answer_to_stdout(picture):
-    result = run("ask", "--image", picture, "--max-new-tokens", "8", "What colour is the square?")
+def test_ask_streams_the_answer_to_stdout(image):
+    result = run("ask", "--image", image, "--max-new-tokens", "8", "What colour is the square?")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() and result.stdout.count("\n") == 1
     assert "Answered in" in result.stderr and str(EMBEDDED_CHECKPOINT) in result.stderr
 
 
-def test_ask_json(picture, capsys):
-    one = ask_json(capsys, "--image", picture, "What colour is the square?")
+def test_ask_json(image, capsys):
+    one = ask_json(capsys, "--image", image, "What colour is the square?")
     assert list(one) == ["answer", "seconds_to_first_token", "tokens_per_second", "visual_tokens"]
     assert one["answer"] and one["seconds_to_first_token"] > 0 and one["tokens_per_second"] > 0
     assert one["visual_tokens"] > 0
-    two = ask_json(capsys, "--image", picture, "--image", picture, "Which square is larger?")
+    two = ask_json(capsys, "--image", image, "--image", image, "Which square is larger?")
     assert two["visual_tokens"] == 2 * one["visual_tokens"]
     assert ask_json(capsys, "What is your name?")["visual_tokens"] == 0
-    assert ask_json(capsys, "--image", picture, "--hd", "And now?")["visual_tokens"] > one["visual_tokens"]
+    assert ask_json(capsys, "--image", image, "--hd", "And now?")["visual_tokens"] > one["visual_tokens"]
 
 
-def test_ask_the_same_in_one_token(picture, capsys):
-    assert cli.main(["ask", "--json", "--max-new-tokens", "1", "--image", picture, "What colour is the square?"]) == 0
+def test_an_answer_of_one_token_has_a_speed(image, capsys):
+    assert cli.main(["ask", "--json", "--max-new-tokens", "1", "--image", image, "What colour is the square?"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens_per_second"] > 0
 
 
@@ -210,7 +213,7 @@ def test_bad_training_configs(tmp_path, capsys):
         (["--model", "/no/such/folder", "Hello?"], "/no/such/folder"),
         (["--model", "no-such-folder", "Hello?"], "no-such-folder"),
         (["--model", str(Path(__file__).parent), "Hello?"], "config.json"),
-        (["--image", "/no/such/picture.png", "Hello?"], "/no/such/picture.png"),
+        (["--image", "/no/such/image.png", "Hello?"], "/no/such/image.png"),
         (["--image", __file__, "Hello?"], "test_cli.py"),
     ],
 )
@@ -230,21 +233,21 @@ def test_ask_with_bad_input(arguments, words, capsys):
     ],
     ids=str,
 )
-def test_ask_a_model_whose_config_does_not_fit(tmp_path, picture, capsys, change, message):
+def test_ask_a_model_whose_config_does_not_fit(tmp_path, image, capsys, change, message):
     shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    assert cli.main(["ask", "--model", str(tmp_path / "model"), "--image", picture, "What?"]) == 2
+    assert cli.main(["ask", "--model", str(tmp_path / "model"), "--image", image, "What?"]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_ask_a_model_that_is_damaged_or_incomplete(tmp_path, picture, capsys):
+def test_ask_a_model_that_is_damaged_or_incomplete(tmp_path, image, capsys):
     shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     tensors = load_file(weights)
     del tensors["model.pooling.fc1.weight"]
     save_file(tensors, weights, metadata={"format": "pt"})
-    arguments = ["ask", "--model", str(tmp_path / "model"), "--image", picture, "What?"]
+    arguments = ["ask", "--model", str(tmp_path / "model"), "--image", image, "What?"]
     assert cli.main(arguments) == 2
     assert "lacks 1 tensors, model.pooling.fc1.weight among them" in capsys.readouterr().err
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -1,10 +1,10 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Each notebook runs as it stands, shows what it is there for, leaves nothing behind, and is committed with its outputs.
+Each notebook runs as written, shows what it promises, leaves no file behind, and is committed with its outputs.
 
     python tests/test_notebooks.py [NAME.ipynb ...]
 
-runs them in the same way and writes their outputs into the notebooks, without what went to standard error.
+runs them in the same way and saves their outputs in the notebooks, without those on standard error.
 """
 
 import os
@@ -23,18 +23,19 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = ("quickstart.ipynb", "finetune_lora.ipynb", "convert_and_publish.ipynb")
-# What the notebooks read of the checkout.
+# The files of the repository that the notebooks read.
 READ = ("checkpoints", "examples", "train/configs", "tests/data/phi2-tokenizer")
 REPO_ID = "lab/flashsloth-tiny"
 LIMIT = 600  # seconds for a cell
 MAX_BYTES = 600_000
+# Paths and addresses of the machine that ran a notebook.
 OF_A_MACHINE = re.compile(
     r"/(home|root|Users|tmp|var|opt|usr|work|private)/|[A-Z]:\\|site-packages|localhost|127\.0\."
 )
 
 
 def run(name: str, folder: Path, hub: LoopbackHub) -> nbformat.NotebookNode:
-    """Runs a notebook in a copy of what it reads, where it leaves all that it writes."""
+    """Runs a notebook in a copy of the files that it reads, so that the repository stays as it is."""
     for path in READ:
         shutil.copytree(ROOT / path, folder / "checkout" / path)
     (folder / "checkout" / "notebooks").mkdir()
@@ -43,8 +44,8 @@ def run(name: str, folder: Path, hub: LoopbackHub) -> nbformat.NotebookNode:
         **hub.environment(folder / "home", hub.token),
         "REPO_ID": REPO_ID,
         "TMPDIR": str(folder / "temporary"),
-        "OMP_NUM_THREADS": "1",  # on a busy machine, threads that wait for each other take many times as long
-        "DS_ACCELERATOR": "cpu",  # DeepSpeed, where it is installed, else talks on standard output
+        "OMP_NUM_THREADS": "1",  # on a busy machine, threads that wait for each other are many times slower
+        "DS_ACCELERATOR": "cpu",  # otherwise DeepSpeed, if installed, writes to standard output
     }
     notebook = nbformat.read(NOTEBOOKS / name, nbformat.NO_CONVERT)
     client = NotebookClient(
@@ -62,13 +63,13 @@ def files(folder: Path) -> set[str]:
 
 
 def outputs(notebook) -> list:
-    """All outputs but those on standard error: progress, and what libraries warn of."""
+    """All outputs but those on standard error, which are progress and warnings of libraries."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [output for cell in cells for output in cell.outputs if output.get("name") != "stderr"]
 
 
 def text(notebook) -> str:
-    """What was printed, and the values of cells."""
+    """All that was printed, and the values of cells."""
     return "".join(output.get("text") or output.data.get("text/plain", "") for output in outputs(notebook))
 
 
@@ -78,6 +79,7 @@ def figures(notebook) -> int:
 
 @pytest.fixture
 def executed(request, tmp_path, hub):
+    """The notebook named by the test's parameter, after it was run; nothing was added to the files that it reads."""
     notebook = run(request.param, tmp_path, hub)
     there = {f"{path}/{name}" for path in READ for name in files(ROOT / path) if "__pycache__" not in name}
     left = {name for name in files(tmp_path / "checkout") if "__pycache__" not in name}
@@ -87,41 +89,43 @@ def executed(request, tmp_path, hub):
 
 @pytest.mark.parametrize("executed", ["quickstart.ipynb"], indirect=True)
 def test_quickstart(executed):
-    said = text(executed)
-    assert "['The square is red.']" in said
-    assert "['The word is dog.', '4', 'The star is at the bottom left.', 'blue']" in said
-    assert "hd=False: The word is jar." not in said
-    assert "hd=True: The word is jar. The number is 94." in said
-    assert re.search(r"Where is the square\? The square is at the top\. \(14 new tokens, \d+ from the cache\)", said)
-    assert figures(executed) == 6  # two pictures, four drawings
+    printed = text(executed)
+    assert "['The square is red.']" in printed
+    assert "['The word is dog.', '4', 'The star is at the bottom left.', 'blue']" in printed
+    assert "hd=False: The word is jar." not in printed
+    assert "hd=True: The word is jar. The number is 94." in printed
+    assert re.search(
+        r"Where is the square\? The square is at the top\. \(14 new tokens, \d+ from the cache\)", printed
+    )
+    assert figures(executed) == 6  # two images, four figures
     committed = nbformat.read(NOTEBOOKS / "quickstart.ipynb", nbformat.NO_CONVERT)
-    assert said == text(committed)
+    assert printed == text(committed)
 
 
 @pytest.mark.parametrize("executed", ["finetune_lora.ipynb"], indirect=True)
 def test_finetune_lora(executed):
-    said = text(executed)
-    learned = re.search(r"before: +(\d+) % right and brief\nafter: +(\d+) %", said)
+    printed = text(executed)
+    learned = re.search(r"before: +(\d+) % right and brief\nafter: +(\d+) %", printed)
     assert float(learned[1]) < 5 and float(learned[2]) > 70
-    kept = re.search(r"before: (\d+) % with 'Answer briefly.'\nafter: (\d+) %", said)
+    kept = re.search(r"before: (\d+) % with 'Answer briefly.'\nafter: (\d+) %", printed)
     assert float(kept[2]) > float(kept[1]) - 15
-    adapter, merged = (float(re.search(rf"{name}: +([\d.]+) MB", said)[1]) for name in ("adapter", "merged"))
+    adapter, merged = (float(re.search(rf"{name}: +([\d.]+) MB", printed)[1]) for name in ("adapter", "merged"))
     assert adapter < merged
-    assert figures(executed) == 2  # the run's curves, and pictures with both answers
+    assert figures(executed) == 2  # the run's curves, and images with both answers
 
 
 @pytest.mark.parametrize("executed", ["convert_and_publish.ipynb"], indirect=True)
 def test_convert_and_publish(executed, hub):
-    said = text(executed)
-    assert re.search(r"\d+ tensors, all equal", said)
-    assert "task image-text-to-text" in said
-    assert f"published to {REPO_ID}" in said
+    printed = text(executed)
+    assert re.search(r"\d+ tensors, all equal", printed)
+    assert "task image-text-to-text" in printed
+    assert f"published to {REPO_ID}" in printed
     assert hub.repos["model", REPO_ID].private
     published = set(hub.files(REPO_ID))
     assert {"README.md", "config.json", "model.safetensors", "modeling_flashsloth.py"} <= published
-    listed = said.split("widget/reading.png")[0]
+    listed = printed.split("widget/reading.png")[0]
     assert all(name in listed for name in published if name not in (".gitattributes", "widget/reading.png"))
-    assert said.rstrip().endswith("The square is red.")  # loaded by its name
+    assert printed.rstrip().endswith("The square is red.")  # loaded by its name
 
 
 @pytest.mark.parametrize("name", NAMES)

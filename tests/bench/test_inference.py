@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The benchmarks measure both models and end with one JSON object; its figures are no test's business."""
+"""The benchmark of answers measures both models and ends with one JSON object; its figures are not tested."""
 
 import json
 
@@ -7,13 +7,14 @@ import pytest
 import torch
 from samples import make_config, make_image, make_model
 
+from flashsloth import FlashSlothImageProcessor
 from flashsloth.bench import inference, main
-from flashsloth.convert.quantization import quantize
+from flashsloth.bench.models import uncompressed_peer
 
 
 @pytest.fixture
 def folder(tmp_path):
-    # the benchmark's prompt uses token ids from 100 to 131
+    """A small model, whose vocabulary has the token ids 100 to 131 of the benchmark's prompt."""
     make_model().save_pretrained(tmp_path)
     return str(tmp_path)
 
@@ -31,13 +32,13 @@ def test_last_line_is_the_report(folder, capsys, hd):
     )
 
 
-def test_peer_shares_the_towers_and_sees_every_patch():
+def test_peer_shares_the_towers_and_has_a_visual_token_for_every_patch():
     model = make_model(make_config())
-    peer = inference.uncompressed_peer(model)
-    image_processor = inference.FlashSlothImageProcessor(size={"height": 24, "width": 24})
+    peer = uncompressed_peer(model)
+    image_processor = FlashSlothImageProcessor(size={"height": 24, "width": 24})
     run = inference.LlavaRun(peer, image_processor, [make_image(0)])
     with torch.no_grad():
-        features = run.see(run.process())
+        features = run.encode(run.process())
         patches = model.get_image_features(run.process()).last_hidden_state[0, 0]
         expected = peer.model.multi_modal_projector(patches)
     torch.testing.assert_close(features.pooler_output[0], expected)
@@ -56,16 +57,16 @@ def test_decoding_with_a_static_cache_is_one_graph(folder, capsys, monkeypatch):
     assert report["flashsloth"]["seconds_per_token"] > 0 and report["llava"]["seconds_per_token"] > 0
 
 
-def test_what_is_measured_of_a_batch_is_what_is_measured_of_its_rows():
+def test_a_batch_computes_what_its_rows_compute():
     model = make_model()
-    image_processor = inference.FlashSlothImageProcessor(size={"height": 24, "width": 24}, hd=True)
-    photos = [make_image(0), make_image(1)]
-    both = inference.FlashSlothRun(model, image_processor, photos)
-    alone = [inference.FlashSlothRun(model, image_processor, [photo]) for photo in photos]
+    image_processor = FlashSlothImageProcessor(size={"height": 24, "width": 24}, hd=True)
+    images = [make_image(0), make_image(1)]
+    both = inference.FlashSlothRun(model, image_processor, images)
+    alone = [inference.FlashSlothRun(model, image_processor, [image]) for image in images]
     with torch.no_grad():
-        logits = both.prefill(both.see(both.process()), None)
+        logits = both.prefill(both.encode(both.process()), None)
         for row, run in enumerate(alone):
-            torch.testing.assert_close(logits[row : row + 1], run.prefill(run.see(run.process()), None))
+            torch.testing.assert_close(logits[row : row + 1], run.prefill(run.encode(run.process()), None))
 
 
 def test_batch_of_rows_is_reported(folder, capsys):
@@ -89,45 +90,3 @@ def test_model_that_is_not_here():
 def test_no_peer(folder, capsys):
     main(["--model", folder, "--repeats", "1", "--new-tokens", "1", "--dtype", "float32", "--no-peer"])
     assert "llava" not in json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def test_training_measures_both_models_in_processes_of_their_own(capsys):
-    sizes = {"image-size": 54, "patch-size": 6, "vision-width": 16, "vision-layers": 1, "text-width": 32}
-    sizes |= {"text-layers": 2, "head-width": 8, "rows": 2, "warmup": 1, "steps": 2, "rounds": 1, "answer-words": 4}
-    main(["train", *(word for name, value in sizes.items() for word in (f"--{name}", str(value)))])
-    report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    own, peer = report["flashsloth"], report["llava"]
-    assert (own["visual_tokens"], peer["visual_tokens"]) == (9, 81)
-    # The same rows: they differ by the visual tokens and the four query tokens.
-    assert peer["sequence_tokens"] - own["sequence_tokens"] == 81 - 9 - 4
-    assert own["step_s"] > 0 and own["peak_memory_gb"] > 0 and peer["peak_memory_gb"] > 0
-    assert report["step_ratio"] == pytest.approx(own["step_s"] / peer["step_s"], rel=0.01)
-    assert report["text_width"] == 32
-
-
-@pytest.fixture
-def model_folder(processor, tmp_path):
-    model = tmp_path / "model"
-    make_model(make_config(text_config={"hidden_size": 64})).save_pretrained(model)
-    processor.save_pretrained(model)
-    return model
-
-
-def test_decoding_of_a_quantized_model(model_folder, tmp_path, capsys):
-    folder = quantize(model_folder, tmp_path / "int4", "int4")
-    main(["quantize", "--only", str(folder), "--new-tokens", "1", "--dtype", "float32"])
-    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert measured.keys() == {"load_s", "memory_gb", "seconds_per_token"}
-    assert measured["seconds_per_token"] > 0 and measured["memory_gb"] > 0
-
-
-@pytest.mark.slow
-def test_quantized_models_are_measured_beside_the_original(model_folder, tmp_path, capsys):
-    options = ["--model", str(model_folder), "--new-tokens", "1", "--dtype", "float32", "--folder", str(tmp_path)]
-    main(["quantize", *options])
-    report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert report["original"]["disk_gb"] > report["int8"]["disk_gb"] > report["int4"]["disk_gb"] > 0
-    for name in ("int8", "int4"):
-        assert report[name]["quantize_s"] > 0 and report[name]["quantize_peak_gb"] > 0
-    assert all(report[name]["seconds_per_token"] > 0 for name in ("original", "int8", "int4"))
-    assert {file.name for file in tmp_path.iterdir()} == {"model"}
