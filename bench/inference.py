@@ -228,9 +228,13 @@ def _load(folder: str | None, device: torch.device, dtype: torch.dtype) -> Flash
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="flashsloth bench", description="Speed and memory of one answer.")
+    parser = argparse.ArgumentParser(
+        prog="flashsloth bench",
+        description="Speed and memory of one answer.",
+        epilog="Other benchmarks: flashsloth bench train, convert or quantize, each with a --help of its own.",
+    )
     parser.add_argument("--model", metavar="DIR", help="model folder (default: random weights of the published size)")
-    parser.add_argument("--hd", action="store_true", help="with the high-resolution tiles")
+    parser.add_argument("--hd", action="store_true", help="process images in high definition")
     parser.add_argument("--rows", type=int, default=1, help="images and questions in a batch (1)")
     parser.add_argument("--repeats", type=int, default=3, help="runs that are counted (3)")
     parser.add_argument("--new-tokens", type=int, default=8, help="timed tokens after the first (8)")

@@ -50,7 +50,7 @@ def test_splits_share_no_image_and_no_handwriting():
 
 def test_some_pairs_occur_in_the_heldout_split_only():
     def pairs(split):
-        return {(item.color, item.shape) for scene in scenes(split, 300) for item in scene.of_kind("shape")}
+        return {(item.color, item.shape) for scene in scenes(split, 150) for item in scene.of_kind("shape")}
 
     for split in ("train", "validation"):
         assert len(pairs(split)) == 44 and not pairs(split) & set(HELDOUT_PAIRS)
