@@ -2,6 +2,7 @@
 """The memory of a process, and the figures of a command."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -33,6 +34,7 @@ sys.stdin.read()
     assert own_memory(process.pid) == 0 < own_memory(os.getpid())
 
 
-def test_a_command_that_fails_ends_the_benchmark(tmp_path):
-    with pytest.raises(RuntimeError, match="convert failed with status 2"):
+def test_a_command_that_fails_ends_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="convert failed with status 1"):
         run_cli(tmp_path / "dst", "convert")

@@ -2,6 +2,8 @@
 """The benchmark of training measures both models and ends with one JSON object; its figures are not tested."""
 
 import json
+import shutil
+import sys
 
 import pytest
 
@@ -35,5 +37,9 @@ def test_both_models_are_measured_on_the_same_rows(capsys, monkeypatch):
 def test_a_model_runs_in_a_process_of_its_own():
     measured = training.run_apart("llava", ARGUMENTS)
     assert measured["visual_tokens"] == 81 and len(measured["step_s"]) == 2
-    with pytest.raises(RuntimeError, match="the run of bogus failed with status 2"):
-        training.run_apart("bogus", ARGUMENTS)
+
+
+def test_a_process_that_fails_ends_the_benchmark(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="the run of llava failed with status 1"):
+        training.run_apart("llava", ARGUMENTS)

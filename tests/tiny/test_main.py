@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from flashsloth.ask import ask
 from flashsloth.loading import load
 from flashsloth.tiny.__main__ import main
+from flashsloth.train import record
 
 
 # In place of train/configs/tiny.yaml: two steps of a few rows at each stage.
@@ -57,8 +58,10 @@ def made(tmp_path_factory):
     (root / "tiny.yaml").write_text(yaml.safe_dump(SETTINGS))
     arguments = ["--work", str(root / "work"), "--export", str(root / "checkpoints")]
     arguments += ["--config", str(root / "tiny.yaml")]
-    main(arguments)
-    return root, arguments
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "draw", lambda *args: None)  # of a stage: it takes longer than two steps
+        main(arguments)
+        yield root, arguments
 
 
 def test_the_exported_checkpoints_answer_and_say_how_they_were_made(made):
