@@ -17,6 +17,7 @@ from flashsloth.loading import has_fast_bfloat16
 
 
 SAMPLE_SECONDS = 0.005  # between two readings of a command's memory
+SPARE_BYTES = 1_000_000_000  # of the disk, for tokenizers and for what other programs write
 
 
 class Clock:
@@ -102,8 +103,9 @@ def run_cli(dst: Path, *words) -> dict[str, float]:
     }
 
 
-def check_free_disk(folder: Path, needed: float) -> None:
-    """Says how many bytes a benchmark needs in a folder; raises a `ValueError` if the disk has less."""
+def check_free_disk(folder: Path, weights: float) -> None:
+    """Raises a `ValueError` if the disk of a folder has no room for so many bytes of weights, and a little more."""
+    needed = weights + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     log(f"This needs {needed / 1e9:.1f} GB of disk in {folder}, which has {free / 1e9:.1f} GB free")
     if needed > free:

@@ -81,6 +81,6 @@ def test_recipe_for_own_data(root):
     recipe = (EXAMPLES / "own_data.md").read_text(encoding="utf-8")
     script = "\n".join(["set -eu", *re.findall(r"```sh\n(.*?)```", recipe, flags=re.DOTALL)])
     output = run(["bash", "-c", script], root)
-    assert "No broken rows." in output
-    assert "GB per device" in output
-    assert "Answer:\nThe fox." in output
+    assert "GB per device" in output  # of --plan
+    expected = "".join(re.findall(r"```text\n(.*?)```", recipe, flags=re.DOTALL)).splitlines()
+    assert len(expected) == 4 and set(expected) <= set(output.splitlines())

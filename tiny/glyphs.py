@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""How single things are drawn: texts, handwritten digits and shapes.
+"""The parts of an image: texts in a few fonts, handwritten digits, and shapes.
 
 Only fonts that come with Pillow and matplotlib are used, so that every machine draws the same letters.
 """

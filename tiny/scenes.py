@@ -63,14 +63,14 @@ PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom lef
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in a scene.
+    """An object of a scene.
 
     Args:
         kind (`str`): "shape", "word", "number" or "digit".
         column, row (`int`): Its cell in the scene's grid.
         box (`tuple[int, int, int, int]`): Left, top, right, bottom in canvas pixels.
         ink (`tuple[int, int, int]`): The RGB colour in which it is drawn.
-        color, shape, size (`str`): The looks of a shape; empty otherwise.
+        color, shape, size (`str`): Of a shape; empty otherwise.
         text (`str`): The text of a word, number or digit; empty for a shape.
         style (`int`): The font of a text, or the index of the handwritten digit.
         font_size (`int`): The size of a text, in canvas pixels.
@@ -181,27 +181,27 @@ def _draw_kinds(style: str, rng: random.Random) -> list[str]:
 
 
 def _make_item(kind: str, column: int, row: int, cell: int, small: bool, split: str, rng: random.Random) -> Item:
-    """One item of random looks, somewhere inside its cell, which is a square of `cell` pixels."""
-    looks = {}
+    """One item with random looks, somewhere inside its cell, which is a square of `cell` pixels."""
+    fields = {}
     if kind == "shape":
-        while not looks or (split != "heldout" and (looks["color"], looks["shape"]) in HELDOUT_PAIRS):
-            looks = {"color": rng.choice(tuple(COLORS)), "shape": rng.choice(SHAPES)}
-        looks["size"] = "small" if small else rng.choice(tuple(SIZES))
-        width = height = rng.randint(*SIZES[looks["size"]])
-        ink = _shifted(COLORS[looks["color"]], rng, 10)
+        while not fields or (split != "heldout" and (fields["color"], fields["shape"]) in HELDOUT_PAIRS):
+            fields = {"color": rng.choice(tuple(COLORS)), "shape": rng.choice(SHAPES)}
+        fields["size"] = "small" if small else rng.choice(tuple(SIZES))
+        width = height = rng.randint(*SIZES[fields["size"]])
+        ink = _shifted(COLORS[fields["color"]], rng, 10)
     elif kind == "digit":
         value = rng.randrange(10)
-        looks = {"text": str(value), "style": rng.choice(digits_of(split)[value])}
+        fields = {"text": str(value), "style": rng.choice(digits_of(split)[value])}
         width = height = rng.randint(*DIGIT_SIZES)
         ink = _shifted((40, 40, 40), rng, 30)
     else:
-        looks = {"text": rng.choice(WORDS if kind == "word" else NUMBERS), "style": rng.randrange(FACES)}
+        fields = {"text": rng.choice(WORDS if kind == "word" else NUMBERS), "style": rng.randrange(FACES)}
         size = rng.randint(*(SMALL_TEXT_SIZES if small else TEXT_SIZES))
-        looks["font_size"], width, height = fit_text(looks["text"], looks["style"], size, cell - 2)
+        fields["font_size"], width, height = fit_text(fields["text"], fields["style"], size, cell - 2)
         ink = _shifted((40, 40, 40), rng, 30)
     left = column * cell + rng.randint(1, cell - width - 1)
     top = row * cell + rng.randint(1, cell - height - 1)
-    return Item(kind, column, row, (left, top, left + width, top + height), ink, **looks)
+    return Item(kind, column, row, (left, top, left + width, top + height), ink, **fields)
 
 
 def render(scene: Scene) -> Image.Image:
