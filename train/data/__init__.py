@@ -1,7 +1,19 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The data of a training run: opened, brought into one form, validated, ordered and streamed."""
+"""
+The data of a training run. What happens to it, in order:
 
-from flashsloth.train.data.sources import load_data
+    sources      opens files, folders and Hub datasets, and mixes them: `load_data`
+    rows         sets of raw rows become sets of rows on disk, or streams of rows
+    formats      one raw row of any form becomes a row: id, images, messages, num_images, length, problem
+    fingerprint  a hash of the data, which a run that goes on is compared by
+    validate     finds the rows that cannot be learned from: broken_rows lists them, images decodes what they hold
+    sampling     the order of a set
+    streams      the order of a stream, whose rows are validated as they come
+
+`flashsloth.train.collator` makes batches of the rows.
+"""
+
+from flashsloth.train.data.sources import DataSource, load_data
 
 
-__all__ = ["load_data"]
+__all__ = ["DataSource", "load_data"]

@@ -1,7 +1,6 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What identifies the data of a run: the same on every machine, wherever the files are."""
+"""A hash that identifies the data of a run: the same on every machine, wherever the files are."""
 
-import glob
 import hashlib
 import os
 from dataclasses import replace
@@ -20,16 +19,15 @@ from flashsloth.train.data.sources import DataSource
 
 
 ROWS_AT_A_TIME = 1000
-PICTURES = set(ImageFolder.EXTENSIONS)
 
 
 def fingerprint(dataset: Dataset | IterableDataset, sources: list[DataSource]) -> str:
     """
-    A hash of what is learned from.
+    A hash of the rows and their order. A run that goes on is compared with it, so that it must not change.
 
-    Of rows on disk it covers ids and messages, names of image files or sizes of images within rows, and the order; not
-    the pixels. Of a stream, which cannot be read twice, it covers the sources: names and sizes of local files, the
-    commit of a dataset on the Hub.
+    For rows on disk it covers ids and messages, the names of image files or the sizes of images within rows, and the
+    order; not the pixels. For a stream, which cannot be read twice, it covers the sources: names and sizes of local
+    files, the commit of a dataset on the Hub.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): All rows, as [`load_data`] returns them.
@@ -41,6 +39,7 @@ def fingerprint(dataset: Dataset | IterableDataset, sources: list[DataSource]) -
     digest = hashlib.sha256()
     if isinstance(dataset, IterableDataset):
         for source in sources:
+            # All fields of a source as text: a new field of `DataSource` would change the hash of every stream.
             digest.update(repr((replace(source, path="", image_folder=None), _version(source))).encode())
         return digest.hexdigest()
     table = dataset.data.table
@@ -64,13 +63,16 @@ def _names_and_sizes(images: pyarrow.ChunkedArray) -> pyarrow.RecordBatch:
 
 
 def _version(source: DataSource) -> str | list[tuple[str, int]]:
-    path = os.path.expanduser(source.path)
-    files = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
-    if os.path.isdir(path):
-        files = [file for file in Path(path).rglob("*") if file.is_file() and file.suffix.lower() not in PICTURES]
-    if os.path.exists(path) or files:
-        return sorted((Path(file).name, os.path.getsize(file)) for file in files)
-    try:
-        return HfApi().dataset_info(source.path, revision=source.revision).sha
-    except HTTPError as error:
-        raise download_error(f"the dataset {source.path}", error) from error
+    files = source.local_files
+    if not files:
+        try:
+            return HfApi().dataset_info(source.path, revision=source.revision).sha
+        except HTTPError as error:
+            raise download_error(f"the dataset {source.path}", error) from error
+    if os.path.isdir(source.local_path):
+        files = [file for file in Path(source.local_path).rglob("*") if file.is_file() and not _is_image(file)]
+    return sorted((Path(file).name, os.path.getsize(file)) for file in files)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in ImageFolder.EXTENSIONS

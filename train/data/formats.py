@@ -1,55 +1,188 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-One row of anybody's data as a conversation of this library. A row is told by its keys:
+One raw row of anybody's data as a row of this library. The keys of a raw row say which form it has:
 
     messages            [{role, content}]; content is a string, or parts like {type: text, text: ...}, {type: image}
     prompt, completion  two strings, or two such lists
     conversations       LLaVA: [{from: human or gpt, value}], with `<image>` where an image stands
     texts               the_cauldron, FineVision: [{user, assistant}], the images before the first
 
-Rows are taken as they are: what is wrong with one (an empty turn, an image too few) is for
-`flashsloth.train.data.validate` to say. Only what is not in one of these forms is an error here.
+Its images are in `images` or `image`: paths, URLs, the bytes of files, or mappings of `bytes` and `path`.
+
+A raw row that has none of these forms becomes a row with a `problem`. Everything else that may be wrong with a row (an
+empty turn, a missing image) is found later, by `flashsloth.train.data.validate`.
 """
 
+import base64
+import json
+import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
+import PIL.Image
+from datasets import Features, Image, List, Value
+
+
+MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
+# Images stay files until a batch is made of them. `length` is the number of characters of all texts: rows of similar
+# length are batched without a tokenizer. `problem` says why a raw row could not be converted; it has no messages then.
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "images": List(Image(decode=False)),
+        "messages": MESSAGES,
+        "num_images": Value("int32"),
+        "length": Value("int32"),
+        "problem": Value("string"),
+    }
+)
+# Part of the key of every cache. Raise it when raw rows are converted in another way, or old caches will be read.
+FORMAT = 2
 
 PLACEHOLDER = "<image>"
-COLUMNS = ("messages", "prompt", "completion", "conversations", "texts")
+TEXT_COLUMNS = ("messages", "prompt", "completion", "conversations", "texts")
+IMAGE_COLUMNS = ("images", "image")
 FORMS = "messages, prompt and completion, conversations, or texts"
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
-def conversation(record: dict, num_images: int, captions: bool = False) -> list[dict]:
+def make_row(raw_row, index: int | str, folder: str, captions: bool) -> dict:
     """
-    The messages of a row: `[{"role": ..., "content": [{"type": "text" or "image", "text": ...}]}]`.
-
-    In a string, `<image>` stands for an image where the user speaks, in LLaVA's form always and in the others if the
-    row has images. A lone one moves to the front of its turn, as in LLaVA's and FlashSloth's published training;
-    several stay where they are. Any other text that looks like a special token, and all in parts of type `text`, stays
-    text.
+    Converts a raw row.
 
     Args:
-        record (`dict`): The row.
+        raw_row (`Mapping`): In one of the forms above. Anything else gives a row whose `problem` says what is wrong.
+        index (`int` or `str`): The id of the row if it has no `id`.
+        folder (`str`): Where relative paths of images start.
+        captions (`bool`): Whether to remove the texts of the user and leave the images alone.
+
+    Returns:
+        `dict`: The columns of `FEATURES`.
+    """
+    if not isinstance(raw_row, Mapping):
+        problem = f"it is {reprlib.repr(raw_row)}; a row is a mapping of names to values"
+        return {"images": [], **make_text_columns({}, index, 0, captions, problem)}
+    images, problem = [], None
+    try:
+        images = _images(raw_row, folder)
+    except ValueError as error:
+        problem = f"{error}"
+    return {"images": images, **make_text_columns(raw_row, index, len(images), captions, problem)}
+
+
+def make_text_columns(
+    raw_row: Mapping, index: int | str, num_images: int, captions: bool, problem: str | None = None
+) -> dict:
+    """
+    Converts all of a raw row but its images.
+
+    Args:
         num_images (`int`): How many images it has.
-        captions (`bool`, *optional*, defaults to `False`): Leave the images alone of what the user says.
+        problem (`str`, *optional*): What is wrong with its images.
+
+        The others are those of [`make_row`].
+    """
+    messages = []
+    if problem is None:
+        try:
+            messages = conversation(raw_row, num_images, captions)
+            json.dumps(messages, ensure_ascii=False).encode()  # half of a surrogate pair is no text that can be stored
+        except (ValueError, RecursionError) as error:
+            messages, problem = [], f"{error}"
+    name = index if raw_row.get("id") is None else raw_row["id"]
+    return {
+        "id": _storable(str(name)),
+        "messages": messages,
+        "num_images": num_images,
+        "length": sum(len(part["text"] or "") for message in messages for part in message["content"]),
+        "problem": None if problem is None else _storable(problem),
+    }
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+# Images
+
+
+def _images(raw_row: Mapping, folder: str) -> list[dict | None]:
+    columns = [_as_list(raw_row[name]) for name in IMAGE_COLUMNS if name in raw_row]
+    filled = [images for images in columns if images]
+    if len(filled) > 1:
+        raise ValueError(f"it has images in both {' and '.join(IMAGE_COLUMNS)}; it needs them in one of these")
+    return [_image(image, folder) for image in filled[0]] if filled else []
+
+
+def _as_list(images) -> list:
+    if images is None:
+        return []
+    return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def _image(image, folder: str) -> dict | None:
+    if image is None:
+        return None
+    if isinstance(image, PIL.Image.Image):
+        return Image().encode_example(image)
+    content, path = image, image
+    if isinstance(image, str) and image.startswith("data:"):
+        content = base64.b64decode(image.partition(",")[2], validate=True)
+    elif isinstance(image, Mapping):
+        content, path = image.get("bytes"), image.get("path")
+    if isinstance(content, bytes):
+        is_name = isinstance(path, str) and path is not image
+        return {"bytes": content, "path": path if is_name else None}
+    if isinstance(path, str):
+        return {"bytes": None, "path": _absolute(path, folder)}
+    if isinstance(image, Mapping) and content is None and path is None and image.keys() & {"bytes", "path"}:
+        return None
+    raise ValueError(f"an image is {reprlib.repr(image)}; it has to be a path, a URL or the file's bytes")
+
+
+def _absolute(path: str, folder: str) -> str:
+    path.encode()  # fails on half of a surrogate pair, which cannot be stored
+    if path.startswith("file://"):
+        return url2pathname(urlparse(path).path)
+    return path if "://" in path else os.path.join(folder, path)
+
+
+# Messages
+
+
+def conversation(raw_row: Mapping, num_images: int, captions: bool = False) -> list[dict]:
+    """
+    The messages of a raw row: `[{"role": ..., "content": [{"type": "text" or "image", "text": ...}]}]`.
+
+    In a string of the user, `<image>` stands for an image: always in LLaVA's form, and in `messages` and
+    `prompt, completion` if the row has images. A single image moves to the front of its turn, as in the published
+    training of LLaVA and FlashSloth; several images stay where they are. Everything else that looks like a special
+    token stays text, as do all parts of type `text`.
+
+    Args:
+        raw_row (`Mapping`): The raw row.
+        num_images (`int`): How many images it has.
+        captions (`bool`, *optional*, defaults to `False`): Whether to remove the texts of the user and leave the
+            images alone.
 
     Raises:
-        ValueError: If the row is in none of the forms above, or one of its texts is no text.
+        ValueError: If the raw row has none of the forms above, or one of its texts is no text.
     """
-    given = {key: value for key, value in record.items() if value is not None}  # of united sets, forms take turns
+    # `datasets` fills the columns of sets that it unites: a row has only one of the forms, the others are None.
+    given = {key: value for key, value in raw_row.items() if value is not None}
     if "messages" in given:
         messages = _from_chat(given["messages"], num_images)
     elif "prompt" in given and "completion" in given:
         prompt = _as_chat(given["prompt"], "user")
         messages = _from_chat([*prompt, *_as_chat(given["completion"], "assistant")], num_images)
     elif "conversations" in given:
-        messages = [_llava_message(turn) for turn in _dicts(given["conversations"], "conversations")]
+        messages = [_from_llava(turn) for turn in _dicts(given["conversations"], "conversations")]
     elif "texts" in given:
-        messages = _from_chat(list(_question_turns(given["texts"])), num_images, has_placeholders=False)
+        messages = _from_chat(list(_from_pairs(given["texts"])), num_images, has_placeholders=False)
     else:
-        empty = [key for key in record if key not in given]
+        empty = [key for key in raw_row if key not in given]
         nothing = f", and nothing in {', '.join(empty)}" if empty else ""
         raise ValueError(f"it has the columns {', '.join(given) or 'none'}{nothing}; it needs {FORMS}")
     if captions:
@@ -59,18 +192,13 @@ def conversation(record: dict, num_images: int, captions: bool = False) -> list[
     return messages
 
 
-def num_characters(messages: list[dict]) -> int:
-    """Length of all texts together."""
-    return sum(len(part["text"] or "") for message in messages for part in message["content"])
-
-
 def _from_chat(chat, num_images: int, has_placeholders: bool = True) -> list[dict]:
     chat = _dicts(chat, "messages")
-    texts = [turn.get("content") for turn in chat if turn.get("role") == "user"]
-    texts = [text for text in texts if isinstance(text, str)]
+    contents = [turn.get("content") for turn in chat if turn.get("role") == "user"]
+    texts = [content for content in contents if isinstance(content, str)]
     has_placeholders = has_placeholders and num_images > 0 and any(PLACEHOLDER in text for text in texts)
-    # Strings alone do not say where the images stand: before the first of them, as TRL has it.
-    leading = 0 if has_placeholders or len(texts) < _count(chat, "user") else num_images
+    # Strings alone do not say where the images stand: they go before the first one, as in TRL.
+    num_leading = 0 if has_placeholders or len(texts) < len(contents) else num_images
     messages = []
     for turn in chat:
         role, content = _get_word(turn, "role", "messages"), _get(turn, "content", "messages")
@@ -79,60 +207,56 @@ def _from_chat(chat, num_images: int, has_placeholders: bool = True) -> list[dic
         elif role == "user" and has_placeholders:
             content = _split(content)
         elif role == "user":
-            content = [_image() for _ in range(leading)] + _text(content)
-            leading = 0
+            content = [_image_part() for _ in range(num_leading)] + _text_parts(content)
+            num_leading = 0
         else:
-            content = _text(content)
+            content = _text_parts(content)
         messages.append({"role": role, "content": content})
     return messages
-
-
-def _count(chat: list[dict], role: str) -> int:
-    return sum(turn.get("role") == role for turn in chat)
 
 
 def _as_chat(value, role: str) -> list[dict]:
     return [{"role": role, "content": value}] if isinstance(value, str) else _dicts(value, "prompt and completion")
 
 
-def _question_turns(texts) -> Iterable[dict]:
-    for pair in _dicts(texts, "texts"):
+def _from_pairs(pairs) -> Iterable[dict]:
+    for pair in _dicts(pairs, "texts"):
         yield {"role": "user", "content": _string(_get(pair, "user", "texts"))}
         yield {"role": "assistant", "content": _string(_get(pair, "assistant", "texts"))}
 
 
-def _llava_message(turn: dict) -> dict:
+def _from_llava(turn: dict) -> dict:
     role, text = _get_word(turn, "from", "conversations"), _string(_get(turn, "value", "conversations"))
     role = ROLES.get(role, role)
-    return {"role": role, "content": _split(text) if role == "user" else _text(text)}
+    return {"role": role, "content": _split(text) if role == "user" else _text_parts(text)}
 
 
 def _split(text: str) -> list[dict]:
-    """Text with placeholders as parts. The chat template breaks the line behind an image."""
+    """The parts of a text with placeholders. The chat template breaks the line behind an image."""
     pieces = text.split(PLACEHOLDER)
     if len(pieces) == 1:
-        return _text(text)
+        return _text_parts(text)
     if len(pieces) == 2:
-        return [_image(), *_text("".join(pieces).strip())]
-    parts = _text(pieces[0])
+        return [_image_part(), *_text_parts("".join(pieces).strip())]
+    parts = _text_parts(pieces[0])
     for piece in pieces[1:]:
-        parts += [_image(), *_text(piece.lstrip("\n"))]
+        parts += [_image_part(), *_text_parts(piece.lstrip("\n"))]
     return parts
-
-
-def _text(text: str) -> list[dict]:
-    return [{"type": "text", "text": text}] if text.strip() else []
-
-
-def _image() -> dict:
-    return {"type": "image", "text": None}
 
 
 def _part(part: dict) -> list[dict]:
     kind = _get_word(part, "type", "content")
     if kind in ("image", "image_url"):
-        return [_image()]
-    return _text(_string(part.get("text"))) if kind == "text" else [{"type": kind, "text": None}]
+        return [_image_part()]
+    return _text_parts(_string(part.get("text"))) if kind == "text" else [{"type": kind, "text": None}]
+
+
+def _text_parts(text: str) -> list[dict]:
+    return [{"type": "text", "text": text}] if text.strip() else []
+
+
+def _image_part() -> dict:
+    return {"type": "image", "text": None}
 
 
 def _string(text) -> str:

@@ -1,149 +1,57 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-The rows of a set: their columns, how a record of somebody's data becomes one, and JSON files, which are read record by
-record.
+Sets of raw rows as sets of rows (`flashsloth.train.data.formats`): JSON files, which are read row by row, and the
+tables that `datasets` opens. Rows are written to Arrow files in the cache of `datasets` once, so that memory does not
+grow with their number; images are not copied.
 """
 
-import base64
+import hashlib
 import json
 import os
-import reprlib
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from dataclasses import replace
+from pathlib import Path
 
+import datasets
 import ijson
-import PIL.Image
-from datasets import Dataset, Features, Image, IterableDataset, List, Value
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Image, IterableDataset, LargeList, List
 from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
 
-from flashsloth.train.data.formats import conversation, num_characters
-
-
-MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
-# Images stay files until a batch is made of them. `length` is the number of characters of all texts: batches of rows
-# of similar length need no tokenizer. `problem` says why a row could not be converted; it has no messages then.
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "images": List(Image(decode=False)),
-        "messages": MESSAGES,
-        "num_images": Value("int32"),
-        "length": Value("int32"),
-        "problem": Value("string"),
-    }
+from flashsloth.train.data.formats import (
+    FEATURES,
+    FORMAT,
+    FORMS,
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
+    make_row,
+    make_text_columns,
 )
 
-IMAGE_COLUMNS = ("images", "image")
 
-# Part of every cache's key. Raise it when rows are converted in another way: caches of the old way would be read.
-FORMAT = 2
+# JSON files
 
 
-def make_row(record, index: int | str, folder: str, captions: bool) -> dict:
+def read_json(path: str, folder: str, captions: bool, streaming: bool) -> Dataset | IterableDataset:
     """
-    A row with the columns of `FEATURES`.
+    Reads a file that holds a JSON array, or JSON lines.
 
-    Args:
-        record (`Mapping`): In one of the forms of `flashsloth.train.data.formats`, with its images in "images" or
-            "image": paths, URLs, files' bytes, or mappings of "bytes" and "path". Anything else makes a row whose
-            `problem` says what is wrong with it.
-        index (`int` or `str`): Names the row where it has no "id".
-        folder (`str`): Where relative paths of images start.
-        captions (`bool`): Leave the images alone of what the user says.
-    """
-    if not isinstance(record, Mapping):
-        problem = f"it is {reprlib.repr(record)}; a row is a mapping of names to values"
-        return {"images": [], **text_columns({}, index, 0, captions, problem)}
-    images, problem = [], None
-    try:
-        images = _images(record, folder)
-    except ValueError as error:
-        problem = f"{error}"
-    return {"images": images, **text_columns(dict(record), index, len(images), captions, problem)}
-
-
-def text_columns(record: dict, index: int | str, num_images: int, captions: bool, problem: str | None = None) -> dict:
-    """
-    All columns of a row but its images, of which `num_images` tells how many there are, and `problem` what is wrong
-    with them.
-    """
-    messages = []
-    if problem is None:
-        try:
-            messages = conversation(record, num_images, captions)
-            json.dumps(messages, ensure_ascii=False).encode()  # half of a surrogate pair is no text that can be stored
-        except (ValueError, RecursionError) as error:
-            messages, problem = [], f"{error}"
-    name = index if record.get("id") is None else record["id"]
-    return {
-        "id": _storable(str(name)),
-        "messages": messages,
-        "num_images": num_images,
-        "length": num_characters(messages),
-        "problem": None if problem is None else _storable(problem),
-    }
-
-
-def _storable(text: str) -> str:
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _images(record: Mapping, folder: str) -> list[dict | None]:
-    lists = [_as_list(record[key]) for key in IMAGE_COLUMNS if key in record]
-    filled = [images for images in lists if images]
-    if len(filled) > 1:
-        raise ValueError(f"it has images in both {' and '.join(IMAGE_COLUMNS)}; it needs them in one of these")
-    return [_image(image, folder) for image in filled[0]] if filled else []
-
-
-def _as_list(images) -> list:
-    return [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-
-
-def _image(image, folder: str) -> dict | None:
-    if image is None:
-        return None
-    if isinstance(image, PIL.Image.Image):
-        return Image().encode_example(image)
-    content, path = image, image
-    if isinstance(image, str) and image.startswith("data:"):
-        content = base64.b64decode(image.partition(",")[2], validate=True)
-    elif isinstance(image, Mapping):
-        content, path = image.get("bytes"), image.get("path")
-    if isinstance(content, bytes):
-        is_name = isinstance(path, str) and path is not image
-        return {"bytes": content, "path": path if is_name else None}
-    if isinstance(path, str):
-        return {"bytes": None, "path": _located(path, folder)}
-    if isinstance(image, Mapping) and content is None and path is None and image.keys() & {"bytes", "path"}:
-        return None
-    raise ValueError(f"an image is {reprlib.repr(image)}; it has to be a path, a URL or the file's bytes")
-
-
-def _located(path: str, folder: str) -> str:
-    path.encode()  # as of a text
-    if path.startswith("file://"):
-        return url2pathname(urlparse(path).path)
-    return path if "://" in path else os.path.join(folder, path)
-
-
-def open_json(path: str, folder: str, captions: bool, streaming: bool) -> Dataset | IterableDataset:
-    """
-    A file that holds a JSON array, or JSON lines, without ever holding all of it in memory.
+    `datasets` has a reader of its own, but it holds a whole array in memory, and refuses rows of different types (an
+    id that is a number here and a text there, one image or a list of them).
 
     Args:
         path (`str`): The file, by its absolute path.
-        folder (`str`), captions (`bool`): See [`make_row`].
-        streaming (`bool`): Read rows as they come; else they are copied into the cache of `datasets` once.
+        folder (`str`), captions (`bool`): See [`~flashsloth.train.data.formats.make_row`].
+        streaming (`bool`): Whether to read rows as they come, without a copy in the cache.
 
     Raises:
-        ValueError: If it is no JSON, has no rows, or none of them is in a known form: at once, or of a stream at its
-            end.
+        ValueError: If the file is no JSON, has no rows, or none of them has a known form: at once, or at the end of a
+            stream.
     """
     settings = {"path": path, "folder": folder, "captions": captions}
     if streaming:
-        # A row without an id is named by file and number: several files are read at once.
+        # Several files are read at once, so the name of the file is part of the id of a row that has none.
         settings["prefix"] = f"{os.path.basename(path)}:"
         return IterableDataset.from_generator(_json_rows, features=FEATURES, gen_kwargs=settings)
     stat = os.stat(path)
@@ -151,19 +59,19 @@ def open_json(path: str, folder: str, captions: bool, streaming: bool) -> Datase
     try:
         return Dataset.from_generator(_json_rows, features=FEATURES, gen_kwargs=settings | key)
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):  # says what is wrong, and where
+        if isinstance(error.__cause__, ValueError):  # one of those below
             raise ValueError(str(error.__cause__)) from error
         raise
 
 
 def _json_rows(path: str, folder: str, captions: bool, prefix: str = "", **cache_key) -> Iterator[dict]:
-    """Converts the rows of a JSON array or of JSON lines one by one; the cache key is for `datasets` only."""
-    index, first, are_all_bad = -1, None, True
+    """The rows of a file. `cache_key` is for `datasets`, whose key of the cache is a hash of all arguments."""
+    index, first, has_good_row = -1, None, False
     try:
-        for index, record in enumerate(_json_records(path)):
-            row = make_row(record, f"{prefix}{index}", folder, captions)
-            first = row if first is None else first
-            are_all_bad = are_all_bad and row["problem"] is not None
+        for index, raw_row in enumerate(_json_raw_rows(path)):
+            row = make_row(raw_row, f"{prefix}{index}", folder, captions)
+            first = first or row
+            has_good_row = has_good_row or row["problem"] is None
             yield row
     except (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {error}") from error
@@ -171,11 +79,11 @@ def _json_rows(path: str, folder: str, captions: bool, prefix: str = "", **cache
         raise ValueError(f"{path} cannot be read after {index + 1} rows: {error}") from error
     if first is None:
         raise ValueError(f"{path} has no rows")
-    if are_all_bad:
+    if not has_good_row:
         raise ValueError(f"{path} has no row in a known form. Row 0: {first['problem']}")
 
 
-def _json_records(path: str) -> Iterator:
+def _json_raw_rows(path: str) -> Iterator:
     with open(path, "rb") as file:
         first = file.read(1)
         while first.isspace() or first in (b"\xef", b"\xbb", b"\xbf"):  # spaces, and a byte order mark
@@ -185,3 +93,138 @@ def _json_records(path: str) -> Iterator:
             yield from ijson.items(file, "item")
         else:
             yield from (json.loads(line) for line in file if not line.isspace())
+
+
+# Tables
+
+
+NUM_IMAGES = "_num_images"  # the column that takes the place of the images while the texts are converted
+ARROW_IMAGES = FEATURES.arrow_schema.field("images").type
+TEXT_FEATURES = Features({name: feature for name, feature in FEATURES.items() if name != "images"})
+
+
+def convert_table(raw_rows: Dataset, folder: str, captions: bool) -> Dataset:
+    """
+    Converts the raw rows of a set.
+
+    Args:
+        raw_rows (`Dataset`): Of any columns.
+        folder (`str`), captions (`bool`): See [`~flashsloth.train.data.formats.make_row`].
+
+    Raises:
+        ValueError: If no row has a known form.
+    """
+    if not len(raw_rows):
+        raise ValueError("has no rows")
+    raw_rows = _without_decoding(_select_columns(raw_rows))
+    images, function, features = None, make_row, FEATURES
+    if _has_encoded_images(raw_rows):
+        # The column of images stays what it is: `map` would copy the bytes of every image.
+        images = _with_features(raw_rows.select_columns("images"), Features({"images": FEATURES["images"]}))
+        counts = pc.list_value_length(raw_rows.data.column("images"))
+        raw_rows = raw_rows.remove_columns("images").add_column(NUM_IMAGES, counts.to_pylist())
+        function, features = _make_counted_row, TEXT_FEATURES
+
+    fingerprint = Hasher.hash([raw_rows._fingerprint, folder, captions, FORMAT])
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "flashsloth" / f"{fingerprint}.arrow"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    rows = raw_rows.map(
+        function,
+        with_indices=True,
+        fn_kwargs={"folder": folder, "captions": captions},
+        remove_columns=raw_rows.column_names,
+        features=features,
+        # `datasets` would write beside the raw rows, where we may have no right to write.
+        cache_file_name=str(cache),
+        new_fingerprint=fingerprint,
+        writer_batch_size=100,
+        desc="Reading conversations",
+    )
+    problems = rows.data.column("problem")
+    if not problems.null_count:
+        raise ValueError(f"has no row in a known form. Row 0: {problems[0]}")
+    if images is None:
+        return rows
+    return datasets.concatenate_datasets([images, rows], axis=1).select_columns(list(FEATURES))
+
+
+def convert_stream(raw_rows: IterableDataset, folder: str, captions: bool) -> IterableDataset:
+    """
+    Converts the raw rows of a stream when they are read.
+
+    Args:
+        raw_rows (`IterableDataset`): Of any columns.
+        folder (`str`), captions (`bool`): See [`~flashsloth.train.data.formats.make_row`].
+
+    Raises:
+        ValueError: If the stream is empty, or has no column of a known form.
+    """
+    if raw_rows.features is not None:
+        raw_rows = _select_columns(raw_rows).decode(False)
+    first = next(iter(raw_rows), None)
+    if first is None:
+        raise ValueError("has no rows")
+    return raw_rows.map(
+        _make_stream_row,
+        fn_kwargs={"folder": folder, "captions": captions},
+        remove_columns=list(first),
+        features=FEATURES,
+    )
+
+
+def _select_columns(raw_rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Leaves out columns that no form has, as they could hold images that cannot be decoded."""
+    names = raw_rows.column_names
+    if not set(names) & set(TEXT_COLUMNS):
+        raise ValueError(f"has the columns {', '.join(names)}; it needs {FORMS}")
+    return raw_rows.select_columns([name for name in names if name in ("id", *IMAGE_COLUMNS, *TEXT_COLUMNS)])
+
+
+def _without_decoding(raw_rows: Dataset) -> Dataset:
+    """Marks all images as not to be decoded; `cast_column` would copy their bytes."""
+    features = {name: _without_decoding_feature(feature) for name, feature in raw_rows.features.items()}
+    return _with_features(raw_rows, Features(features))
+
+
+def _without_decoding_feature(feature):
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, (List, LargeList)):
+        return replace(feature, feature=_without_decoding_feature(feature.feature))
+    return feature
+
+
+def _with_features(rows: Dataset, features: Features) -> Dataset:
+    info = rows.info.copy()
+    info.features = features
+    return Dataset(rows.data, info=info, split=rows.split, fingerprint=rows._fingerprint)
+
+
+def _has_encoded_images(raw_rows: Dataset) -> bool:
+    """
+    Whether the column `images` can stay as it is: lists of the bytes of files, as `datasets` stores them. Every row
+    has to be converted where a list is missing, where paths may start from a folder, where the type is another one,
+    and where there are two columns of images.
+    """
+    names = [name for name in IMAGE_COLUMNS if name in raw_rows.column_names]
+    if names != ["images"] or raw_rows.features.arrow_schema.field("images").type != ARROW_IMAGES:
+        return False
+    images = raw_rows.data.column("images")
+    if images.null_count:
+        return False
+    paths, contents = (pc.struct_field(pc.list_flatten(images), name) for name in ("path", "bytes"))
+    return not pc.any(pc.and_(pc.is_valid(paths), pc.is_null(contents))).as_py()
+
+
+def _make_counted_row(raw_row: Mapping, index: int, folder: str, captions: bool) -> dict:
+    texts = dict(raw_row)
+    return make_text_columns(texts, index, texts.pop(NUM_IMAGES), captions)
+
+
+def _make_stream_row(raw_row: Mapping, folder: str, captions: bool) -> dict:
+    row = make_row(raw_row, 0, folder, captions)
+    if raw_row.get("id") is None:
+        # Several files are read at once, in another order each time, so that rows have no numbers.
+        row["id"] = hashlib.sha256(repr((row["messages"], row["problem"])).encode()).hexdigest()[:12]
+    # `map` of a stream does not encode what the function returns.
+    return FEATURES.encode_example(row)

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""In which order the rows of a set are learned from."""
+"""The order in which the rows of a set are trained on."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,21 +8,21 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 
 
-# Rows are sorted by length among so many global batches of random rows: enough that the rows of a batch are of similar
-# length, few enough that which rows meet changes from epoch to epoch.
+# Number of global batches of random rows that are sorted by length together: enough that the rows of a batch are of
+# similar length, few enough that a batch holds other rows in every epoch.
 WINDOW = 50
 
 
 class ModalityLengthSampler(Sampler[int]):
     """
     Orders the rows of an epoch into global batches (the rows of one optimizer step, over all processes) that hold rows
-    of similar length, and either rows with images or rows without. What is left of both kinds forms the last batches.
-    The order is a function of seed and epoch alone, and which rows share a global batch does not depend on how many
-    processes there are.
+    of similar length, and either rows with images or rows without. The rows left of both kinds form the last batches.
+    The order is a function of seed and epoch alone, and which rows share a global batch does not depend on the number
+    of processes.
 
-    A process gets every `num_processes`-th micro batch of the order (accelerate's `BatchSamplerShard`). Within a
-    global batch rows stand by length, so the micro batches that run at the same time are neighbours in length, and
-    every other round of them is turned around, so that no process always gets the shorter ones.
+    accelerate's `BatchSamplerShard` assigns the micro batches of the order to the processes in turn. Within a global
+    batch rows are sorted by length, so that micro batches that run at the same time are of similar length. Every other
+    round of micro batches is reversed, so that no process always gets the shorter ones.
 
     Args:
         lengths (`Sequence[int]`): Length of each row, in any unit.
@@ -67,15 +67,15 @@ class ModalityLengthSampler(Sampler[int]):
                 batches += self._by_length(window).split(self.global_batch_size)
             left.append(self._by_length(rows[num_whole:]))
         for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield from self._dealt(batches[index]).tolist()
-        # The rows of the incomplete batch have to come last: batches are cut from the order one after the other.
+            yield from self._balanced(batches[index]).tolist()
+        # The rows of incomplete batches have to come last: batches are cut from the order one after the other.
         yield from torch.cat(left).tolist()
 
     def _by_length(self, rows: torch.Tensor) -> torch.Tensor:
         return rows[self.lengths[rows].argsort(stable=True)]
 
-    def _dealt(self, batch: torch.Tensor) -> torch.Tensor:
-        """The rows of a global batch, every other round of micro batches from the longest to the shortest."""
+    def _balanced(self, batch: torch.Tensor) -> torch.Tensor:
+        """The rows of a global batch, with every other round of micro batches from the longest to the shortest."""
         rounds = batch.view(-1, self.num_processes, self.micro_batch_size).clone()
         rounds[1::2] = rounds[1::2].flip(1)
         return rounds.flatten()
@@ -83,13 +83,13 @@ class ModalityLengthSampler(Sampler[int]):
 
 class FilledSampler(Sampler[int]):
     """
-    An order that ends with full micro batches for all processes. accelerate would fill the last ones up with rows from
-    the order's beginning, which would be learned twice; here they are filled with the last row as one that nothing is
-    learned from: [`FilledRows`] knows it by its number, `-1 - row`.
+    An order that ends with full micro batches for all processes. accelerate would fill up the last ones with rows from
+    the beginning of the order, which would be trained on twice; here they are filled up with copies of the last row
+    that the loss leaves out. The number of such a copy is `-1 - row`, by which [`FilledRows`] recognises it.
 
     Args:
         order (`Sampler[int]`): The order of an epoch.
-        multiple (`int`): Rows that all processes take together at a time.
+        multiple (`int`): Number of rows that all processes together take at a time.
     """
 
     def __init__(self, order: Sampler[int], multiple: int):
@@ -107,7 +107,7 @@ class FilledSampler(Sampler[int]):
 
 
 class FilledRows(torch.utils.data.Dataset):
-    """Rows by the numbers of a [`FilledSampler`]; `is_filler` tells the collator from which nothing is learned."""
+    """Rows by the numbers of a [`FilledSampler`]; the collator leaves rows with `is_filler` out of the loss."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
