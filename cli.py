@@ -169,10 +169,8 @@ def run_data_check(args: argparse.Namespace) -> None:
     with _extra_packages("data check", "train"):
         from flashsloth import FlashSlothProcessor, register_auto_classes
         from flashsloth.train.config import read_config
-        from flashsloth.train.data import validate
+        from flashsloth.train.data import load_data, validate
         from flashsloth.train.data.fingerprint import fingerprint
-        from flashsloth.train.data.selection import DataCheck
-        from flashsloth.train.data.sources import load_data
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # Data may be checked on a machine without the run's GPUs; settings such as bf16 are else refused there.
@@ -184,13 +182,15 @@ def run_data_check(args: argparse.Namespace) -> None:
         raise ValueError(f"The processor of the model {stage.model}, which counts the tokens: {error}") from error
     with contextlib.redirect_stdout(sys.stderr):
         rows = load_data(stage.data, config.seed)
-        check = DataCheck(processor, config.max_length, stage.hd, config.output_dir)
-        bad = check.read_all(rows, fingerprint(rows, stage.data))
-    print(validate.report(bad))
+        validation = validate.DataValidation(processor, config.max_length, stage.hd, config.output_dir)
+        broken_rows = validation.validate_all(rows, fingerprint(rows, stage.data))
+    print(validate.report(broken_rows))
     if args.jsonl:
-        validate.write_jsonl(bad, args.jsonl)
-    if bad:
-        raise ValueError(f"{len(bad)} of the rows are broken: repair them, or train without them by on_bad_rows=skip")
+        validate.write_jsonl(broken_rows, args.jsonl)
+    if broken_rows:
+        raise ValueError(
+            f"{len(broken_rows)} of the rows are broken: repair them, or train without them by on_broken_rows=skip"
+        )
 
 
 def run_push(args: argparse.Namespace) -> None:

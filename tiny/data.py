@@ -19,7 +19,7 @@ from flashsloth.tiny.conversations import (
 )
 from flashsloth.tiny.questions import DESCRIBE, KINDS, Turn, ask, caption
 from flashsloth.tiny.scenes import Scene, generator, make_scene, render
-from flashsloth.train.data.rows import MESSAGES
+from flashsloth.train.data.formats import MESSAGES
 
 
 TRAINING = Features({"images": List(Image()), "messages": MESSAGES})

@@ -9,7 +9,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from flashsloth.image_processing_flashsloth import ImageError
 from flashsloth.train.data.images import read_row_image
-from flashsloth.train.data.validate import BadRowError
+from flashsloth.train.data.validate import BrokenRowError
 
 
 IGNORED = -100  # the label of tokens that the loss leaves out
@@ -35,7 +35,7 @@ class Collator(DataCollatorForVisionLanguageModeling):
         The others are those of `trl.trainer.sft_trainer.DataCollatorForVisionLanguageModeling`.
 
     Raises:
-        BadRowError: If an image cannot be decoded.
+        BrokenRowError: If an image cannot be decoded.
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Collator(DataCollatorForVisionLanguageModeling):
         try:
             images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
         except ImageError as error:
-            raise BadRowError(
+            raise BrokenRowError(
                 f"row {row.get('id')!r} cannot be read any more: {error} Repair it, and start the same command "
                 "again to go on."
             ) from error

@@ -34,7 +34,7 @@ from flashsloth.train.data.sources import DataSource
 
 
 OPTIMIZERS = ("adamw", "muon")
-ON_BAD_ROWS = ("stop", "skip")
+ON_BROKEN_ROWS = ("stop", "skip")
 QUANTIZATIONS = ("nf4",)
 ORDERS = ("group_by_length", "random", "sequential")
 
@@ -133,7 +133,7 @@ class StageConfig:
         hd (`bool`, *optional*, defaults to `False`): Whether images are seen in high definition.
         optimizer (`str`, *optional*, defaults to `"adamw"`): "adamw" (TRL's settings) or "muon" ([`MuonWithAdamW`]).
         attn_implementation (`str`, *optional*, defaults to `"sdpa"`): "eager" is the fastest on a CPU at tiny sizes.
-        on_bad_rows (`str`, *optional*, defaults to `"stop"`): Whether rows that cannot be learned from stop the run
+        on_broken_rows (`str`, *optional*, defaults to `"stop"`): Whether rows that cannot be learned from stop the run
             before its first step, or are left out and listed ("skip").
         lora ([`LoraSettings`], *optional*): Train an adapter instead of the model.
         quantization (`str`, *optional*): "nf4" trains the adapter on a base of 4 bits per weight (QLoRA).
@@ -150,12 +150,12 @@ class StageConfig:
     hd: bool = False
     optimizer: str = "adamw"
     attn_implementation: str = "sdpa"
-    on_bad_rows: str = "stop"
+    on_broken_rows: str = "stop"
     lora: LoraSettings | None = None
     quantization: str | None = None
 
     def __post_init__(self):
-        for key, choices in (("optimizer", OPTIMIZERS), ("on_bad_rows", ON_BAD_ROWS)):
+        for key, choices in (("optimizer", OPTIMIZERS), ("on_broken_rows", ON_BROKEN_ROWS)):
             value = getattr(self, key)
             if value not in choices:
                 raise ValueError(f"{key} is {value!r}; choose one of {', '.join(choices)}")

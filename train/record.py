@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig
 
 from flashsloth.train.config import StageConfig
-from flashsloth.train.data.selection import skipped_rows
+from flashsloth.train.data.validate import skipped_rows
 from flashsloth.train.resume import clear_write_errors
 
 
@@ -40,7 +40,7 @@ PACKAGES = (
 DRAWN = {"loss": "loss (nats)", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 
 # What does not decide what a stage learns: of data, that its rows are the same is told from its fingerprint.
-FREE_OF_STAGE = ("attn_implementation", "on_bad_rows", "global_batch_size")
+FREE_OF_STAGE = ("attn_implementation", "on_broken_rows", "global_batch_size")
 # What does, of the fields of `trl.SFTConfig`. How it is computed, logged and saved may change before a run goes on.
 DECISIVE = (
     "adam_beta1",

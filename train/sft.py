@@ -34,9 +34,9 @@ from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read
 from flashsloth.loading import has_fast_bfloat16, is_quantized
 from flashsloth.train.config import StageConfig, read_config
 from flashsloth.train.data.fingerprint import fingerprint
-from flashsloth.train.data.selection import SKIPPED_FILE, DataCheck, without
 from flashsloth.train.data.sources import load_data, name_of
-from flashsloth.train.data.streams import StreamCheck
+from flashsloth.train.data.streams import StreamFilter
+from flashsloth.train.data.validate import SKIPPED_FILE, DataValidation, without
 from flashsloth.train.lora import lora_config, quantization_config
 from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate
 from flashsloth.train.record import RunRecord, refuse_other_data, refuse_other_settings
@@ -176,8 +176,8 @@ def read_data(
     if config.process_index == 0:
         if not is_resumed:
             (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
-        check = DataCheck(processor, config.max_length, stage.hd, output)
-        left_out = check.left_out(rows, version, stage.on_bad_rows, is_resumed)
+        validation = DataValidation(processor, config.max_length, stage.hd, output)
+        left_out = validation.rows_to_skip(rows, version, stage.on_broken_rows, is_resumed)
     version_of_first, left_out = broadcast_object_list([version, left_out])
     if version != version_of_first:
         raise ValueError(
@@ -243,14 +243,14 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
     dataset, version = read_data(stage, config, processor, is_resumed=last is not None)
 
     # Training
-    stream_check = StreamCheck(processor, config.max_length, stage.hd, stage.on_bad_rows, output)
+    stream_filter = StreamFilter(processor, config.max_length, stage.hd, stage.on_broken_rows, output)
     trainer = FlashSlothTrainer(
         model,
         config,
         train_dataset=dataset,
         processing_class=processor,
         learning_rates=stage.learning_rates,
-        stream_check=stream_check,
+        stream_filter=stream_filter,
         peft_config=adapter,
         optimizers=(optimizer, None),
         callbacks=[RunRecord(stage, config, dataset, version)],

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from flashsloth.train.collator import Collator
 from flashsloth.train.data.sampling import FilledRows, FilledSampler, ModalityLengthSampler
-from flashsloth.train.data.streams import EndlessStream, StreamCheck
+from flashsloth.train.data.streams import EndlessStream, StreamFilter
 from flashsloth.train.optimizers import by_learning_rate
 from flashsloth.train.resume import PREFIX, clear_write_errors, mark_complete, remove, rotate
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
@@ -39,7 +39,7 @@ class FlashSlothTrainer(SFTTrainer):
         processing_class ([`FlashSlothProcessor`])
         learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of
             `args.learning_rate`. The longest name that fits a parameter decides.
-        stream_check ([`StreamCheck`], *optional*): Which rows of a stream are learned from; all if unset.
+        stream_filter ([`StreamFilter`], *optional*): Which rows of a stream are learned from; all if unset.
 
         The others are those of `trl.SFTTrainer`.
 
@@ -55,10 +55,10 @@ class FlashSlothTrainer(SFTTrainer):
         *,
         processing_class,
         learning_rates: dict[str, float] | None = None,
-        stream_check: StreamCheck | None = None,
+        stream_filter: StreamFilter | None = None,
         **kwargs,
     ):
-        self.stream_check = stream_check
+        self.stream_filter = stream_filter
         self.learning_rates = learning_rates or {}
         self._sampler = None
         self._first_step = None  # global step and time at the first step of this process
@@ -87,7 +87,7 @@ class FlashSlothTrainer(SFTTrainer):
         if not isinstance(self.train_dataset, IterableDataset):
             rows = FilledRows(self.train_dataset)
             return self._get_dataloader(rows, "Training", self._train_batch_size, self._get_train_sampler, True)
-        stream = EndlessStream(self.train_dataset, self._data_seed, self.stream_check)
+        stream = EndlessStream(self.train_dataset, self._data_seed, self.stream_filter)
         dataloader = self._get_dataloader(stream, "Training", self._train_batch_size)
         if isinstance(dataloader.dataset, IterableDatasetShard):
             # accelerate would deal the rows to processes, which `load_data` has done.
@@ -116,7 +116,7 @@ class FlashSlothTrainer(SFTTrainer):
         if missing:
             raise ValueError(
                 f"The data has no column {' and '.join(sorted(missing))} to group rows by: load it by "
-                "flashsloth.train.data.sources.load_data, or set train_sampling_strategy=random"
+                "flashsloth.train.data.load_data, or set train_sampling_strategy=random"
             )
         processor = self.processing_class
         tokens_per_image = processor.num_visual_tokens * processor.image_processor.num_views()

@@ -104,7 +104,7 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("data={image_folder: b}", "a source without a path"),
         ("data={path: a, weight: 0}", "weight of a is 0"),
         ("optimizer=lion", "optimizer is 'lion'; choose one of adamw, muon"),
-        ("on_bad_rows=ignore", "on_bad_rows is 'ignore'; choose one of stop, skip"),
+        ("on_broken_rows=ignore", "on_broken_rows is 'ignore'; choose one of stop, skip"),
         ("quantization=nf4", "quantization needs lora"),
         ("lora={r: 8}", "both `trainable` and `lora`"),
         ("trainable=[]", "neither `trainable` nor `lora`"),

@@ -20,7 +20,7 @@ from flashsloth.train import sft
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import read_config
 from flashsloth.train.data.sources import load_data
-from flashsloth.train.data.validate import BadRowError
+from flashsloth.train.data.validate import BrokenRowError
 from flashsloth.train.sft import parameter_groups, select_trainable, train_stage
 from flashsloth.train.trainer import FlashSlothTrainer
 
@@ -189,7 +189,7 @@ def test_an_image_that_breaks_after_the_check_names_row_and_file(start, tmp_path
     shutil.rmtree(tmp_path / "out" / "checkpoint-1")
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(bytes(len(content)))  # which only reading can tell
-    with pytest.raises(BadRowError, match="^row 'x7' cannot be read any more: .*a.jpg is not in a format"):
+    with pytest.raises(BrokenRowError, match="^row 'x7' cannot be read any more: .*a.jpg is not in a format"):
         run("stage1", start, tmp_path / "out", *overrides, "max_steps=1")
     # Its size tells that the file has changed again: the check finds it before the first step.
     (tmp_path / "a.jpg").write_bytes(content[:-1000])
@@ -344,10 +344,10 @@ def test_broken_rows_stop_the_run_or_are_skipped_and_listed(start, tmp_path):
     rows = load_from_disk(start / "data")
     question_alone = {**rows[0], "messages": rows[0]["messages"][:1]}
     Dataset.from_list([*rows, question_alone], features=rows.features).save_to_disk(tmp_path / "data")
-    with pytest.raises(ValueError, match="on_bad_rows"):
+    with pytest.raises(ValueError, match="on_broken_rows"):
         run("stage1", start, tmp_path / "out", f"data={tmp_path / 'data'}")
     assert not list((tmp_path / "out").glob("checkpoint-*"))
-    run("stage1", start, tmp_path / "out", f"data={tmp_path / 'data'}", "on_bad_rows=skip", "max_steps=1")
+    run("stage1", start, tmp_path / "out", f"data={tmp_path / 'data'}", "on_broken_rows=skip", "max_steps=1")
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["data"]["rows"] == 12
     assert [row["index"] for row in record["data"]["skipped"]] == [12]
