@@ -1,10 +1,9 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The check of training data: what it finds, that it is made once, and what a run makes of broken rows."""
+"""The validation of data: what it finds, that it is made once, and what a run makes of broken rows."""
 
 import io
 import json
 
-import datasets
 import PIL.Image
 import pytest
 import yaml
@@ -12,22 +11,14 @@ from datasets import Dataset
 from samples import make_image
 
 from flashsloth import cli
-from flashsloth.train.config import DataSource
-from flashsloth.train.data import selection
+from flashsloth.train.data import DataSource, load_data, validate
 from flashsloth.train.data.fingerprint import fingerprint
-from flashsloth.train.data.rows import FEATURES
-from flashsloth.train.data.selection import DataCheck, without
-from flashsloth.train.data.sources import load_data
-from flashsloth.train.data.validate import BadRow, check, report, write_jsonl
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+from flashsloth.train.data.formats import FEATURES
+from flashsloth.train.data.validate import BrokenRow, DataValidation, RowValidator, without
 
 
 def row(*turns, **columns) -> dict:
-    """A row in LLaVA's form, with turns of the human and the model."""
+    """A raw row in LLaVA's form, with turns of the human and the model."""
     roles = ("human", "gpt")
     turns = [{"from": roles[index % 2], "value": value} for index, value in enumerate(turns)]
     return {"id": "fine", "conversations": turns} | columns
@@ -39,7 +30,7 @@ def turns(*pairs, **columns) -> dict:
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes rows and pictures of every kind, and returns the source."""
+    """Writes rows, and images of every kind, and returns the source."""
     make_image(0).save(tmp_path / "good.png")
     make_image(1, 200, 200).save(tmp_path / "good.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:-3000])
@@ -61,7 +52,7 @@ GOOD = [
     row("Say </s>.", "I say <image> </s>."),
     turns(("system", "Be brief."), ("human", "Hi?"), ("gpt", "Hello.")),
 ]
-BAD = [
+BROKEN = [
     ("missing image", "lost.jpg", row("<image>", "A bird.", image="lost.jpg")),
     ("truncated image", "cut.jpg", row("<image>", "A bird.", image="cut.jpg")),
     ("undecodable image", "text.jpg", row("<image>", "A bird.", image="text.jpg")),
@@ -90,18 +81,22 @@ BAD = [
 ]  # fmt: skip
 
 
-def found(bad: list[BadRow]) -> list[tuple]:
-    return [(problem.index, problem.id, problem.reason) for problem in bad]
+def summary(broken_rows: list[BrokenRow]) -> list[tuple]:
+    return [(row.index, row.id, row.reason) for row in broken_rows]
+
+
+def find_broken_rows(dataset, processor, max_length=None, hd=False) -> list[BrokenRow]:
+    return validate.validate(dataset, RowValidator(processor, max_length, hd), progress=False)
 
 
 def test_every_kind_of_broken_row_is_named(write, processor):
-    rows = [*GOOD, *({"id": f"bad {index}"} | {**bad, "id": f"bad {index}"} for index, (*_, bad) in enumerate(BAD))]
-    rows.append(GOOD[0])
+    broken = [{"id": None} | raw_row | {"id": f"broken {index}"} for index, (*_, raw_row) in enumerate(BROKEN)]
+    rows = [*GOOD, *broken, GOOD[0]]
     dataset = load_data([write(rows)], seed=0)
-    bad = check(dataset, processor, None, hd=False, progress=False)
-    expected = [(len(GOOD) + index, f"bad {index}", reason) for index, (reason, *_) in enumerate(BAD)]
-    assert found(bad) == expected
-    for problem, (_, detail, _) in zip(bad, BAD, strict=True):
+    broken_rows = find_broken_rows(dataset, processor)
+    expected = [(len(GOOD) + index, f"broken {index}", reason) for index, (reason, *_) in enumerate(BROKEN)]
+    assert summary(broken_rows) == expected
+    for problem, (_, detail, _) in zip(broken_rows, BROKEN, strict=True):
         assert detail in problem.detail
 
 
@@ -114,18 +109,22 @@ def test_lines_that_hold_no_row_or_no_text(processor, tmp_path):
         None,
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    bad = check(load_data([DataSource(str(tmp_path / "rows.jsonl"))], 0), processor, None, hd=False, progress=False)
-    assert found(bad) == [(index, name, "malformed row") for index, name in enumerate(("1", "x7", "x8", "4"), start=1)]
-    assert "it is 3; a row is a mapping" in bad[0].detail and "surrogates not allowed" in bad[1].detail
+    dataset = load_data([DataSource(str(tmp_path / "rows.jsonl"))], seed=0)
+    broken_rows = find_broken_rows(dataset, processor)
+    assert summary(broken_rows) == [
+        (index, name, "malformed row") for index, name in enumerate(("1", "x7", "x8", "4"), start=1)
+    ]
+    assert "it is 3; a row is a mapping" in broken_rows[0].detail and "surrogates not allowed" in broken_rows[1].detail
 
 
 def test_bombs(write, processor, tmp_path):
     """Above the limit, but not above twice the limit, Pillow itself only warns."""
     PIL.Image.new("1", (PIL.Image.MAX_IMAGE_PIXELS // 8000 + 1, 8000)).save(tmp_path / "bomb.png")
     dataset = load_data([write([GOOD[0], row("<image>", "White.", image="bomb.png")])], seed=0)
-    [bad] = check(dataset, processor, None, hd=False, progress=False)
-    assert (bad.index, bad.reason) == (1, "decompression bomb")
-    assert f"bomb.png has more than PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels" in bad.detail
+    [broken_row] = find_broken_rows(dataset, processor)
+    assert (broken_row.index, broken_row.reason) == (1, "decompression bomb")
+    limit = f"PIL.Image.MAX_IMAGE_PIXELS = {PIL.Image.MAX_IMAGE_PIXELS} pixels"
+    assert f"bomb.png has more than {limit}" in broken_row.detail
 
 
 @pytest.mark.parametrize("hd", [False, True])
@@ -133,14 +132,14 @@ def test_length_is_that_of_the_processor(hd, write, processor):
     rows = [row("<image>\nWhat </s>?", "A bird.", "And <image>?", "None.", image=["good.png", "good.jpg"])]
     dataset = load_data([write(rows)], seed=0)
     messages = json.loads(json.dumps(dataset["messages"][0]))
-    pictures = iter([PIL.Image.open(image["path"]) for image in dataset[0]["images"]])
+    images = iter([PIL.Image.open(image["path"]) for image in dataset[0]["images"]])
     for part in (part for message in messages for part in message["content"] if part["type"] == "image"):
-        part["image"] = next(pictures)
+        part["image"] = next(images)
     inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, hd=hd)
     length = len(inputs["input_ids"][0])
-    assert check(dataset, processor, length, hd, progress=False) == []
-    [bad] = check(dataset, processor, length - 1, hd, progress=False)
-    assert (bad.reason, bad.detail) == (
+    assert find_broken_rows(dataset, processor, length, hd) == []
+    [broken_row] = find_broken_rows(dataset, processor, length - 1, hd)
+    assert (broken_row.reason, broken_row.detail) == (
         "answer cut by max_length",
         f"{length} tokens, of which {length - 1} can be kept",
     )
@@ -159,31 +158,31 @@ def test_images_inside_the_rows(processor):
         for index, image in enumerate([{"bytes": good, "path": None}, {"bytes": cut, "path": "cut.jpg"}, None])
     ]
     dataset = Dataset.from_list(rows, features=FEATURES)
-    bad = check(dataset, processor, None, hd=False, progress=False)
-    assert found(bad) == [(1, "1", "truncated image"), (2, "2", "missing image")]
+    broken_rows = find_broken_rows(dataset, processor)
+    assert summary(broken_rows) == [(1, "1", "truncated image"), (2, "2", "missing image")]
 
 
 def test_many_rows_and_streams(write, processor):
     rows = [row("Hi?", "" if index in (40, 99) else "Hello.", id=index) for index in range(100)]
-    bad = check(load_data([write(rows)], seed=0), processor, None, hd=False, progress=False)
-    assert found(bad) == [(40, "40", "empty turn"), (99, "99", "empty turn")]
+    broken_rows = find_broken_rows(load_data([write(rows)], seed=0), processor)
+    assert summary(broken_rows) == [(40, "40", "empty turn"), (99, "99", "empty turn")]
     stream = load_data([write(rows, streaming=True)], seed=0)
-    assert {problem.id for problem in check(stream, processor, None, hd=False, progress=False)} == {"40", "99"}
+    assert {problem.id for problem in find_broken_rows(stream, processor)} == {"40", "99"}
 
 
-def keep(source, processor, tmp_path, max_length=None):
-    """The data of a source, with its fingerprint, and the check that is kept in the folder "out"."""
+def start_validation(source, processor, tmp_path, max_length=None):
+    """A validation that keeps its result in the folder "out", and what it validates: the data and its fingerprint."""
     dataset = load_data([source], seed=0)
-    check = DataCheck(processor, max_length, False, tmp_path / "out", progress=False)
-    return check, (dataset, fingerprint(dataset, [source]))
+    validation = DataValidation(processor, max_length, False, tmp_path / "out", progress=False)
+    return validation, (dataset, fingerprint(dataset, [source]))
 
 
 @pytest.fixture
 def read(monkeypatch):
-    """Numbers of the rows that were read, at each check."""
-    numbers = []
+    """Number of rows that were read, at each validation."""
+    numbers, original = [], validate.validate
     monkeypatch.setattr(
-        selection, "check", lambda dataset, *others: numbers.append(len(dataset)) or check(dataset, *others)
+        validate, "validate", lambda dataset, *others: numbers.append(len(dataset)) or original(dataset, *others)
     )
     return numbers
 
@@ -192,28 +191,30 @@ def test_result_is_kept_for_the_same_data_and_settings(write, processor, tmp_pat
     source = write([*GOOD, row("<image>", "A bird.", image="good.png", id="x7")])
     for settings, rows in (({}, [6]), ({}, []), ({"max_length": 20}, [6]), ({"max_length": 20}, [6])):
         read.clear()
-        checked, data = keep(source, processor, tmp_path, **settings)
-        bad = checked.read_changed(*data)
-        assert read == rows and bool(bad) == bool(settings)
+        validation, data = start_validation(source, processor, tmp_path, **settings)
+        broken_rows = validation.validate_changed(*data)
+        assert read == rows and bool(broken_rows) == bool(settings)
     read.clear()
     (tmp_path / "moved").mkdir()
     for file in ("rows.json", "good.png", "good.jpg", "gif named.jpg"):
         (tmp_path / file).rename(tmp_path / "moved" / file)
-    checked, data = keep(DataSource(str(tmp_path / "moved" / "rows.json")), processor, tmp_path, max_length=20)
-    assert checked.read_changed(*data) == bad and read == [len(bad)]
-    checked, data = keep(write(GOOD[3:]), processor, tmp_path)
-    assert checked.read_changed(*data) == [] and read == [len(bad), 2]
+    validation, data = start_validation(
+        DataSource(str(tmp_path / "moved" / "rows.json")), processor, tmp_path, max_length=20
+    )
+    assert validation.validate_changed(*data) == broken_rows and read == [len(broken_rows)]
+    validation, data = start_validation(write(GOOD[3:]), processor, tmp_path)
+    assert validation.validate_changed(*data) == [] and read == [len(broken_rows), 2]
 
 
 def test_files_that_changed_after_the_check_are_read_again(write, processor, tmp_path, read):
-    checked, data = keep(write(GOOD), processor, tmp_path)
-    assert checked.read_all(*data) == []
+    validation, data = start_validation(write(GOOD), processor, tmp_path)
+    assert validation.validate_all(*data) == []
     (tmp_path / "good.png").unlink()
     (tmp_path / "good.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes())
     with pytest.raises(ValueError, match="2 of 5 rows are broken, the first is row 0, id 'fine' .missing image"):
-        checked.left_out(*data, "stop")
+        validation.rows_to_skip(*data, "stop")
     make_image(0).save(tmp_path / "good.png")
-    assert found(checked.read_changed(*data)) == [(1, "fine", "truncated image")]
+    assert summary(validation.validate_changed(*data)) == [(1, "fine", "truncated image")]
     assert read == [5, 2, 2]
     # Half of a result is none.
     for name in ("data_check.npy", "data_check.jsonl"):
@@ -221,80 +222,66 @@ def test_files_that_changed_after_the_check_are_read_again(write, processor, tmp
         for content in (b"", file.read_bytes()[:-9]):
             read.clear()
             file.write_bytes(content)
-            assert found(checked.read_changed(*data)) == [(1, "fine", "truncated image")]
+            assert summary(validation.validate_changed(*data)) == [(1, "fine", "truncated image")]
             assert read == [5]
 
 
 def test_only_broken_rows_are_read_again_and_repaired_ones_are_back(write, processor, tmp_path, read):
     rows = [*GOOD, row("<image>", "A bird.", image="lost.jpg"), row("What?", id="x7")]
-    checked, data = keep(write(rows), processor, tmp_path)
+    validation, data = start_validation(write(rows), processor, tmp_path)
     for _ in range(2):
         with pytest.raises(ValueError, match="2 of 7 rows are broken, the first is row 5"):
-            checked.left_out(*data, "stop")
-    assert checked.left_out(*data, "skip") == [5, 6]
+            validation.rows_to_skip(*data, "stop")
+    assert validation.rows_to_skip(*data, "skip") == [5, 6]
     make_image(0).save(tmp_path / "lost.jpg")
     with pytest.raises(ValueError, match="1 of 7 rows are broken, the first is row 6, id 'x7'"):
-        checked.left_out(*data, "stop")
+        validation.rows_to_skip(*data, "stop")
     assert read == [7, 2, 2, 2]
-    assert checked.left_out(*data, "skip") == [6]
+    assert validation.rows_to_skip(*data, "skip") == [6]
 
 
 def test_a_run_that_goes_on_has_the_rows_that_it_began_with(write, processor, tmp_path):
     rows = [*GOOD, row("<image>", "A bird.", image="lost.jpg", id="line\u2028break")]
-    checked, data = keep(write(rows), processor, tmp_path)
-    assert checked.left_out(*data, "skip") == [5]
+    validation, data = start_validation(write(rows), processor, tmp_path)
+    assert validation.rows_to_skip(*data, "skip") == [5]
     make_image(0).save(tmp_path / "lost.jpg")
     # How broken rows are taken now does not matter: this one is repaired, and stays out.
-    for on_bad_rows in ("stop", "skip"):
-        assert checked.left_out(*data, on_bad_rows, is_resumed=True) == [5]
+    for on_broken_rows in ("stop", "skip"):
+        assert validation.rows_to_skip(*data, on_broken_rows, is_resumed=True) == [5]
     (tmp_path / "good.png").unlink()
     with pytest.raises(ValueError, match="row 0, id 'fine', has become broken since the run began .missing image: "):
-        checked.left_out(*data, "skip", is_resumed=True)
+        validation.rows_to_skip(*data, "skip", is_resumed=True)
 
 
 def test_stop_and_skip(write, processor, tmp_path, caplog):
-    checked, data = keep(write([GOOD[0], row("What?", id="x7"), GOOD[3]]), processor, tmp_path)
+    validation, data = start_validation(write([GOOD[0], row("What?", id="x7"), GOOD[3]]), processor, tmp_path)
     with pytest.raises(ValueError, match="1 of 3 rows are broken, the first is row 1, id 'x7' .no assistant turn"):
-        checked.left_out(*data, "stop")
+        validation.rows_to_skip(*data, "stop")
     assert "no assistant turn" in caplog.text
-    good = without(data[0], checked.left_out(*data, "skip"))
+    good = without(data[0], validation.rows_to_skip(*data, "skip"))
     assert good["messages"][:] == [data[0]["messages"][0], data[0]["messages"][2]]
     [skipped] = (tmp_path / "out" / "skipped_rows.jsonl").read_text().splitlines()
     assert json.loads(skipped) == {"index": 1, "id": "x7", "reason": "no assistant turn", "detail": "1 turns"}
 
 
 def test_nothing_left_and_nothing_wrong(write, processor, tmp_path):
-    checked, data = keep(write([row("What?")]), processor, tmp_path)
+    validation, data = start_validation(write([row("What?")]), processor, tmp_path)
     with pytest.raises(ValueError, match="All 1 rows are broken, the first by: no assistant turn"):
-        checked.left_out(*data, "skip")
-    checked, data = keep(write(GOOD), processor, tmp_path)
-    assert checked.left_out(*data, "stop") == [] and without(data[0], []) is data[0]
+        validation.rows_to_skip(*data, "skip")
+    validation, data = start_validation(write(GOOD), processor, tmp_path)
+    assert validation.rows_to_skip(*data, "stop") == [] and without(data[0], []) is data[0]
     assert not (tmp_path / "out" / "skipped_rows.jsonl").exists()
 
 
-def test_a_stream_that_was_checked_stops_before_it_is_read(write, processor, tmp_path):
-    checked, data = keep(write([*GOOD, row("What?", id="x7")], streaming=True), processor, tmp_path)
-    assert checked.left_out(*data, "stop") == []
-    assert found(checked.read_all(*data))[0][1:] == ("x7", "no assistant turn")
+def test_a_stream_that_was_validated_stops_before_it_is_read(write, processor, tmp_path):
+    validation, data = start_validation(write([*GOOD, row("What?", id="x7")], streaming=True), processor, tmp_path)
+    assert validation.rows_to_skip(*data, "stop") == []
+    assert summary(validation.validate_all(*data))[0][1:] == ("x7", "no assistant turn")
     with pytest.raises(ValueError, match="1 of the stream's rows are broken, .* id 'x7'.* run `data check` again"):
-        checked.left_out(*data, "stop")
-    assert checked.left_out(*data, "skip") == []
-    checked, data = keep(write(GOOD, streaming=True), processor, tmp_path)
-    assert checked.left_out(*data, "stop") == []
-
-
-def test_report_and_jsonl(tmp_path):
-    assert report([]) == "No broken rows."
-    bad = [BadRow(index, f"id{index}", "missing image", f"{index}.jpg") for index in range(60)]
-    odd = report([BadRow(0, "\x1b[31m" + "9" * 1000, "empty turn", "message\n1")])
-    assert odd.isprintable() or odd.replace("\n", "").isprintable()
-    assert len(odd.splitlines()) == 5 and max(map(len, odd.splitlines())) < 100
-    lines = report([*bad, BadRow(100, "x", "empty turn", "message 1")]).splitlines()
-    assert lines[:3] == ["Broken rows: 61", "      60  missing image", "       1  empty turn"]
-    assert lines[5].split() == ["0", "id0", "missing", "image", "0.jpg"]
-    assert lines[-1] == "... and 11 more"
-    write_jsonl(bad, tmp_path / "bad.jsonl")
-    assert [BadRow(**json.loads(line)) for line in (tmp_path / "bad.jsonl").read_text().splitlines()] == bad
+        validation.rows_to_skip(*data, "stop")
+    assert validation.rows_to_skip(*data, "skip") == []
+    validation, data = start_validation(write(GOOD, streaming=True), processor, tmp_path)
+    assert validation.rows_to_skip(*data, "stop") == []
 
 
 def test_the_command(write, processor, tmp_path, capsys, monkeypatch):
@@ -317,9 +304,9 @@ def test_the_command(write, processor, tmp_path, capsys, monkeypatch):
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == "No broken rows.\n"
     # Training does not read it all again.
-    checked, data = keep(DataSource(config["data"]["path"]), processor, tmp_path)
+    validation, data = start_validation(DataSource(config["data"]["path"]), processor, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(selection, "check", lambda *others: pytest.fail("read again"))
-        assert checked.left_out(*data, "stop") == []
+        patched.setattr(validate, "validate", lambda *others: pytest.fail("read again"))
+        assert validation.rows_to_skip(*data, "stop") == []
     assert cli.main([*arguments, f"model={tmp_path / 'no model'}"]) == 2
     assert "no model" in capsys.readouterr().err
