@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Rows that cannot be learned from: what is known of them, the report, and the files that list them."""
+"""Rows that cannot be trained on: what is known of them, the report, and the files that list them."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ ROWS_IN_REPORT = 50
 @dataclass(frozen=True)
 class BrokenRow:
     """
-    A row that cannot be learned from.
+    A row that cannot be trained on.
 
     Args:
         index (`int`): Its number in the set, from 0; of a stream, the number at which `data check` read it.
@@ -35,7 +35,7 @@ class BrokenRow:
 
 
 class BrokenRowError(FromWorker, ValueError):
-    """A row that cannot be learned from, found while training."""
+    """A row that cannot be trained on, found while training."""
 
 
 def report(broken_rows: list[BrokenRow]) -> str:

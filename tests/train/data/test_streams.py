@@ -70,7 +70,7 @@ def test_passes_have_no_end_and_leave_broken_rows_out(source, processor, tmp_pat
 
 
 def test_many_rows_of_a_mixture_are_checked_and_collated_by_workers(processor, tmp_path):
-    """The checks and the collator share a tokenizer, and `datasets` reads ahead in threads."""
+    """The filter and the collator share a tokenizer, and `datasets` reads ahead in threads."""
     sources = []
     for name, count in (("a", 900), ("b", 300)):
         (tmp_path / name).mkdir()
@@ -95,10 +95,10 @@ def test_many_rows_of_a_mixture_are_checked_and_collated_by_workers(processor, t
     for ids, rows in itertools.islice(loader, 60):
         assert rows == len(ids) == 8
         names += ids
-    bad = {row["id"] for row in skipped_rows(tmp_path / "out")}
+    skipped = {row["id"] for row in skipped_rows(tmp_path / "out")}
     expected = {f"{name}{row}" for name, count in (("a", 900), ("b", 300)) for row in range(count)}
     assert len(set(names)) == 480 and set(names) <= expected  # within the first pass
-    assert bad and not bad & set(names)
+    assert skipped and not skipped & set(names)
 
 
 def test_rows_without_an_id_have_a_name_of_their_own(processor, tmp_path):

@@ -295,11 +295,11 @@ def test_the_command(write, processor, tmp_path, capsys, monkeypatch):
     }
     (tmp_path / "stage.yaml").write_text(yaml.safe_dump(config))
     arguments = ["data", "check", str(tmp_path / "stage.yaml")]
-    assert cli.main([*arguments, "--jsonl", str(tmp_path / "bad.jsonl")]) == 2
+    assert cli.main([*arguments, "--jsonl", str(tmp_path / "broken.jsonl")]) == 2
     output = capsys.readouterr()
     assert output.out.startswith("Broken rows: 1\n") and "x7" in output.out
     assert output.err.splitlines()[-1].startswith("flashsloth data: error: 1 of the rows are broken")
-    assert json.loads((tmp_path / "bad.jsonl").read_text())["id"] == "x7"
+    assert json.loads((tmp_path / "broken.jsonl").read_text())["id"] == "x7"
     write(GOOD)
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == "No broken rows.\n"
