@@ -17,7 +17,8 @@ def test_report_and_jsonl(tmp_path):
     assert lines[5].split() == ["0", "id0", "missing", "image", "0.jpg"]
     assert lines[-1] == "... and 11 more"
     write_jsonl(broken_rows, tmp_path / "broken.jsonl")
-    assert [BrokenRow(**json.loads(line)) for line in (tmp_path / "broken.jsonl").read_text().splitlines()] == broken_rows
+    lines = (tmp_path / "broken.jsonl").read_text().splitlines()
+    assert [BrokenRow(**json.loads(line)) for line in lines] == broken_rows
 
 
 def test_skipped_rows_of_a_run_that_was_killed(tmp_path):
