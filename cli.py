@@ -64,6 +64,9 @@ COMPOSE_OPTIONS = {
     "max_shard_size": {"metavar": "SIZE", "help": "largest size of a weight file (default: 5GB)"},
 }
 
+# A machine without the run's GPUs may plan a run and validate its data; settings such as bf16 are refused there.
+ANYWHERE = ("use_cpu=true", "tf32=null")
+
 BENCH_EXTRAS = {"train": "train", "quantize": "quantize"}  # the extra packages that a benchmark needs
 
 
@@ -138,19 +141,17 @@ def run_train(args: argparse.Namespace) -> None:
         from flashsloth.train import config, plan, sft
 
     if args.plan:
-        devices = args.devices or config.launched_processes()
-        # A machine without the run's GPUs may plan for them; settings such as bf16 are else refused there.
-        anywhere = [*args.overrides, "use_cpu=true", "tf32=null"]
-        stage, settings = config.read_config(Path(args.config), anywhere, devices)
+        num_devices = args.devices or config.launched_processes()
+        stage = config.read_config(Path(args.config), [*args.overrides, *ANYWHERE], num_devices)
         with contextlib.redirect_stdout(sys.stderr):
-            text = plan.describe(stage, settings, devices)
+            text = plan.describe(stage, num_devices)
         print(text)
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    stage, settings = config.read_config(Path(args.config), args.overrides)
+    stage = config.read_config(Path(args.config), args.overrides)
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            folder = sft.train_stage(stage, settings)
+            folder = sft.train_stage(stage)
         except ImportError as error:  # of an optimizer, a kernel, a logger
             raise ValueError(f"a setting needs a package that is not installed: {error}") from error
     print(folder)
@@ -173,16 +174,17 @@ def run_data_check(args: argparse.Namespace) -> None:
         from flashsloth.train.data.fingerprint import fingerprint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # Data may be checked on a machine without the run's GPUs; settings such as bf16 are else refused there.
-    stage, config = read_config(Path(args.config), [*args.overrides, "use_cpu=true", "tf32=null"])
+    stage = read_config(Path(args.config), [*args.overrides, *ANYWHERE])
     register_auto_classes()
     try:
         processor = FlashSlothProcessor.from_pretrained(stage.model)
     except OSError as error:
-        raise ValueError(f"The processor of the model {stage.model}, which counts the tokens: {error}") from error
+        raise ValueError(
+            f"The processor of {stage.model}, which counts the tokens, cannot be loaded: {error}"
+        ) from error
     with contextlib.redirect_stdout(sys.stderr):
-        rows = load_data(stage.data, config.seed)
-        validation = validate.DataValidation(processor, config.max_length, stage.hd, config.output_dir)
+        rows = load_data(stage.data, stage.seed)
+        validation = validate.DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)
         broken_rows = validation.validate_all(rows, fingerprint(rows, stage.data))
     print(validate.report(broken_rows))
     if args.jsonl:
@@ -394,7 +396,9 @@ def _add_quantize(commands) -> None:
 def _add_train(commands) -> None:
     train = _add_command(commands, "train", run_train, "one training stage")
     train.add_argument("config", metavar="CONFIG.yaml", help="the stage; train/configs has examples")
-    train.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the file")
+    train.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="changes a value of the file, also a nested one (lora.r=8)"
+    )
     train.add_argument("--plan", action="store_true", help="print what the run would cost, and do not train")
     train.add_argument("--devices", metavar="N", type=_positive, help="with --plan: devices to plan for, 1 if unset")
 
@@ -409,11 +413,13 @@ def _add_merge(commands) -> None:
 
 
 def _add_data(commands) -> None:
-    data = commands.add_parser("data", help="look at training data", description="Look at training data.")
+    data = commands.add_parser("data", help="validate training data", description="Validate training data.")
     commands = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     check = _add_command(commands, "check", run_data_check, "read all data of a stage and list the broken rows")
     check.add_argument("config", metavar="CONFIG.yaml", help="the stage")
-    check.add_argument("overrides", metavar="key=value", nargs="*", help="replaces a value of the file")
+    check.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="changes a value of the file, also a nested one (lora.r=8)"
+    )
     check.add_argument("--jsonl", metavar="FILE", help="write the broken rows to a file, one JSON object per line")
 
 

@@ -123,7 +123,7 @@ def test_commands_delegate(monkeypatch, capsys):
     monkeypatch.setattr(convert, "convert_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)))
     monkeypatch.setattr(convert, "to_original", lambda *args: calls.append(args))
     monkeypatch.setattr(composition, "compose", lambda *args, **kwargs: calls.append((args, kwargs)))
-    monkeypatch.setattr(config, "read_config", lambda *args: args[:2])
+    monkeypatch.setattr(config, "read_config", lambda *args: args)
     monkeypatch.setattr(sft, "train_stage", train_stage)
     monkeypatch.setattr(plan, "describe", lambda *args: calls.append(args) or "plan")
     monkeypatch.setattr(lora, "merge", lambda *args: calls.append(args))
@@ -144,8 +144,8 @@ def test_commands_delegate(monkeypatch, capsys):
         ("src", "dst"),
         ((composition.LANGUAGE_MODEL, composition.VISION_MODEL, "dst"), {}),
         (("l", "v", "dst"), {"hd": False, "query_layer": 0}),
-        (Path("stage1.yaml"), ["learning_rate=1e-3", "seed=1"]),
-        (Path("stage1.yaml"), ["seed=1", "use_cpu=true", "tf32=null"], 8),
+        ((Path("stage1.yaml"), ["learning_rate=1e-3", "seed=1"]),),
+        ((Path("stage1.yaml"), ["seed=1", "use_cpu=true", "tf32=null"], 8), 8),
         ("adapter", "dst", "model"),
         ["--help", "positional"],
     ]
@@ -160,7 +160,7 @@ def test_a_setting_whose_package_is_missing_is_bad_input(monkeypatch, capsys):
     def train_stage(*args):
         raise ImportError("You need to install `bitsandbytes`")
 
-    monkeypatch.setattr(config, "read_config", lambda *args: args[:2])
+    monkeypatch.setattr(config, "read_config", lambda *args: args)
     monkeypatch.setattr(sft, "train_stage", train_stage)
     assert cli.main(["train", "stage1.yaml", "optim=adamw_bnb_8bit"]) == 2
     expected = "flashsloth train: error: a setting needs a package that is not installed: You need to install"

@@ -104,7 +104,7 @@ def changed(start, folder) -> set[str]:
 
 
 def test_hd_stage_trains_in_bfloat16(start, tmp_path):
-    folder = train_stage(*read_config(CONFIGS / "stage2_hd.yaml", stage_arguments(start, tmp_path, "bf16=true")))
+    folder = train_stage(read_config(CONFIGS / "stage2_hd.yaml", stage_arguments(start, tmp_path, "bf16=true")))
     parts = {"vision_tower", "pooling", "multi_modal_projector", "query_tokens", "embedded_query", "language_model"}
     assert parts <= changed(start, folder)
 
@@ -145,7 +145,7 @@ def test_adapter_trains_on_a_base_of_four_bits(tmp_path):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     make_dataset("questions", "train", 12).save_to_disk(tmp_path / "data")
     arguments = [f"model={EMBEDDED_CHECKPOINT}", *stage_arguments(tmp_path, tmp_path / "run")[1:]]
-    folder = train_stage(*read_config(CONFIGS / "qlora.yaml", arguments))
+    folder = train_stage(read_config(CONFIGS / "qlora.yaml", arguments))
     base = FlashSlothForCausalLM.from_pretrained(EMBEDDED_CHECKPOINT, dtype="float32", device_map="cuda")
     adapter = PeftModel.from_pretrained(base, folder).eval()
     assert any(weight.abs().sum() > 0 for name, weight in adapter.named_parameters() if "lora_B" in name)

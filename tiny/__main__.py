@@ -105,14 +105,14 @@ def compose_model(settings: dict, work: Path) -> None:
 
 def make_data(settings: dict, work: Path) -> None:
     """Makes the data of the stages: their sets, one after the other."""
-    for stage, names in STAGES.items():
-        if not (work / "data" / stage).exists():
-            logger.info("data of %s", stage)
-            _, config = read_config(CONFIGS / f"tiny_{stage}.yaml", settings["stage_overrides"])
-            size = config.per_device_train_batch_size
-            sets = [make_dataset(name, "train", settings["rows"][name]) for name in names]
+    for name, set_names in STAGES.items():
+        if not (work / "data" / name).exists():
+            logger.info("data of %s", name)
+            stage = read_config(CONFIGS / f"tiny_{name}.yaml", settings["stage_overrides"])
+            size = stage.per_device_train_batch_size
+            sets = [make_dataset(set_name, "train", settings["rows"][set_name]) for set_name in set_names]
             ordered = [in_batches_of_similar_length(rows, size, settings["seed"]) for rows in sets]
-            with new_folder(work / "data" / stage) as folder:
+            with new_folder(work / "data" / name) as folder:
                 concatenate_datasets(ordered).save_to_disk(folder)
 
 
@@ -121,10 +121,10 @@ def train_stages(settings: dict, work: Path) -> None:
     start = work / "composed"
     for name in STAGES:
         logger.info("%s", name)
-        stage, config = read_config(CONFIGS / f"tiny_{name}.yaml", settings["stage_overrides"])
-        stage.model, config.output_dir = str(start), str(work / name)
+        stage = read_config(CONFIGS / f"tiny_{name}.yaml", settings["stage_overrides"])
+        stage.model, stage.output_dir = str(start), str(work / name)
         stage.data = [DataSource(str(work / "data" / name))]
-        start = train_stage(stage, config)
+        start = train_stage(stage)
 
 
 def export(source: Path, destination: Path) -> None:

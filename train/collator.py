@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Rows of a dataset to the inputs of a training step."""
+"""Makes the inputs of a training step from rows of a dataset."""
 
 from typing import Any
 
@@ -17,20 +17,19 @@ IGNORED = -100  # the label of tokens that the loss leaves out
 
 class Collator(DataCollatorForVisionLanguageModeling):
     """
-    TRL's collator, for rows whose images are still files, rows that only fill a batch up, and batches that may hold no
-    image at all.
+    TRL's collator, for rows whose images are still files, rows that only fill a batch up, and batches without images.
 
     Images are decoded here, in the workers of a `DataLoader`; an error names the row by its id.
 
-    Without an image the vision tower, the pooling, the projector and the Embedded Query module would not run, and have
-    no gradient. DDP, FSDP2 and ZeRO-3 wait for the gradients of all ranks, so one text-only batch on one rank would
-    stop them. Such a batch gets one blank view, whose placeholders stand in the padding behind the end of its shortest
-    row: nothing looks at them, so the loss stays what it was, and the gradients of these modules are exactly zero.
+    Without an image the vision tower, the pooling, the projector and the Embedded Query module would not run, and
+    would have no gradient. DDP, FSDP2 and ZeRO-3 wait for the gradients of all ranks, so one text-only batch on one
+    rank would block them. Such a batch gets one blank view. Its placeholders are in the padding after the shortest
+    row: no token attends to them, so the loss does not change, and the gradients of these modules are exactly zero.
 
     Args:
-        processor ([`FlashSlothProcessor`])
-        max_length (`int`, *optional*): rows are cut to so many tokens.
-        assistant_only_loss (`bool`): `True`, to learn answers and their `</s>` only.
+        processor ([`FlashSlothProcessor`]): The processor of the model.
+        max_length (`int`, *optional*): The number of tokens that rows are cut to.
+        assistant_only_loss (`bool`): `True`, so that the loss covers answers and their `</s>` only.
 
         The others are those of `trl.trainer.sft_trainer.DataCollatorForVisionLanguageModeling`.
 
@@ -45,7 +44,7 @@ class Collator(DataCollatorForVisionLanguageModeling):
         return batch if len(batch["pixel_values"]) else self._with_blank_view(batch)
 
     def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with images in place of files; those of rows that hold images already stay as they are."""
+        """The row with images in place of files. Rows that hold images already stay as they are."""
         try:
             images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
         except ImageError as error:

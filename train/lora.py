@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 LoRA (https://huggingface.co/papers/2106.09685) and QLoRA (https://huggingface.co/papers/2305.14314) on chosen parts of
-the model, and an adapter merged into a complete model folder.
+the model; `merge` makes a complete model folder from an adapter and its base.
 """
 
 import difflib
@@ -34,17 +34,17 @@ NOT_QUANTIZED = [
 
 def lora_config(settings: LoraSettings, model: nn.Module) -> LoraConfig:
     """
-    The adapter that a stage's `lora:` settings ask for.
+    Makes PEFT's config of an adapter from a stage's `lora:` settings.
 
     Args:
         settings (`LoraSettings`): The settings.
-        model (`nn.Module`): The model; tells which linear layers there are. May be on the meta device.
+        model (`nn.Module`): The model whose linear layers get the adapter. It may be on the meta device.
 
     Returns:
         `peft.LoraConfig`
 
     Raises:
-        ValueError: If a module does not exist, a part holds no linear layer or is the head, or a module stands in both
+        ValueError: If a module does not exist, a part holds no linear layer or is the head, or a module is in both
             lists.
     """
     parts, whole = settings.parts, settings.modules_to_save
@@ -60,7 +60,7 @@ def lora_config(settings: LoraSettings, model: nn.Module) -> LoraConfig:
     for part in parts:
         for name in whole:
             if f"{part}.".startswith(f"{name}.") or f"{name}.".startswith(f"{part}."):
-                raise ValueError(f"lora trains {name!r} whole and {part!r} by an adapter: leave one of them out")
+                raise ValueError(f"lora trains {name!r} in full and {part!r} by an adapter: leave one of them out")
         if part == "lm_head":
             # The fused loss of TRL multiplies by the head's weight, past an adapter.
             raise ValueError("lora parts names 'lm_head', which cannot take an adapter: put it into modules_to_save")
@@ -82,12 +82,12 @@ def lora_config(settings: LoraSettings, model: nn.Module) -> LoraConfig:
 
 def quantization_config(quantization: str, settings: LoraSettings) -> BitsAndBytesConfig:
     """
-    How the base model of a QLoRA run is held: the decoder's linear layers in 4-bit NormalFloat with quantized scales,
-    everything else in bfloat16, as are all computations.
+    Makes the quantization config of a QLoRA base: the decoder's linear layers are 4-bit NormalFloat with quantized
+    scales, everything else is bfloat16, as are all computations.
 
     Args:
         quantization (`str`): "nf4".
-        settings (`LoraSettings`): The stage's `lora:` settings; what they train whole stays unquantized.
+        settings (`LoraSettings`): The stage's `lora:` settings. The modules that they train in full are not quantized.
 
     Raises:
         ValueError: If bitsandbytes is not installed.
@@ -106,25 +106,24 @@ def quantization_config(quantization: str, settings: LoraSettings) -> BitsAndByt
 
 
 def not_quantized(settings: LoraSettings) -> list[str]:
-    """Modules of a quantized base that stay as they are; `settings` are the stage's `lora:` settings."""
+    """The modules of a base that are not quantized, with a stage's `lora:` settings."""
     return [*NOT_QUANTIZED, *settings.modules_to_save]
 
 
 def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None:
     """
     Adds an adapter to the model that it was trained on, and writes a complete folder: weights in the base's dtype,
-    configuration, generation settings, processor and code. The processor is the adapter's own where its folder holds
-    one, and the base's otherwise.
+    config, generation settings, processor and code. The processor is the adapter's own if its folder holds one, and
+    the base's otherwise.
 
     Args:
         adapter (`str` or `Path`): Folder of the adapter, as PEFT and TRL write it.
         dst (`str` or `Path`): Folder to write.
-        base (`str`, *optional*): The model that the adapter was trained on; what the adapter's configuration names if
-            unset.
+        base (`str`, *optional*): The model that the adapter was trained on; the one that its config names if unset.
 
     Raises:
-        FileNotFoundError: If there is no adapter, or no model where its configuration says.
-        ValueError: If the adapter does not belong to the base, or `dst` holds something already.
+        FileNotFoundError: If there is no adapter, or no model where its config says.
+        ValueError: If the adapter does not belong to the base, or `dst` is not empty.
     """
     adapter = Path(adapter)
     if not (adapter / ADAPTER_FILE).is_file():
@@ -152,7 +151,7 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
 
 
 def _attach(model: nn.Module, adapter: Path) -> PeftModel:
-    """The model with the adapter on it. PEFT itself only warns of, or passes over, tensors without a counterpart."""
+    """Puts an adapter on a model. Tensors without a counterpart are refused; PEFT ignores them or only warns."""
     remedy = "It was trained on another model: name that one with --base."
     try:
         with_adapter = PeftModel.from_pretrained(model, adapter)

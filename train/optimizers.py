@@ -14,8 +14,8 @@ from flashsloth.loading import has_fast_bfloat16
 
 class Muon(torch.optim.Muon):
     """
-    `torch.optim.Muon` for many small matrices: those of one shape are orthogonalized together, and in float32 on a CPU
-    without instructions for bfloat16, where torch's bfloat16 takes as long as all the rest of a tiny model's step.
+    `torch.optim.Muon` for many small matrices: it orthogonalizes all matrices of one shape together, and in float32 on
+    a CPU without instructions for bfloat16, where torch's bfloat16 takes as long as the rest of a tiny model's step.
     Arguments and state are torch's.
     """
 
@@ -57,13 +57,13 @@ def orthogonalize(
     matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float
 ) -> torch.Tensor:
     """
-    The nearest matrices with singular values near 1, by the Newton-Schulz iteration of Muon
+    Computes the nearest matrices with singular values near 1, by the Newton-Schulz iteration of Muon
     (https://kellerjordan.github.io/posts/muon/).
 
     Args:
         matrices (`torch.Tensor` of shape `(N, rows, columns)`)
-        coefficients (`tuple[float, float, float]`): Of the first, third and fifth power in the iteration.
-        steps (`int`): Iterations.
+        coefficients (`tuple[float, float, float]`): Coefficients of the first, third and fifth power in an iteration.
+        steps (`int`): Number of iterations.
         epsilon (`float`): The smallest norm that a matrix is divided by.
 
     Returns:
@@ -85,8 +85,8 @@ def by_learning_rate(
     named_parameters: Iterable[tuple[str, nn.Parameter]], learning_rates: dict[str, float]
 ) -> dict[str | None, list[tuple[str, nn.Parameter]]]:
     """
-    Sorts parameters by the module in `learning_rates` that they belong to; `None` holds those that belong to none. The
-    longest name that fits decides.
+    Groups parameters by the module in `learning_rates` that they belong to; `None` holds those that belong to none.
+    The longest name that fits decides.
 
     Raises:
         ValueError: If no parameter belongs to one of the modules.
@@ -102,8 +102,8 @@ def by_learning_rate(
         if not members[module]:
             closest = difflib.get_close_matches(module, known, n=1, cutoff=0)
             raise ValueError(
-                f"learning_rates names {module!r}, but no parameter of such a module trains; the closest module of "
-                f"which some do is {closest[0] if closest else 'none'!r}"
+                f"learning_rates names {module!r}, but no parameter of such a module is trained; the closest trained "
+                f"module is {closest[0] if closest else 'none'!r}"
             )
     return members
 
@@ -115,14 +115,15 @@ def _is_matrix_inside(name: str, parameter: nn.Parameter) -> bool:
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """
-    Runs [`Muon`] on the matrices and `torch.optim.AdamW` on everything else: embeddings, heads, norms,
-    biases and vectors. Muon's steps are scaled to AdamW's, so that one learning rate serves both.
+    Runs [`Muon`] on the matrices and `torch.optim.AdamW` on everything else: embeddings, heads, norms, biases and
+    vectors. Muon's steps are scaled to AdamW's, so that one learning rate serves both.
 
     Args:
-        named_parameters (`Iterable[tuple[str, nn.Parameter]]`): names decide what is an embedding or a head.
+        named_parameters (`Iterable[tuple[str, nn.Parameter]]`): The parameters by name, which tells embeddings
+            and heads from other matrices.
         lr (`float`): Learning rate of both.
-        weight_decay (`float`, *optional*, defaults to 0.01): of the matrices.
-        learning_rates (`dict[str, float]`, *optional*): By module name, in place of `lr`.
+        weight_decay (`float`, *optional*, defaults to 0.01): Weight decay of the matrices.
+        learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of `lr`.
 
     Raises:
         ValueError: If `learning_rates` names a module that has none of the parameters.
@@ -148,7 +149,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share_groups()
 
     def _share_groups(self) -> None:
-        # A scheduler writes the learning rate into these groups: they must be those that the two optimizers read.
+        # A scheduler writes the learning rate into these groups, so they must be the ones that the optimizers read.
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:

@@ -1,8 +1,10 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Checkpoint folders `OUTPUT_DIR/checkpoint-STEP`. The last file written into one is `complete.json`, which lists all
-others with their sizes: a folder without it, or that does not hold what it lists, is what a kill, a power cut or a
-full disk left behind.
+How a run goes on after a stop: from its last complete checkpoint, and with the settings and data of its start.
+
+Checkpoints are folders `OUTPUT_DIR/checkpoint-STEP`. The last file written into one is `complete.json`, which lists
+all others with their sizes. A folder without it, or with other files, was left behind by a kill, a power cut or a
+full disk. Settings and the fingerprint of the data are in `OUTPUT_DIR/training.json`, the record of the run.
 """
 
 import json
@@ -12,23 +14,61 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+
+from flashsloth.train.config import OWN_FIELDS, StageConfig
 
 
 logger = logging.getLogger(__name__)
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
+RECORD_FILE = "training.json"
+
+# Fields of ours that do not decide what a stage learns. Data has a fingerprint.
+NOT_DECISIVE = ("attn_implementation", "on_broken_rows", "global_batch_size")
+# Fields of `trl.SFTConfig` that do. How the run is computed, logged and saved may change before it goes on.
+DECISIVE = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "average_tokens_across_devices",
+    "data_seed",
+    "dataloader_drop_last",
+    "label_smoothing_factor",
+    "learning_rate",
+    "loss_type",
+    "lr_scheduler_kwargs",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "max_length",
+    "max_steps",
+    "neftune_noise_alpha",
+    "num_train_epochs",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "seed",
+    "shuffle_dataset",
+    "train_sampling_strategy",
+    "truncation_mode",
+    "warmup_steps",
+    "weight_decay",
+)
+
+REMEDY = "Go on with what it was started with, or choose another output_dir."
+WITHOUT_RECORD = "(If you remove the file training.json there, it goes on without this check.)"
 
 
 @contextmanager
 def clear_write_errors(folder: Path) -> Iterator[None]:
     """
-    Turns what the writers of safetensors, torch and others raise into one kind of error, which says what to do.
+    Turns the errors that safetensors, torch and others raise when they write into one kind, which names the remedy.
 
     Args:
-        folder (`Path`): What is being written: a folder beside the checkpoints.
+        folder (`Path`): The folder or file that is written; its parent holds the checkpoints.
 
     Raises:
         OSError: If a file cannot be written, because the disk is full or for another reason.
@@ -46,7 +86,7 @@ def clear_write_errors(folder: Path) -> Iterator[None]:
 
 
 def mark_complete(folder: Path) -> None:
-    """Brings all files of a checkpoint to the disk, then writes its marker."""
+    """Flushes all files of a checkpoint to the disk, then writes its marker."""
     sizes = _sizes(folder)
     for name in sizes:
         _sync(folder / name)
@@ -57,7 +97,7 @@ def mark_complete(folder: Path) -> None:
 
 
 def what_is_missing(folder: Path) -> str | None:
-    """Why a checkpoint is incomplete, in words; `None` if it is complete."""
+    """The reason why a checkpoint is incomplete, in words; `None` if it is complete."""
     try:
         expected = json.loads((folder / MARKER).read_text())
     except FileNotFoundError:
@@ -72,12 +112,12 @@ def what_is_missing(folder: Path) -> str | None:
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The complete checkpoint of the highest step, or `None`. Incomplete ones are passed over with a warning."""
+    """The complete checkpoint of the highest step, or `None`. Incomplete ones are skipped with a warning."""
     for folder in reversed(checkpoints(output_dir)):
         missing = what_is_missing(folder)
         if missing is None:
             return folder
-        logger.warning("Passing over %s, which is incomplete: %s", folder, missing)
+        logger.warning("Skipping %s, which is incomplete: %s", folder, missing)
     return None
 
 
@@ -106,7 +146,7 @@ def rotate(output_dir: str | Path, limit: int | None, keep: str | Path | None = 
 
 
 def remove(folder: Path) -> None:
-    """Removes a checkpoint, its marker first: what is left after a kill in the middle is known to be incomplete."""
+    """Removes a checkpoint, its marker first: a kill in the middle leaves an incomplete one."""
     (folder / MARKER).unlink(missing_ok=True)
     shutil.rmtree(folder)
 
@@ -123,3 +163,74 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _sync(file: Path) -> None:
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
+
+
+def settings_record(stage: StageConfig) -> dict[str, Any]:
+    """The part of a run's record that says how it was started: our settings, TRL's, and the number of processes."""
+    ours = {key: value for key, value in stage.to_dict().items() if key in OWN_FIELDS}
+    trl = {key: value for key, value in stage.to_sanitized_dict().items() if key not in OWN_FIELDS}
+    return {"stage": ours, "config": trl, "processes": stage.world_size}
+
+
+def check_same_settings(stage: StageConfig, is_finished: bool = False) -> None:
+    """
+    Checks the settings of a run that goes on, or is finished, against its record. Without a record there is no check.
+
+    Raises:
+        ValueError: If the run in the output folder was started with other settings that decide what it learns.
+    """
+    record = _read_record(stage)
+    if record is None:
+        return
+    before, now = _decisive(record), _decisive(json.loads(json.dumps(settings_record(stage))))
+    changed = [key for key in before if key in now and before[key] != now[key]]
+    if changed:
+        differences = ", ".join(f"{key} was {before[key]} and is now {now[key]}" for key in changed)
+        remedy = "Choose another output_dir." if is_finished else f"{REMEDY} {WITHOUT_RECORD}"
+        raise ValueError(f"the run in {stage.output_dir} was started with other settings: {differences}. {remedy}")
+
+
+def check_same_data(stage: StageConfig, fingerprint: str) -> None:
+    """
+    Checks the data of a run that goes on against its record. Without a record there is no check.
+
+    Raises:
+        ValueError: If the run in the output folder was started with other rows.
+    """
+    record = _read_record(stage)
+    if record is not None and record["data"].get("fingerprint") != fingerprint:
+        raise ValueError(
+            f"the run in {stage.output_dir} was started with other data under these names. {REMEDY} {WITHOUT_RECORD}"
+        )
+
+
+def _read_record(stage: StageConfig) -> dict[str, Any] | None:
+    file = Path(stage.output_dir) / RECORD_FILE
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, the record of the run, is damaged: {error}. {WITHOUT_RECORD}") from error
+
+
+def _decisive(record: dict[str, Any]) -> dict[str, Any]:
+    """
+    The settings that decide what is learned. Folders may move: the last two parts of a model's path are compared, as
+    most paths end in "model", and the last part of the paths of data, as its rows are compared as well.
+    """
+    stage, config = record["stage"], record["config"]
+    settings = {key: value for key, value in stage.items() if key not in NOT_DECISIVE}
+    settings["model"] = "/".join(Path(stage["model"]).parts[-2:])
+    settings["trainable"] = sorted(stage["trainable"])
+    del settings["data"]
+    settings["sources of data"] = len(stage["data"])
+    for index, source in enumerate(stage["data"]):
+        source = source | {"path": Path(source["path"]).name}
+        settings |= {f"data[{index}].{key}": value for key, value in source.items() if key != "image_folder"}
+    settings |= {key: config[key] for key in DECISIVE if key in config}
+    if config["max_steps"] > 0:
+        del settings["num_train_epochs"]
+    rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"] * record["processes"]
+    settings["rows per step"] = rows
+    if any(source["streaming"] for source in stage["data"]):  # each process and each worker reads a part of a stream
+        settings |= {"processes": record["processes"], "dataloader_num_workers": config["dataloader_num_workers"]}
+    return settings

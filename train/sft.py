@@ -5,43 +5,39 @@ Trains a stage of FlashSloth on TRL's SFTTrainer. Stages differ by their YAML fi
     flashsloth train train/configs/stage2.yaml model=stage1/model data=mix665k.json learning_rate=1e-5
     torchrun --nproc_per_node 8 -m flashsloth train train/configs/stage2.yaml
 
-The file holds the fields of `StageConfig` and of `trl.SFTConfig` (see `flashsloth.train.config`). A run that was
-stopped, in whatever way, goes on from its last complete checkpoint when the same command is started again. The
-finished model, with processor and code, is `OUTPUT_DIR/model`; beside it and the checkpoints stand `training.json` and
-`curves.png`.
+The file holds the fields of `StageConfig`, which extends `trl.SFTConfig` (see `flashsloth.train.config`). A run that
+was stopped goes on from its last complete checkpoint when the same command is started again. The finished model, with
+processor and code, is `OUTPUT_DIR/model`, beside the checkpoints, `training.json` and `curves.png`.
 """
 
 import contextlib
-import difflib
 import logging
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
-from safetensors import SafetensorError
+from peft import LoraConfig
 from torch import nn
-from transformers import AutoConfig
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer import TRAINING_ARGS_NAME
-from trl import SFTConfig
 
-from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth import FlashSlothProcessor
 from flashsloth.folders.downloads import find_files
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.loading import has_fast_bfloat16, is_quantized
+from flashsloth.loading import has_fast_bfloat16
 from flashsloth.train.config import StageConfig, read_config
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.sources import load_data, name_of
 from flashsloth.train.data.streams import StreamFilter
 from flashsloth.train.data.validate import SKIPPED_FILE, DataValidation, without
-from flashsloth.train.lora import lora_config, quantization_config
+from flashsloth.train.lora import lora_config
+from flashsloth.train.model import learned_parameters, load_model, parameter_groups, select_trainable
 from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate
-from flashsloth.train.record import RunRecord, refuse_other_data, refuse_other_settings
-from flashsloth.train.resume import clear_write_errors, last_complete_checkpoint
-from flashsloth.train.sharding import num_elements, refuse_unsharded_only
+from flashsloth.train.record import RunRecord
+from flashsloth.train.resume import check_same_data, check_same_settings, clear_write_errors, last_complete_checkpoint
+from flashsloth.train.sharding import check_sharding
 from flashsloth.train.trainer import FlashSlothTrainer
 
 
@@ -50,143 +46,7 @@ __all__ = ["load_model", "parameter_groups", "read_config", "select_trainable", 
 logger = logging.getLogger(__name__)
 
 
-def read_model_config(model: str) -> FlashSlothConfig:
-    """
-    Reads the config of a model that a stage can start from.
-
-    Raises:
-        ValueError: If there is no model, or if it is an adapter, no FlashSloth, or quantized.
-    """
-    if (Path(model) / "adapter_config.json").is_file():
-        raise ValueError(f"{model} is an adapter: merge it first (flashsloth merge), then start from the result")
-    register_auto_classes()
-    try:
-        model_config = AutoConfig.from_pretrained(model)
-    except OSError as error:
-        raise ValueError(f"There is no model {model} to start from: {error}") from error
-    if model_config.model_type != "flashsloth":
-        raise ValueError(
-            f"{model} is of the type {model_config.model_type!r}, no FlashSloth: make one of a language model "
-            "and a SigLIP (flashsloth compose), or of a published checkpoint (flashsloth convert)"
-        )
-    if is_quantized(model_config):
-        raise ValueError(f"{model} is quantized and cannot be trained: start from the model that it was made from")
-    return model_config
-
-
-def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
-    """
-    Loads the model that a stage starts from, in float32, which is what the optimizer works on, or quantized.
-
-    Raises:
-        ValueError: If it is none that a stage can start from, or its weights are damaged or some of them missing.
-    """
-    read_model_config(stage.model)
-    settings = {"dtype": "float32"}
-    if stage.quantization:
-        settings = {"quantization_config": quantization_config(stage.quantization, stage.lora), "dtype": "bfloat16"}
-    try:
-        model, loaded = FlashSlothForCausalLM.from_pretrained(
-            stage.model, attn_implementation=stage.attn_implementation, output_loading_info=True, **settings
-        )
-    except (OSError, SafetensorError, RuntimeError) as error:  # missing, cut short, of other shapes
-        raise ValueError(f"The weights of {stage.model} cannot be loaded: {error}") from error
-    except ImportError as error:
-        raise ValueError(f"attn_implementation {stage.attn_implementation!r} is not possible here: {error}") from error
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])
-        raise ValueError(
-            f"{stage.model} lacks {len(missing)} tensors, {missing[0]} among them: it is no complete model"
-        )
-    return model
-
-
-def select_trainable(model: nn.Module, modules: list[str]) -> None:
-    """
-    Lets exactly the parameters of the named modules train.
-
-    Raises:
-        ValueError: If the model has no module of such a name.
-    """
-    model.requires_grad_(False)
-    names = [name for name, _ in model.named_modules() if name]
-    for name in modules:
-        if name not in names:
-            closest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
-            raise ValueError(f"trainable names {name!r}, but the model has no such module; the closest is {closest!r}")
-        model.get_submodule(name).requires_grad_(True)
-
-
-def learned_parameters(model: nn.Module, stage: StageConfig) -> list[tuple[str, nn.Parameter]]:
-    """
-    The parameters, by name, that train once they are selected, or those of the modules that an adapter is for. A head
-    that is tied to the embeddings goes by their name.
-    """
-    parameters = model.named_parameters()
-    if stage.trainable:
-        return [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
-    prefixes = tuple(f"{module}." for module in (*stage.lora.parts, *stage.lora.modules_to_save))
-    return [(name, parameter) for name, parameter in parameters if name.startswith(prefixes)]
-
-
-def check_report_to(config: SFTConfig) -> None:
-    """
-    Raises:
-        ValueError: If what `report_to` names is not installed; the trainer would notice after the data has been read.
-    """
-    try:
-        for callback in get_reporting_integration_callbacks(config.report_to):
-            callback()
-    except (RuntimeError, ImportError, ValueError) as error:
-        raise ValueError(f"report_to is {', '.join(config.report_to)}: {error}") from error
-
-
-def parameter_groups(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Name, number of trainable and of all parameters of each part of the model, such as `model.pooling`."""
-    total, trainable = Counter(), Counter()
-    for name, parameter in model.named_parameters():
-        if ".original_module." in name:  # PEFT keeps what the adapter trains whole as it was
-            continue
-        name = name.removeprefix("base_model.model.")  # PEFT's
-        part = ".".join(name.split(".")[: 2 if name.startswith("model.") else 1])
-        total[part] += num_elements(parameter)
-        trainable[part] += num_elements(parameter) * parameter.requires_grad
-    return [(part, trainable[part], count) for part, count in total.items()]
-
-
-def read_data(
-    stage: StageConfig, config: SFTConfig, processor: FlashSlothProcessor, is_resumed: bool
-) -> tuple[Dataset | IterableDataset, str]:
-    """
-    The rows that a run learns from, and the fingerprint of its data. The first process checks them, and tells the
-    others which are left out.
-
-    Raises:
-        ValueError: If the data cannot be read, has broken rows that are not to be skipped, or is not what the run that
-            goes on was started with.
-    """
-    output = Path(config.output_dir)
-    with config.main_process_first(desc="reading the data"):
-        rows = load_data(stage.data, config.seed, config.process_index, config.world_size)
-    if isinstance(rows, IterableDataset) and config.max_steps <= 0:
-        raise ValueError("streamed data has no known number of rows: say with max_steps how long to train")
-    version, left_out = fingerprint(rows, stage.data), []
-    if is_resumed:
-        refuse_other_data(version, config)
-    if config.process_index == 0:
-        if not is_resumed:
-            (output / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
-        validation = DataValidation(processor, config.max_length, stage.hd, output)
-        left_out = validation.rows_to_skip(rows, version, stage.on_broken_rows, is_resumed)
-    version_of_first, left_out = broadcast_object_list([version, left_out])
-    if version != version_of_first:
-        raise ValueError(
-            f"process {config.process_index} reads other data than the first one: give all the same files"
-        )
-    return (rows if isinstance(rows, IterableDataset) else without(rows, left_out)), version
-
-
-def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
+def train_stage(stage: StageConfig) -> Path:
     """
     Runs a stage, or what is left of it.
 
@@ -198,79 +58,179 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
             if the output folder holds a run with other settings or data.
         OSError: If model or data cannot be read, or the disk is full.
     """
-    output = Path(config.output_dir)
-    finished = output / "model"
+    # What is left to do
+    finished = Path(stage.output_dir) / "model"
     if finished.is_dir():
-        refuse_other_settings(stage, config, is_finished=True)
+        check_same_settings(stage, is_finished=True)
         logger.info("%s is complete; nothing to train", finished)
         return finished
-    last = last_complete_checkpoint(output)
-    if last:
-        refuse_other_settings(stage, config)
-    refuse_unsharded_only(stage, config)
-    if config.n_gpu > 1:
+    checkpoint = last_complete_checkpoint(stage.output_dir)
+    if checkpoint:
+        check_same_settings(stage)
+    check_launch(stage)
+
+    # Model and processor
+    model = load_model(stage)
+    base = find_files(stage.model, (PROVENANCE_FILE,))  # of a model on the Hub, the local copy that was loaded
+    processor = load_processor(stage)
+    adapter, optimizer = prepare_training(stage, model)
+
+    # Data
+    dataset, version = open_data(stage, processor, is_resumed=checkpoint is not None)
+
+    # Training
+    trainer = FlashSlothTrainer(
+        model,
+        stage,
+        train_dataset=dataset,
+        processing_class=processor,
+        learning_rates=stage.learning_rates,
+        stream_filter=StreamFilter(processor, stage.max_length, stage.hd, stage.on_broken_rows, stage.output_dir),
+        peft_config=adapter,
+        optimizers=(optimizer, None),
+        callbacks=[RunRecord(stage, dataset, version)],
+    )
+    train(trainer, checkpoint)
+
+    # Result
+    save_result(trainer, stage, base, finished)
+    return finished
+
+
+def check_launch(stage: StageConfig) -> None:
+    """
+    Checks, before anything is loaded, what depends on how the run was launched and on this machine.
+
+    Raises:
+        ValueError: If the stage cannot be sharded, one process would train on several GPUs, or a reporting tool is not
+            installed.
+    """
+    check_sharding(stage)
+    if stage.n_gpu > 1:
         # The library would split tensors by their first axis: pixel_values by views, input_ids by rows.
         raise ValueError(
-            f"{config.n_gpu} GPUs are visible to one process: start one for each (torchrun --nproc_per_node "
-            f"{config.n_gpu} -m flashsloth train ...), or choose one (CUDA_VISIBLE_DEVICES=0)"
+            f"{stage.n_gpu} GPUs are visible to one process: start one for each (torchrun --nproc_per_node "
+            f"{stage.n_gpu} -m flashsloth train ...), or choose one (CUDA_VISIBLE_DEVICES=0)"
         )
-    check_report_to(config)
-    is_main = config.process_index == 0
-    if not is_main:
-        logging.getLogger("flashsloth").setLevel(logging.WARNING)  # one process tells what all do
-    if is_main and config.bf16 and config.device.type == "cpu" and not has_fast_bfloat16():
+    try:
+        for callback in get_reporting_integration_callbacks(stage.report_to):
+            callback()
+    except (RuntimeError, ImportError, ValueError) as error:
+        raise ValueError(f"report_to is {', '.join(stage.report_to)}: {error}") from error
+    if stage.process_index != 0:
+        logging.getLogger("flashsloth").setLevel(logging.WARNING)  # the first process logs for all
+    elif stage.bf16 and stage.device.type == "cpu" and not has_fast_bfloat16():
         logger.warning(
             "bf16 is set, but this CPU has no instructions for bfloat16: steps can take far longer "
             "than with bf16=false"
         )
 
-    # Model
-    model = load_model(stage)
-    base = find_files(stage.model, (PROVENANCE_FILE,))  # of a model on the Hub, the local copy that was loaded
+
+def load_processor(stage: StageConfig) -> FlashSlothProcessor:
+    """
+    Loads the processor of the model that a stage starts from, with the stage's `hd`.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
     try:
         processor = FlashSlothProcessor.from_pretrained(stage.model)
     except OSError as error:
         raise ValueError(f"The processor of {stage.model} cannot be loaded: {error}") from error
     processor.image_processor.hd = stage.hd
-    adapter = lora_config(stage.lora, model) if stage.lora else None
-    if not adapter:
-        select_trainable(model, stage.trainable)
-    trained = learned_parameters(model, stage)
-    by_learning_rate(trained, stage.learning_rates)  # names that do not fit are told before the data is read
-    optimizer = None
-    if stage.optimizer == "muon":
-        optimizer = MuonWithAdamW(trained, config.learning_rate, config.weight_decay, stage.learning_rates)
-    dataset, version = read_data(stage, config, processor, is_resumed=last is not None)
+    return processor
 
-    # Training
-    stream_filter = StreamFilter(processor, config.max_length, stage.hd, stage.on_broken_rows, output)
-    trainer = FlashSlothTrainer(
-        model,
-        config,
-        train_dataset=dataset,
-        processing_class=processor,
-        learning_rates=stage.learning_rates,
-        stream_filter=stream_filter,
-        peft_config=adapter,
-        optimizers=(optimizer, None),
-        callbacks=[RunRecord(stage, config, dataset, version)],
-    )
+
+def prepare_training(stage: StageConfig, model: nn.Module) -> tuple[LoraConfig | None, MuonWithAdamW | None]:
+    """
+    Selects the parameters that are trained.
+
+    Returns:
+        The adapter that the trainer adds to the model, and the optimizer, if it is not one of TRL's.
+
+    Raises:
+        ValueError: If the settings name a module that does not exist, or that has no parameters to train.
+    """
+    adapter = None
+    if stage.lora:
+        adapter = lora_config(stage.lora, model)
+    else:
+        select_trainable(model, stage.trainable)
+    parameters = learned_parameters(model, stage)
+    by_learning_rate(parameters, stage.learning_rates)  # raises for names that do not fit
+    if stage.optimizer != "muon":
+        return adapter, None
+    return adapter, MuonWithAdamW(parameters, stage.learning_rate, stage.weight_decay, stage.learning_rates)
+
+
+def open_data(
+    stage: StageConfig, processor: FlashSlothProcessor, is_resumed: bool
+) -> tuple[Dataset | IterableDataset, str]:
+    """
+    Opens and validates the data. The first process validates, and sends the rows to skip to the others.
+
+    Returns:
+        The rows that a run trains on, and the fingerprint of its data.
+
+    Raises:
+        ValueError: If the data cannot be read, has broken rows that are not to be skipped, or is not the data that the
+            run was started with.
+    """
+    with stage.main_process_first(desc="reading the data"):
+        rows = load_data(stage.data, stage.seed, stage.process_index, stage.world_size)
+    if isinstance(rows, IterableDataset) and stage.max_steps <= 0:
+        raise ValueError("streamed data has no known number of rows: set max_steps, the number of steps to train")
+    version, skipped = fingerprint(rows, stage.data), []
+    if is_resumed:
+        check_same_data(stage, version)
+    if stage.process_index == 0:
+        if not is_resumed:
+            (Path(stage.output_dir) / SKIPPED_FILE).unlink(missing_ok=True)  # of an earlier run
+        validation = DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)
+        skipped = validation.rows_to_skip(rows, version, stage.on_broken_rows, is_resumed)
+    version_of_first, skipped = broadcast_object_list([version, skipped])
+    if version != version_of_first:
+        raise ValueError(f"process {stage.process_index} reads other data than the first one: give all the same files")
+    return (rows if isinstance(rows, IterableDataset) else without(rows, skipped)), version
+
+
+def train(trainer: FlashSlothTrainer, checkpoint: Path | None) -> None:
+    """
+    Trains from the beginning, or from a checkpoint.
+
+    Raises:
+        ValueError: If the data has not enough rows for a step.
+    """
     for part, trainable, count in parameter_groups(trainer.model):
         logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
-    if last:
-        logger.info("Going on from %s", last)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    if trainer.state.global_step == 0 and isinstance(dataset, IterableDataset):
-        raise ValueError(
-            f"no step was trained: the stream has no rows but broken ones, which {output / SKIPPED_FILE} lists"
-        )
-    if trainer.state.global_step == 0:
-        raise ValueError(
-            "no step was trained: the data has fewer rows than a step takes; lower global_batch_size, or leave "
-            "dataloader_drop_last out"
-        )
+    if checkpoint:
+        logger.info("Going on from %s", checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step > 0:
+        return
+    if isinstance(trainer.train_dataset, IterableDataset):
+        skipped_file = Path(trainer.args.output_dir) / SKIPPED_FILE
+        raise ValueError(f"no step was trained: the stream has broken rows only, which {skipped_file} lists")
+    raise ValueError(
+        "no step was trained: the data has fewer rows than a step takes; lower global_batch_size, or leave "
+        "dataloader_drop_last out"
+    )
 
-    # Result
+
+def save_result(trainer: FlashSlothTrainer, stage: StageConfig, base: Path, finished: Path) -> None:
+    """
+    Saves the finished model or adapter, with processor, code and provenance. All processes take part.
+
+    Args:
+        trainer (`FlashSlothTrainer`): The trainer, after its last step.
+        stage (`StageConfig`): The settings of the run.
+        base (`Path`): Folder of the model that the stage started from.
+        finished (`Path`): Folder to write.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    is_main = stage.process_index == 0
     unfinished = new_folder(finished) if is_main else contextlib.nullcontext(finished)
     with clear_write_errors(finished), unfinished as folder:
         trainer.save_model(str(folder))
@@ -286,9 +246,8 @@ def train_stage(stage: StageConfig, config: SFTConfig) -> Path:
                 trainable=asdict(stage.lora) if stage.lora else stage.trainable,
                 hd=stage.hd,
                 steps=trainer.state.global_step,
-                global_batch_size=config.train_batch_size * config.gradient_accumulation_steps * config.world_size,
-                learning_rate=config.learning_rate,
-                seed=config.seed,
+                global_batch_size=stage.train_batch_size * stage.gradient_accumulation_steps * stage.world_size,
+                learning_rate=stage.learning_rate,
+                seed=stage.seed,
             )
     trainer.accelerator.wait_for_everyone()
-    return finished

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""TRL's SFTTrainer with rows in our order, learning rates by module, safe checkpoints, and speed and memory logged."""
+"""TRL's SFTTrainer with rows grouped by length, learning rates by module, safe checkpoints, and more in the log."""
 
 import sys
 import time
@@ -21,8 +21,8 @@ from flashsloth.train.resume import PREFIX, clear_write_errors, mark_complete, r
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
 
 
-CHARACTERS_PER_TOKEN = 4  # of English text, about: makes images and text comparable in length
-NOT_DECAYED = "query_tokens"  # vectors, though they are held as a matrix
+CHARACTERS_PER_TOKEN = 4  # of English text, about: to compare the lengths of images and text
+NOT_DECAYED = "query_tokens"  # vectors, though they are the rows of a matrix
 
 
 class FlashSlothTrainer(SFTTrainer):
@@ -30,16 +30,16 @@ class FlashSlothTrainer(SFTTrainer):
     Trains a FlashSloth.
 
     Args:
-        model ([`FlashSlothForCausalLM`]): Of its parameters, those that require a gradient train. For an adapter, pass
-            `peft_config`.
+        model ([`FlashSlothForCausalLM`]): The model. Its parameters that require a gradient are trained. For an
+            adapter, pass `peft_config`.
         args (`trl.SFTConfig`): `train_sampling_strategy` is "group_by_length" ([`ModalityLengthSampler`]), "random" or
             "sequential".
-        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): As `load_data` returns.
-            Of a stream each process gets its own part, which is shuffled and repeated without end.
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): The rows, as `load_data` returns them. Each
+            process reads its own part of a stream, which is shuffled and repeated without end.
         processing_class ([`FlashSlothProcessor`])
         learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of
             `args.learning_rate`. The longest name that fits a parameter decides.
-        stream_filter ([`StreamFilter`], *optional*): Which rows of a stream are learned from; all if unset.
+        stream_filter ([`StreamFilter`], *optional*): Selects the rows of a stream that are trained on; all if unset.
 
         The others are those of `trl.SFTTrainer`.
 
@@ -65,7 +65,7 @@ class FlashSlothTrainer(SFTTrainer):
         self._last_log = None  # tokens, visual tokens and time since the last log
         self._module_rates = {}  # of this step; the scheduler has moved on when it is logged
         if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # the collator sees to it that all are used
+            args.ddp_find_unused_parameters = False  # the collator makes every batch use all of them
         collator = Collator(
             processor=processing_class,
             max_length=args.max_length,
@@ -80,7 +80,7 @@ class FlashSlothTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        # For the collator: what an error names a row by, and which rows only fill a batch up.
+        # For the collator: the id that an error names a row by, and the mark of rows that only fill a batch up.
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, "id", "is_filler"]))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -90,7 +90,7 @@ class FlashSlothTrainer(SFTTrainer):
         stream = EndlessStream(self.train_dataset, self._data_seed, self.stream_filter)
         dataloader = self._get_dataloader(stream, "Training", self._train_batch_size)
         if isinstance(dataloader.dataset, IterableDatasetShard):
-            # accelerate would deal the rows to processes, which `load_data` has done.
+            # accelerate would split the rows between processes, which `load_data` has done.
             dataloader.dataset.num_processes, dataloader.dataset.process_index = 1, 0
         return dataloader
 
@@ -101,7 +101,7 @@ class FlashSlothTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         is_filled = self.args.world_size > 1 and not self.args.dataloader_drop_last
         multiple = self._train_batch_size * self.args.world_size if is_filled else 1
-        # Within it accelerate finds no random sampler, which it would replace by one of another order.
+        # accelerate would replace a random sampler by one of another order; it does not find one within this sampler.
         return FilledSampler(self._train_order(train_dataset), multiple)
 
     def _train_order(self, train_dataset) -> Sampler:
@@ -116,7 +116,7 @@ class FlashSlothTrainer(SFTTrainer):
         if missing:
             raise ValueError(
                 f"The data has no column {' and '.join(sorted(missing))} to group rows by: load it by "
-                "flashsloth.train.data.load_data, or set train_sampling_strategy=random"
+                "flashsloth.train.data.sources.load_data, or set train_sampling_strategy=random"
             )
         processor = self.processing_class
         tokens_per_image = processor.num_visual_tokens * processor.image_processor.num_views()
@@ -133,8 +133,8 @@ class FlashSlothTrainer(SFTTrainer):
         return self._sampler
 
     def _run_epoch(self, *args, **kwargs) -> None:
-        # A run that was stopped between its last checkpoint and its end has no step left. The library would notice
-        # behind the next one.
+        # A run that was stopped between its last checkpoint and its end has no step left. The library would take one
+        # more before it stops.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
@@ -153,7 +153,7 @@ class FlashSlothTrainer(SFTTrainer):
         return super().create_optimizer(model)
 
     def _parameter_groups(self, model: nn.Module) -> list[dict]:
-        """One group for each learning rate with decay and without; those of `args.learning_rate` come first."""
+        """Two groups, with and without decay, for each learning rate; those of `args.learning_rate` come first."""
         decayed = set(self.get_decay_parameter_names(model))
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         return [
@@ -189,7 +189,7 @@ class FlashSlothTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def _speed_and_memory(self) -> dict[str, float]:
-        """Rates in tokens per second over all processes, memory in 10^9 bytes of the fullest one, time in seconds."""
+        """Tokens per second of all processes, the largest memory of one in 10^9 bytes, the time left in seconds."""
         counted, since = self._last_log
         tokens, visual_tokens = self.accelerator.reduce(counted.to(self.args.device), "sum").tolist()
         peak_memory = self.accelerator.gather(torch.tensor([_peak_memory()], device=self.args.device)).max().item()
@@ -215,7 +215,7 @@ class FlashSlothTrainer(SFTTrainer):
         if self.args.should_save and folder.exists():
             remove(folder)  # incomplete, or of a run that this one repeats
         self.accelerator.wait_for_everyone()
-        # The library would make room as soon as the new one is written; we make sure of the new one first.
+        # The library removes old checkpoints as soon as the new one is written; here it has to be complete first.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             with clear_write_errors(folder):
@@ -230,7 +230,7 @@ class FlashSlothTrainer(SFTTrainer):
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells the sampler the epoch: in a resumed epoch of several processes, the library does not reach it."""
+    """Sets the sampler's epoch, which the library does not do in a resumed epoch of several processes."""
 
     def __init__(self, trainer: FlashSlothTrainer):
         self.trainer = trainer
@@ -241,7 +241,7 @@ class _SetEpoch(TrainerCallback):
 
 
 def _peak_memory() -> float:
-    """Most bytes that this process ever held: on its CUDA device, or without one in main memory."""
+    """The most bytes that this process has held so far: on its CUDA device, or without one in main memory."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
     import resource  # Windows has none, but may have CUDA

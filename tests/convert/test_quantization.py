@@ -203,7 +203,9 @@ def test_tied_embeddings_and_bfloat16(processor, tmp_path):
 
 def test_what_needs_the_original_says_so(source, quantized, tmp_path):
     with pytest.raises(ValueError, match="int8 is quantized and cannot be trained: start from the model"):
-        load_model(StageConfig(str(quantized["int8"]), data=[], trainable=["lm_head"]))
+        load_model(
+            StageConfig(model=str(quantized["int8"]), data=[], output_dir="out", trainable=["lm_head"], use_cpu=True)
+        )
     with pytest.raises(ValueError, match="int4 is quantized already. Name the model"):
         to_original(quantized["int4"], tmp_path / "original")
     assert not (tmp_path / "original").exists()

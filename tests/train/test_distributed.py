@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Several processes learn what one learns, also when one of them has a batch without any image; and the shipped
-accelerate configs are what accelerate expects.
+Several processes train as one does, also when one of them has a batch without images. The shipped accelerate configs
+are valid.
 """
 
 import importlib.util
@@ -31,9 +31,9 @@ WORKER = Path(distributed_worker.__file__)
 ACCELERATE_CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs" / "accelerate"
 TOLERANCE = 1e-4  # of losses
 # Of weights: a third of one step of AdamW. Noise of one float32 rounding in the gradients of a single process moves
-# `patch_norm.bias`, most of which the softmax is blind to as well, by up to 7e-5 in twenty steps.
+# `patch_norm.bias`, most of which cancels in the softmax as well, by up to 7e-5 in twenty steps.
 WEIGHT_TOLERANCE = 3e-4
-# A softmax is blind to what is added to all its scores: AdamW moves these by what is rounding noise.
+# A softmax does not change if all its scores grow alike: AdamW moves these parameters by rounding noise.
 WITHOUT_GRADIENT = ("k_proj.bias", "pooling.fc2.bias")
 
 needs_deepspeed = pytest.mark.skipif(
@@ -49,7 +49,7 @@ def start(tmp_path_factory, processor) -> Path:
     return folder
 
 
-def launch(*command, processes: int = distributed_worker.WORLD_SIZE) -> None:
+def launch(*command, num_processes: int = distributed_worker.WORLD_SIZE) -> None:
     """Runs a script, or a module with `-m`, under torchrun on the CPU."""
     environment = {
         "OMP_NUM_THREADS": "1",
@@ -58,7 +58,7 @@ def launch(*command, processes: int = distributed_worker.WORLD_SIZE) -> None:
         "CUDA_VISIBLE_DEVICES": "",
     }
     # --standalone picks a free port
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
     result = subprocess.run(
         [*torchrun, *map(str, command)],
         env={**os.environ, **environment},
@@ -92,9 +92,9 @@ def alone(start) -> tuple[list[float], dict[str, torch.Tensor]]:
 def test_sharded_training_equals_one_process(kind, start, alone, tmp_path):
     launch(WORKER, kind, start, tmp_path)
     losses = json.loads((tmp_path / "losses.json").read_text())
-    # From the file, so that the names are those that `flashsloth convert --to-original` and `quantize` read.
+    # From the file, which has the names that `flashsloth convert --to-original` and `quantize` read.
     assert_same_training(losses, load_file(tmp_path / "model.safetensors"), *alone)
-    # The folder is ours still: not the code, and the class, that FSDP2 makes of ours.
+    # The folder holds our code and names our class, not those that FSDP2 makes of them.
     assert {"modeling_flashsloth.py", "configuration_flashsloth.py"} == {file.name for file in tmp_path.glob("*.py")}
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (start, tmp_path))
     assert after["auto_map"] == before["auto_map"]
@@ -111,8 +111,8 @@ def test_sharded_training_of_an_adapter_equals_one_process(kind, start, tmp_path
     assert_same_training(losses, load_file(tmp_path / "adapter_model.safetensors"), *alone)
 
 
-def train(start, data, output, processes: int, **settings) -> list[dict]:
-    """Trains, with several processes by the command under torchrun; the log."""
+def train(start, data, output, num_processes: int, **settings) -> list[dict]:
+    """Trains and returns the log. Several processes run the command under torchrun."""
     settings = {
         "model": str(start),
         "data": data,
@@ -131,19 +131,19 @@ def train(start, data, output, processes: int, **settings) -> list[dict]:
     }
     config = output.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(settings))
-    if processes == 1:
-        train_stage(*read_config(config, []))
+    if num_processes == 1:
+        train_stage(read_config(config, []))
     else:
-        launch("-m", "flashsloth", "train", config, processes=processes)
+        launch("-m", "flashsloth", "train", config, num_processes=num_processes)
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     return [entry for entry in history if "loss" in entry]
 
 
 def train_by_one_and_by_two(start, data, tmp_path, **settings):
     runs = []
-    for processes in (distributed_worker.WORLD_SIZE, 1):
-        log = train(start, data, tmp_path / f"by {processes}", processes, **settings)
-        weights = load_file(tmp_path / f"by {processes}" / "model" / "model.safetensors")
+    for num_processes in (distributed_worker.WORLD_SIZE, 1):
+        log = train(start, data, tmp_path / f"by {num_processes}", num_processes, **settings)
+        weights = load_file(tmp_path / f"by {num_processes}" / "model" / "model.safetensors")
         runs += [[entry["loss"] for entry in log], weights]
     return runs
 
@@ -165,7 +165,7 @@ def test_train_command_under_torchrun_equals_one_process(start, tmp_path):
         start,
         {"path": str(data), "image_folder": str(tmp_path / "images")},
         tmp_path,
-        train_sampling_strategy="sequential",  # so that the batches without images come to one process
+        train_sampling_strategy="sequential",  # so that one process gets the batches without images
         max_steps=distributed_worker.STEPS,
     )
     assert len(runs[0]) == distributed_worker.STEPS
@@ -178,7 +178,7 @@ def write_rows(file: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("order", ["random", pytest.param("group_by_length", marks=pytest.mark.slow)])
-def test_rows_that_do_not_fill_the_last_batch_are_learned_once(order, start, tmp_path):
+def test_rows_that_do_not_fill_the_last_batch_are_trained_on_once(order, start, tmp_path):
     """Seven rows in steps of four, twice: the second step of an epoch has three, of which one process gets one."""
     write_rows(tmp_path / "rows.jsonl", 7)
     settings = {"num_train_epochs": 2, "train_sampling_strategy": order}
@@ -219,6 +219,6 @@ def test_accelerate_configs_are_for_a_node_of_eight_gpus(name, kind, stage):
     assert (config.distributed_type, config.num_machines, config.num_processes) == (kind, 1, 8)
     assert config.deepspeed_config.get("zero_stage") == stage
     assert config.mixed_precision == "bf16"
-    # Keys within fsdp_config and deepspeed_config are options of the launch command; others it passes over silently.
+    # Keys within fsdp_config and deepspeed_config are options of the launch command, which ignores others silently.
     options = {action.dest for action in launch_command_parser()._actions}
     assert {*config.fsdp_config, *config.deepspeed_config} <= options

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Training on datasets of a Hub, by name: checked and trained on, whole and as streams, at the revision asked for."""
+"""Training on datasets of a Hub, by name: validated and trained on, as sets and as streams, at a given revision."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ print(json.dumps(results))
 
 
 def parquet(folder: Path, rows: int) -> dict[str, bytes]:
-    """A dataset of so many conversations about pictures, as it is uploaded."""
+    """The files of a dataset of conversations about images, as they are uploaded."""
     make_dataset("questions", "train", rows).to_parquet(folder / "rows.parquet")
     content = (folder / "rows.parquet").read_bytes()
     return {f"data/{split}-00000-of-00001.parquet": content for split in ("train", "test")}

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Muon: the same steps as torch's, in the precision that the CPU is fast at, and AdamW for what is no matrix."""
+"""Muon: the same steps as torch's, in the precision that the CPU is fast at, and AdamW for all other parameters."""
 
 import copy
 
@@ -76,7 +76,7 @@ def test_modules_have_learning_rates_of_their_own():
     for half in (optimizer.muon, optimizer.adamw, optimizer):
         rates = {names[id(p)].split(".")[0]: group["lr"] for group in half.param_groups for p in group["params"]}
         assert rates == {"decoder": 0.1, "projector": 0.001}
-    with pytest.raises(ValueError, match="'vision_tower', but no parameter of such a module trains"):
+    with pytest.raises(ValueError, match="'vision_tower', but no parameter of such a module is trained"):
         MuonWithAdamW(model.named_parameters(), lr=0.1, learning_rates={"vision_tower": 0.001})
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What `--plan` says: counts, steps and bytes, against the model itself and against what autograd really saves."""
+"""Plans: counts, steps and bytes, compared with the model itself and with the bytes that autograd saves."""
 
 import json
 import resource
@@ -10,7 +10,6 @@ import torch
 from samples import make_config, make_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel
-from trl import SFTConfig
 from trl.trainer import utils
 
 from flashsloth import FlashSlothConfig
@@ -25,17 +24,16 @@ STAGE_1 = ["model.pooling", "model.multi_modal_projector"]
 STAGE_2 = [*STAGE_1, "model.query_tokens", "model.embedded_query", "model.language_model", "lm_head"]
 
 
-def settings(tmp_path, **overrides):
-    return SFTConfig(output_dir=str(tmp_path), use_cpu=True, max_length=None, **overrides)
+def stage(trainable=(), **settings):
+    return StageConfig(
+        **{"model": "m", "data": [DataSource("d")], "output_dir": "out", "use_cpu": True, **settings},
+        trainable=list(trainable),
+    )
 
 
-def stage(trainable=(), **overrides):
-    return StageConfig(model="m", data=[DataSource("d")], trainable=list(trainable), **overrides)
-
-
-def test_published_model_is_counted_without_being_allocated(tmp_path):
+def test_published_model_is_counted_without_being_allocated():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    planned = plan(stage(STAGE_2), settings(tmp_path, per_device_train_batch_size=8), world_size=8)
+    planned = plan(stage(STAGE_2, per_device_train_batch_size=8), num_devices=8)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6  # kB; the weights are 12.8 GB
     assert planned.total == 3_196_373_985
     assert planned.total - planned.trainable == 397_745_440  # the vision tower
@@ -51,23 +49,21 @@ def test_published_model_is_counted_without_being_allocated(tmp_path):
     assert (offload.parameters, offload.gradients, offload.optimizer) == (2 * 10**9, 2 * 10**9, 0)
     assert offload.in_main_memory == (2 * total + 16 * trained) // 8
     # More sharding never takes more, and a stage that trains less takes less.
-    totals = [planned.memory[way].total for way in ("ddp", "zero2", "zero3", "zero3 offload")]
+    totals = [planned.memory[strategy].total for strategy in ("ddp", "zero2", "zero3", "zero3 offload")]
     assert totals == sorted(totals, reverse=True)
-    first = plan(stage(STAGE_1), settings(tmp_path, per_device_train_batch_size=8), world_size=8)
-    assert all(first.memory[way].total < planned.memory[way].total for way in planned.memory)
+    first = plan(stage(STAGE_1, per_device_train_batch_size=8), num_devices=8)
+    assert all(first.memory[strategy].total < planned.memory[strategy].total for strategy in planned.memory)
 
 
-def test_counts_are_those_of_the_real_model(tmp_path, model):
-    planned = plan(stage(STAGE_1), settings(tmp_path), 1, make_config())
+def test_counts_are_those_of_the_real_model(model):
+    planned = plan(stage(STAGE_1), 1, make_config())
     parts = [model.model.pooling, model.model.multi_modal_projector]
     assert planned.trainable == sum(p.numel() for part in parts for p in part.parameters())
     assert planned.total == sum(p.numel() for p in model.parameters())
 
 
-def test_adapter_is_counted_as_a_part(tmp_path, model):
-    planned = plan(
-        stage(lora=LoraSettings(r=4, modules_to_save=["model.pooling"])), settings(tmp_path), 1, make_config()
-    )
+def test_adapter_is_counted_as_a_part(model):
+    planned = plan(stage(lora=LoraSettings(r=4, modules_to_save=["model.pooling"])), 1, make_config())
     pooling = sum(p.numel() for p in model.model.pooling.parameters())
     # four projections and the first and second layer of the MLP, in each of three layers
     rank = 4 * 3 * (4 * (32 + 32) + 2 * (32 + 64))
@@ -76,32 +72,31 @@ def test_adapter_is_counted_as_a_part(tmp_path, model):
     assert planned.total == sum(p.numel() for p in model.parameters()) + planned.trainable
 
 
-def test_offload_keeps_in_main_memory_what_deepspeed_estimates(tmp_path):
+def test_offload_keeps_in_main_memory_what_deepspeed_estimates():
     stage3 = pytest.importorskip("deepspeed.runtime.zero.stage3", reason="the dev extra installs it on Linux")
     every = [*STAGE_2, "model.vision_tower"]
-    planned = plan(stage(every), settings(tmp_path), world_size=8)
+    planned = plan(stage(every), num_devices=8)
     estimated, _, _ = stage3.estimate_zero3_model_states_mem_needs(
         planned.total, 0, num_gpus_per_node=8, additional_buffer_factor=1
     )
     assert 8 * planned.memory["zero3 offload"].in_main_memory == pytest.approx(estimated)
 
 
-def test_quantized_base_takes_about_half_a_byte_of_each_weight(tmp_path):
+def test_quantized_base_takes_about_half_a_byte_of_each_weight():
     """Counted on the published model: only the linear layers of the decoder are in 4 bits."""
     lora = LoraSettings(modules_to_save=["model.pooling"])
-    config = settings(tmp_path, per_device_train_batch_size=4)
-    planned = plan(stage(lora=lora, quantization="nf4"), config, 1)
-    [(way, memory)] = planned.memory.items()
+    planned = plan(stage(lora=lora, quantization="nf4", per_device_train_batch_size=4), 1)
+    [(strategy, memory)] = planned.memory.items()
     text = FlashSlothConfig().text_config
     layer = 4 * text.hidden_size**2 + 2 * text.hidden_size * text.intermediate_size
     weights = text.num_hidden_layers * layer
     largest = text.hidden_size * text.intermediate_size
-    assert way == "ddp"
+    assert strategy == "ddp"
     assert memory.parameters == pytest.approx(
         (4 + 8 / 64 + 32 / (64 * 256)) / 8 * weights + 2 * (planned.total - weights + largest)
     )
     assert (memory.gradients, memory.optimizer) == (2 * planned.trainable, 4 * planned.trainable)
-    assert memory.total < 0.5 * plan(stage(lora=lora), config, 1).memory["ddp"].total
+    assert memory.total < 0.5 * plan(stage(lora=lora, per_device_train_batch_size=4), 1).memory["ddp"].total
 
 
 def test_bytes_of_nf4_are_those_of_bitsandbytes():
@@ -111,9 +106,9 @@ def test_bytes_of_nf4_are_those_of_bitsandbytes():
     assert (packed.nbytes + scales) / 1024**2 == pytest.approx(NF4_BYTES)
 
 
-def test_muon_keeps_one_moment_of_matrices(tmp_path):
-    adamw = plan(stage(STAGE_2), settings(tmp_path), 1, make_config()).memory["ddp"].optimizer
-    muon = plan(stage(STAGE_2, optimizer="muon"), settings(tmp_path), 1, make_config()).memory["ddp"].optimizer
+def test_muon_keeps_one_moment_of_matrices():
+    adamw = plan(stage(STAGE_2), 1, make_config()).memory["ddp"].optimizer
+    muon = plan(stage(STAGE_2, optimizer="muon"), 1, make_config()).memory["ddp"].optimizer
     assert adamw / 2 < muon < adamw
 
 
@@ -127,18 +122,17 @@ def test_muon_keeps_one_moment_of_matrices(tmp_path):
         ({"dataloader_drop_last": True}, 12),
     ],
 )
-def test_steps(tmp_path, overrides, steps):
-    config = settings(tmp_path, **{"per_device_train_batch_size": 4, "num_train_epochs": 1, **overrides})
-    assert plan(stage(STAGE_1), config, 2, make_config(), rows=100).steps == steps
+def test_steps(overrides, steps):
+    planned = stage(STAGE_1, **{"per_device_train_batch_size": 4, "num_train_epochs": 1, **overrides})
+    assert plan(planned, 2, make_config(), num_rows=100).num_steps == steps
     if "max_steps" not in overrides:
-        assert plan(stage(STAGE_1), config, 2, make_config()).steps is None
+        assert plan(planned, 2, make_config()).num_steps is None
 
 
-def test_activations_follow_rows_tokens_checkpointing_and_the_tower(tmp_path):
-    def activations(trainable=STAGE_2, max_length=1024, **overrides):
-        config = settings(tmp_path, **{"per_device_train_batch_size": 4, **overrides})
-        config.max_length = max_length
-        return plan(stage(trainable), config, 1).memory["zero2"].activations
+def test_activations_follow_rows_tokens_checkpointing_and_the_tower():
+    def activations(trainable=STAGE_2, **settings):
+        planned = stage(trainable, **{"per_device_train_batch_size": 4, "max_length": 1024, **settings})
+        return plan(planned, 1).memory["zero2"].activations
 
     usual = activations()
     loss_tile = 4096 * 32768 * 4 + 4 * 51200 * 2560  # does not grow with the rows
@@ -189,7 +183,7 @@ def _make_optimizer_states(optimizer):
 @pytest.mark.parametrize(
     ("trainable", "views"), [(STAGE_1, 1), (STAGE_2, 1), ([*STAGE_2, "model.vision_tower"], 5)], ids=["1", "2", "hd"]
 )
-def test_a_step_takes_what_was_planned(tmp_path, monkeypatch, trainable, views):
+def test_a_step_takes_what_was_planned(monkeypatch, trainable, views):
     # TRL's tile of logits would be larger than all else at this size.
     monkeypatch.setattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 64)
     monkeypatch.setattr(memory, "TILE", (memory.TILE[0], 64))
@@ -225,9 +219,8 @@ def test_a_step_takes_what_was_planned(tmp_path, monkeypatch, trainable, views):
         loss.backward()
         optimizer.step()
 
-    arguments = settings(tmp_path, per_device_train_batch_size=rows, gradient_checkpointing=True)
-    arguments.max_length = length
-    planned = plan(stage(trainable, hd=views > 1), arguments, 1, config).memory["ddp"].total
+    settings = {"per_device_train_batch_size": rows, "gradient_checkpointing": True, "max_length": length}
+    planned = plan(stage(trainable, hd=views > 1, **settings), 1, config).memory["ddp"].total
     assert live.peak < planned < 1.5 * live.peak
 
 
@@ -261,9 +254,9 @@ def test_eager_attention_counts_its_matrices():
     )
 
 
-def test_what_cannot_be_planned(tmp_path):
+def test_what_cannot_be_planned():
     with pytest.raises(ValueError, match="not of optim: adafactor"):
-        plan(stage(STAGE_1), settings(tmp_path, optim="adafactor"), 1, make_config())
+        plan(stage(STAGE_1, optim="adafactor"), 1, make_config())
 
 
 def test_command_prints_the_plan_and_trains_nothing(tmp_path, capsys):
@@ -290,9 +283,8 @@ def test_command_prints_the_plan_and_trains_nothing(tmp_path, capsys):
 
 def test_plan_for_what_is_no_flashsloth(tmp_path):
     make_model().model.language_model.save_pretrained(tmp_path / "phi")
-    stage_of_phi = StageConfig(model=str(tmp_path / "phi"), data=[DataSource("d")], trainable=STAGE_1)
     with pytest.raises(ValueError, match="is of the type 'phi', no FlashSloth"):
-        describe(stage_of_phi, settings(tmp_path), 1)
+        describe(stage(STAGE_1, model=str(tmp_path / "phi")), 1)
 
 
 def test_devices_without_plan(tmp_path, capsys):
@@ -300,6 +292,6 @@ def test_devices_without_plan(tmp_path, capsys):
     assert "--devices belongs to --plan" in capsys.readouterr().err
 
 
-def test_what_a_run_would_refuse_is_refused(tmp_path):
+def test_what_a_run_would_refuse_is_refused():
     with pytest.raises(ValueError, match="learning_rates names 'model.poling'.* 'model.pooling'"):
-        plan(stage(STAGE_1, learning_rates={"model.poling": 1e-3}), settings(tmp_path), 1, make_config())
+        plan(stage(STAGE_1, learning_rates={"model.poling": 1e-3}), 1, make_config())

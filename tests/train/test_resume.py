@@ -30,7 +30,7 @@ from flashsloth.train.sft import train_stage
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
 SMALL = ("max_steps=5", "save_steps=2", "save_total_limit=null", "learning_rate=1e-3", *QUICK_RUN)
 
-# Ends itself as kill -9 does, when all files of the second checkpoint are written but its marker is not.
+# Kills itself (kill -9) when all files of the second checkpoint are written, but its marker is not.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -46,7 +46,7 @@ def kill_at_the_second(folder):
     mark_complete(folder)
 
 trainer.mark_complete = kill_at_the_second
-train_stage(*read_config(Path(sys.argv[1]), sys.argv[2:]))
+train_stage(read_config(Path(sys.argv[1]), sys.argv[2:]))
 """
 
 
@@ -67,10 +67,10 @@ def overrides(start, output, *more):
 
 
 def run(start, output, *more):
-    return train_stage(*read_config(CONFIGS / "stage2.yaml", overrides(start, output, *more)))
+    return train_stage(read_config(CONFIGS / "stage2.yaml", overrides(start, output, *more)))
 
 
-def test_a_run_that_was_stopped_behind_its_last_step_takes_no_other(start, whole, tmp_path):
+def test_a_run_that_was_stopped_after_its_last_step_takes_no_other(start, whole, tmp_path):
     """The last checkpoint is there, in the middle of an epoch, but the model is not."""
     shutil.copytree(whole / "checkpoint-5", tmp_path / "checkpoint-5")
     shutil.copy(whole / "training.json", tmp_path)
@@ -105,7 +105,7 @@ def test_after_kill_9_the_same_command_ends_bit_identical(start, whole, tmp_path
     assert not (tmp_path / "checkpoint-4" / MARKER).exists()
     assert not (tmp_path / "model").exists()
     assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
-    # What is needed to repeat the run stands there from the beginning, and its curves up to the checkpoint.
+    # The record of the run is there from its start, and its curves up to the checkpoint.
     record = json.loads((tmp_path / "training.json").read_text())
     assert record["stage"]["trainable"] and record["data"]["rows"] == 8 and record["result"]["step"] == 2
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -149,11 +149,88 @@ def test_changed_data_does_not_go_on_and_moved_data_does(start, whole, tmp_path)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def record_of_version_0_1(start, fingerprint: str) -> dict:
+    """`training.json` as version 0.1.0 wrote it for `run(start, output)`, as far as it is read again."""
+    return {
+        "stage": {
+            "model": f"/before/it/moved/{start.name}/model",
+            "data": [
+                {
+                    "path": "/before/it/moved/data",
+                    "image_folder": None,
+                    "name": None,
+                    "split": "train",
+                    "revision": None,
+                    "weight": None,
+                    "streaming": False,
+                    "captions": False,
+                }
+            ],
+            "trainable": [
+                "model.pooling",
+                "model.multi_modal_projector",
+                "model.query_tokens",
+                "model.embedded_query",
+                "model.language_model",
+                "lm_head",
+            ],
+            "global_batch_size": 4,
+            "learning_rates": {},
+            "hd": False,
+            "optimizer": "adamw",
+            "attn_implementation": "sdpa",
+            "on_bad_rows": "stop",
+            "lora": None,
+            "quantization": None,
+        },
+        "config": {
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "num_train_epochs": 1,
+            "max_steps": 5,
+            "learning_rate": 0.001,
+            "lr_scheduler_type": "cosine",
+            "lr_scheduler_kwargs": "None",
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "max_length": 3072,
+            "optim": "adamw_torch_fused",
+            "data_seed": "None",
+            "seed": 42,
+            "train_sampling_strategy": "group_by_length",
+            "dataloader_num_workers": 0,
+        },
+        "processes": 1,
+        "seeds": {"seed": 42, "data_seed": None},
+        "data": {"fingerprint": fingerprint, "rows": 8, "skipped": []},
+        "versions": {"flashsloth": "0.1.0"},
+        "device": "cpu",
+        "result": {},
+    }
+
+
+def test_a_run_that_version_0_1_started_goes_on(start, whole, tmp_path):
+    written = json.loads((whole / "training.json").read_text())
+    record = record_of_version_0_1(start, written["data"]["fingerprint"])
+    shutil.copytree(whole / "checkpoint-2", tmp_path / "checkpoint-2")
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="other settings: learning_rate was 0.001 and is now 0.002"):
+        run(start, tmp_path, "learning_rate=2e-3")
+    run(start, tmp_path)
+    assert_same(tmp_path, whole)
+    # Version 0.1.0 finds all keys in today's record, except for one that it does not compare.
+    assert record.keys() == written.keys()
+    assert record["stage"].keys() - written["stage"].keys() == {"on_bad_rows"}
+    assert record["config"].keys() <= written["config"].keys()
+    for key, value in record["config"].items():
+        assert written["config"][key] == value
+
+
 @pytest.mark.parametrize("share", [0.3, 0.75], ids=["weights", "optimizer"])
 def test_full_disk_keeps_the_last_good_checkpoint(share, start, whole, tmp_path):
     shutil.copytree(whole / "checkpoint-2", tmp_path / "checkpoint-2")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # No file may grow beyond a share of the optimizer's state, the largest one: it fails as on a disk that is full.
+    # No file may grow beyond a share of the optimizer's state, the largest file: writing fails as on a full disk.
     size = (tmp_path / "checkpoint-2" / "optimizer.pt").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(size * share), limits[1]))
     try:

@@ -1,0 +1,120 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+The settings in a stage's YAML file, changed by `key=value` words of the command line. A value is YAML. A key with a
+dot names one nested value; the others stay as the file says:
+
+    learning_rate=1e-3                           in place of the file's value
+    lora.r=8                                     one setting of the adapter
+    lora={r: 8, alpha: 16}                       the same for two: a mapping adds to the file's mapping
+    lora={}                                      an adapter with default settings
+    lora=null                                    no adapter
+    learning_rates.model.query_tokens=1e-3       all that follows `learning_rates.` is the name of a module
+    learning_rates={}                            no learning rates of modules
+    data=rows.json                               in place of all sources of the file
+    data.0.weight=2                              one setting of the first source
+    data.0.weight=null                           its default, as for every nested value
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+logger = logging.getLogger(__name__)
+
+RENAMED = {"on_bad_rows": "on_broken_rows"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as text; people mean the number."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789")
+
+
+def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """
+    Reads a YAML file and applies overrides. `data` becomes a list of mappings.
+
+    Args:
+        path (`Path`): The file.
+        overrides (`list[str]`): `key=value` pairs, as the module's docstring shows.
+
+    Raises:
+        ValueError: If the file or a value is not YAML, the file holds no mapping, an override is no pair, or it names
+            a nested value that cannot exist.
+    """
+    settings = _from_yaml(path.read_text(encoding="utf-8"), path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no settings: write `key: value` lines")
+    settings = {_current_name(key): value for key, value in settings.items()}
+    settings["data"] = _sources(settings.get("data"))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"{override!r} is no override: write key=value")
+        _apply(override, settings, _current_name(key), _from_yaml(value, override))
+    for key in settings:
+        if str(key).endswith("_strategy") and settings[key] is False:
+            settings[key] = "no"  # which YAML 1.1 reads as false
+    return settings
+
+
+def as_list(value) -> list:
+    """A list of one item may be written without brackets."""
+    return value if isinstance(value, list) else [value]
+
+
+def _from_yaml(text: str, where: Path | str):
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {error}") from error
+
+
+def _current_name(key):
+    if key in RENAMED:
+        logger.warning("The setting %s is now called %s: please rename it.", key, RENAMED[key])
+    return RENAMED.get(key, key)
+
+
+def _sources(data) -> list | None:
+    if data is None:
+        return None
+    return [{"path": source} if isinstance(source, str) else source for source in as_list(data)]
+
+
+def _apply(override: str, settings: dict, key: str, value) -> None:
+    name, _, nested = key.partition(".")
+    if not nested:
+        settings[name] = _merged(settings.get(name), value)
+        if name == "data":
+            settings[name] = _sources(settings[name])
+        return
+    if name == "data":
+        index, _, nested = nested.partition(".")
+        sources = settings["data"] or []
+        if not (index.isdecimal() and int(index) < len(sources) and nested):
+            raise ValueError(
+                f"{override!r} names no setting of a source: write data.N.setting=value, with N below {len(sources)}, "
+                "the number of sources"
+            )
+        mapping = sources[int(index)]
+    else:
+        if settings.get(name) is None:
+            settings[name] = {}
+        mapping = settings[name]
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{override!r} sets a nested value, but {name} is {mapping!r}: write {name}=value")
+    if value is None:
+        mapping.pop(nested, None)
+    else:
+        mapping[nested] = _merged(mapping.get(nested), value)
+
+
+def _merged(before, value):
+    """A mapping adds to the one that it is given for, and an empty one empties it."""
+    return before | value if isinstance(before, dict) and isinstance(value, dict) and value else value
