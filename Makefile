@@ -1,12 +1,13 @@
-# make quickstart | test | style | slow | tiny | tiny-eval | wheel-test | clean
+# make quickstart | test | test-oldest | slow | style | tiny | tiny-eval | wheel-test | clean
 # Needs Python 3.11 or newer and a network connection to the package index; everything is installed into .venv.
 #   make quickstart PYTHON=python3.12
 #   make quickstart QUESTION="How many circles are there?" IMAGE=photo.jpg
+#   make test PYTEST_ARGS="--numprocesses 0 -x tests/test_modeling.py"
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow style tiny tiny-eval wheel-test clean
+.PHONY: help quickstart test test-oldest slow style tiny tiny-eval wheel-test clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,12 +16,25 @@ QUESTION ?= What colour is the square?
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
-REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+OLDEST := $(VENV)-oldest
+OLDEST_BIN := $(OLDEST)/bin
+INSTALL := -m pip --disable-pip-version-check install --constraint
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt constraints-oldest.txt
+
+# A worker that has run out of tests takes over half of what the other one has left, so that tests of one module, which
+# share their fixtures, mostly stay together.
+PARALLEL := --numprocesses 2 --dist worksteal
+
+# What depends on the versions of libraries most: the files that travel with a model, one training run, and one push.
+OLDEST_TESTS := tests/test_package.py tests/test_configuration.py tests/test_modeling.py tests/test_generation.py \
+	tests/test_image_processing.py tests/test_processing.py tests/test_remote_code.py \
+	tests/train/test_sft.py::test_exactly_the_parameters_of_the_stage_change \
+	tests/publish/test_push.py::test_new_repository tests/publish/test_push.py::test_command
 
 help:
-	@echo "quickstart   install into $(VENV) and answer a question about a picture"
+	@echo "quickstart   install into $(VENV) and answer a question about an image"
 	@echo "test         install into $(VENV) and run the tests (PYTEST_ARGS for more options)"
+	@echo "test-oldest  install the oldest supported versions into $(OLDEST) and run a part of the tests"
 	@echo "slow         the tests that take minutes"
 	@echo "style        check format and lint"
 	@echo "tiny         train the shipped checkpoints again, from nothing (about 2 hours on 2 cores)"
@@ -28,26 +42,36 @@ help:
 	@echo "wheel-test   build the wheel and try it in an empty environment"
 	@echo "clean        remove everything that these targets made, except trained models (build/tiny)"
 
-# The stamp files say when each set of requirements was last installed; a change of the lists installs them again.
+# The stamp files record when each set of requirements was last installed; a change of the lists installs them again.
 $(VENV)/.installed: $(REQUIREMENTS)
 	@tests/check_python.sh "$(PYTHON)"
 	"$(PYTHON)" -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable .
+	$(BIN)/python $(INSTALL) constraints.txt torch
+	$(BIN)/python $(INSTALL) constraints.txt --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+	$(BIN)/python $(INSTALL) constraints.txt --editable '.[dev]'
+	touch $@
+
+$(OLDEST)/.installed: $(REQUIREMENTS)
+	@tests/check_python.sh "$(PYTHON)"
+	"$(PYTHON)" -m venv $(OLDEST)
+	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt torch
+	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt --editable '.[train,quantize]' pytest pytest-xdist
 	touch $@
 
 quickstart: $(VENV)/.installed
 	@echo
-	@echo "Picture:  $(IMAGE)"
+	@echo "Image:    $(IMAGE)"
 	@echo "Question: $(QUESTION)"
 	@$(BIN)/flashsloth ask --image "$(IMAGE)" "$(QUESTION)" 2>&1
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST_BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) $(OLDEST_TESTS)
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
@@ -66,5 +90,5 @@ wheel-test: $(VENV)/.installed-dev
 	tests/ci_wheel.sh "$(BIN)/python"
 
 clean:
-	rm -rf $(VENV) build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

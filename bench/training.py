@@ -124,7 +124,7 @@ def run(name: str, args: argparse.Namespace) -> dict:
             train_sampling_strategy="sequential",
             max_length=None,
             assistant_only_loss=True,
-            gradient_checkpointing=args.gradient_checkpointing,
+            activation_checkpointing=args.gradient_checkpointing,
             bf16=args.dtype == "bfloat16",
             use_cpu=not torch.cuda.is_available(),
             save_strategy="no",

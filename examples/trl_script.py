@@ -1,6 +1,6 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 # /// script
-# dependencies = ["torch", "transformers>=5.23", "trl[peft]>=1.16", "datasets>=5.2", "pillow"]
+# dependencies = ["torch", "transformers>=5.23,<6", "trl[peft]>=1.16", "datasets>=5.2", "pillow"]
 # ///
 """
 Fine-tunes FlashSloth with TRL alone. It imports nothing from this library: the model's code comes with its folder.

@@ -1,12 +1,23 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""A FlashSloth of a few thousand parameters, its processor, and conversations; all made on the spot."""
+"""
+What all tests run with: no network, one thread, caches of their own, and the fixtures that several folders use: a
+FlashSloth of a few thousand parameters, its processor, and conversations, all made on the spot.
+"""
+# ruff: noqa: E402
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 
+# Before the first import of a library that reads them. Commands that a test starts inherit them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The tests run in as many processes as the machine has cores, and tiny models gain nothing from threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Of this process alone, so that tests that run at the same time share no cache, and none uses that of the user.
+CACHES = tempfile.TemporaryDirectory(prefix="flashsloth-tests-")
+os.environ["HF_HOME"] = CACHES.name
 
 import pytest
 from huggingface_hub import constants
@@ -27,7 +38,7 @@ register_auto_classes()
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path) -> Iterator[LoopbackHub]:
-    """A Hub for this process, which is online for it; huggingface_hub has read its environment variables long ago."""
+    """A Hub on the loopback that this process uses: huggingface_hub has already read its environment variables."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with LoopbackHub() as hub:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -42,18 +53,20 @@ def hub(monkeypatch, tmp_path) -> Iterator[LoopbackHub]:
 
 @pytest.fixture
 def model() -> FlashSlothForCausalLM:
+    """A random model; its own, so that a test may change it."""
     return make_model()
 
 
 @pytest.fixture(scope="session")
 def processor() -> FlashSlothProcessor:
+    """The processor of `model`; one for all tests, which must not change it."""
     image_processor = FlashSlothImageProcessor(size={"height": 24, "width": 24})
     return FlashSlothProcessor(image_processor, make_tokenizer(), 4, NUM_QUERY_TOKENS)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, processor) -> Path:
-    """What a stage starts from: folders of a random model and of a few conversations."""
+    """What a training stage starts from: the folders `model` (a random one) and `data` (twelve conversations)."""
     folder = tmp_path_factory.mktemp("start")
     make_model().save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")

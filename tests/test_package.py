@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import flashsloth
 
@@ -94,18 +95,37 @@ def test_no_stray_module_at_the_root():
     assert {path.stem for path in ROOT.glob("*.py")} == ROOT_MODULES
 
 
-def test_lower_bounds_and_pins_agree(setup_cfg):
-    pins = {}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, version = line.split("==")
-            pins[name] = version
-    extras = setup_cfg["options.extras_require"]
-    lines = [setup_cfg["options"]["install_requires"], extras["train"], extras["quantize"], extras["dev"]]
-    requirements = [Requirement(line) for line in "\n".join(lines).splitlines() if line]
+def read_pins(file: str) -> dict[str, str]:
+    """Versions by package, from a constraints file."""
+    lines = (ROOT / file).read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def read_requirements(setup_cfg, *extras: str) -> list[Requirement]:
+    """What the package needs, and those extras."""
+    parts = [setup_cfg["options"]["install_requires"], *(setup_cfg["options.extras_require"][name] for name in extras)]
+    requirements = [Requirement(line) for part in parts for line in part.splitlines() if line]
+    return [requirement for requirement in requirements if requirement.name != "flashsloth"]
+
+
+def test_pins_are_within_the_bounds(setup_cfg):
+    requirements = read_requirements(setup_cfg, "train", "quantize", "dev")
+    pins = read_pins("constraints.txt")
+    assert pins.keys() == {requirement.name for requirement in requirements}
     for requirement in requirements:
-        if requirement.name != "flashsloth":
-            assert requirement.specifier.contains(pins[requirement.name]), requirement
+        assert requirement.specifier.contains(pins[requirement.name]), requirement
+
+
+def test_oldest_pins_are_the_lower_bounds(setup_cfg):
+    bounds = {}
+    for requirement in read_requirements(setup_cfg, "train", "quantize", "dev"):
+        (bounds[requirement.name],) = (
+            Version(bound.version) for bound in requirement.specifier if bound.operator == ">="
+        )
+    oldest = {name: Version(version) for name, version in read_pins("constraints-oldest.txt").items()}
+    assert oldest == {name: bounds[name] for name in oldest}
+    needed = {requirement.name for requirement in read_requirements(setup_cfg, "train", "quantize")}
+    assert needed <= oldest.keys()
 
 
 @pytest.mark.parametrize("name", ["flashsloth-tiny", "flashsloth-tiny-hd"])
