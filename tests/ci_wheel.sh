@@ -23,7 +23,7 @@ names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not
 stray = {name for name in names if not name.startswith("flashsloth/") or name.startswith("flashsloth/tests/")}
 checkpoints = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("checkpoints/*/*")}
 configs = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("train/configs/*.yaml")}
-missing = (checkpoints | configs) - names
+missing = (checkpoints | configs | {"flashsloth/py.typed"}) - names
 print(f"{Path(wheel).name}: {len(names)} files, {len(checkpoints)} of them in embedded checkpoints")
 if stray or missing or not checkpoints or not configs:
     sys.exit(f"error: the wheel has stray files {sorted(stray)} and lacks {sorted(missing)}")
@@ -33,22 +33,22 @@ PYTHON
 pip=("$work/venv/bin/python" -m pip --disable-pip-version-check install --quiet --constraint "$root/constraints.txt")
 "${pip[@]}" torch
 "${pip[@]}" "$work"/dist/*.whl
-cp "$root/examples/scene.png" "$work/picture.png"
+cp "$root/examples/scene.png" "$work/image.png"
 cp "$root/tests/wheel_check.py" "$work/"
 cd "$work"
 
 echo "== The wheel"
 venv/bin/python -c 'import flashsloth; print(flashsloth.__version__, flashsloth.__file__)'
-venv/bin/flashsloth ask --image picture.png "$question"
-venv/bin/flashsloth ask --json --image picture.png --image picture.png "$question"
+venv/bin/flashsloth ask --image image.png "$question"
+venv/bin/flashsloth ask --json --image image.png --image image.png "$question"
 venv/bin/flashsloth ask --model no-such-folder "$question" && exit 1 || test $? = 2
 
-cp -r "$(venv/bin/python -c 'from flashsloth.ask import EMBEDDED_CHECKPOINT; print(EMBEDDED_CHECKPOINT)')" model
+cp -r "$(venv/bin/python -c 'from flashsloth.loading import EMBEDDED_CHECKPOINT; print(EMBEDDED_CHECKPOINT)')" model
 rm -rf model/__pycache__  # of pip, which compiles all code that it installs
 echo "== A model card"
 venv/bin/flashsloth push model owner/name --license apache-2.0 --dry-run
 
 echo "== The saved folder, without the library"
 venv/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flashsloth
-venv/bin/python wheel_check.py model picture.png "$question"
+venv/bin/python wheel_check.py model image.png "$question"
 echo "The wheel and the saved folder work."

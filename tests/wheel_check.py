@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Loads a saved model folder where this library is not installed: `python wheel_check.py FOLDER PICTURE QUESTION`.
+"""Loads a saved model folder where this library is not installed: `python wheel_check.py FOLDER IMAGE QUESTION`.
 
 Run by ci_wheel.sh in an empty environment. Every auto class runs the code that travels in the folder.
 """
@@ -21,9 +21,9 @@ from transformers import (
 )
 
 
-def answer(model, processor, picture: str, question: str) -> str:
+def answer(model, processor, image: str, question: str) -> str:
     """The model's greedy answer."""
-    content = [{"type": "image", "url": picture}, {"type": "text", "text": question}]
+    content = [{"type": "image", "url": image}, {"type": "text", "text": question}]
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
@@ -35,7 +35,7 @@ def answer(model, processor, picture: str, question: str) -> str:
     return processor.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
-def check(folder: str, picture: str, question: str) -> str:
+def check(folder: str, image: str, question: str) -> str:
     """Loads the folder through every auto class and returns the answer, which must be the same through all."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
@@ -46,9 +46,9 @@ def check(folder: str, picture: str, question: str) -> str:
     answers = []
     for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText):
         model = auto_class.from_pretrained(folder, trust_remote_code=True)
-        answers.append(answer(model, processor, picture, question))
+        answers.append(answer(model, processor, image, question))
     pipe = pipeline("image-text-to-text", model=folder, trust_remote_code=True)
-    chat = [{"role": "user", "content": [{"type": "image", "url": picture}, {"type": "text", "text": question}]}]
+    chat = [{"role": "user", "content": [{"type": "image", "url": image}, {"type": "text", "text": question}]}]
     output = pipe(text=chat, generate_kwargs={"max_new_tokens": 32, "do_sample": False}, return_full_text=False)
     answers.append(output[0]["generated_text"].strip())
     print(f"  {question} -> {answers}")
@@ -58,15 +58,15 @@ def check(folder: str, picture: str, question: str) -> str:
 
 
 def main() -> None:
-    folder, picture, question = sys.argv[1:]
+    folder, image, question = sys.argv[1:]
     if importlib.util.find_spec("flashsloth"):
         raise SystemExit("error: flashsloth is installed here, so that this would not test the folder's own code.")
     torch.manual_seed(0)
-    first = check(folder, picture, question)
+    first = check(folder, image, question)
     with tempfile.TemporaryDirectory() as again:
         AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).save_pretrained(again)
         AutoProcessor.from_pretrained(folder, trust_remote_code=True).save_pretrained(again)
-        if check(again, picture, question) != first:
+        if check(again, image, question) != first:
             raise SystemExit("error: the answer changed after a second save.")
 
 

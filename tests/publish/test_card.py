@@ -1,8 +1,10 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The model card: it says what is known and nothing else, nothing in it breaks out of its place, its examples run."""
 
+import configparser
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from loopback_hub import USER
+from packaging.requirements import Requirement
 from samples import make_config, make_model
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
@@ -405,6 +408,19 @@ def test_variants_say_what_they_are(tmp_path, processor):
     processor.save_pretrained(folder)
     text = card_of(folder, license="mit").text
     assert "averages of 3 x 3 patches" in text and "Embedded Query" not in text
+
+
+def test_requirements_have_the_bounds_of_setup_cfg(folder):
+    setup_cfg = configparser.ConfigParser()
+    setup_cfg.read(ROOT / "setup.cfg")
+    lines = setup_cfg["options"]["install_requires"].split()
+    bounds = {requirement.name: requirement for requirement in map(Requirement, lines)}
+    command = re.search(r"^pip install (.+)$", card_of(folder, license="mit").text, flags=re.MULTILINE)[1]
+    # Quoted, or a shell would read `<6` as a file.
+    assert [Requirement(word) for word in shlex.split(command)] == [
+        bounds[n] for n in ("torch", "transformers", "pillow")
+    ]
+    assert '"transformers<6,>=' in command
 
 
 def test_a_quantized_model_says_so(folder):
