@@ -2,7 +2,11 @@
 """Any image becomes the right views, and one that cannot be used an error that names it."""
 
 import base64
+import errno
 import http.server
+import pickle
+import subprocess
+import sys
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +18,7 @@ from PIL import Image
 from samples import make_image
 
 from flashsloth import FlashSlothImageProcessor, image_processing_flashsloth
+from flashsloth.image_processing_flashsloth import ImageError, read_image
 
 
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
@@ -97,11 +102,19 @@ def test_all_kinds_of_sources(image_processor, tmp_path):
 
 
 @pytest.fixture
-def server():
+def asked() -> list[str]:
+    """The paths that a server was asked for."""
+    return []
+
+
+@pytest.fixture
+def server(asked):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = encode(make_image(0)) if self.path == "/image.png" else b"no such image"
-            self.send_response(200 if self.path == "/image.png" else 404)
+            asked.append(self.path)
+            is_there = self.path == "/image.png" or self.path == "/late.png" and asked.count("/late.png") == 3
+            body = encode(make_image(0)) if is_there else b"no such image"
+            self.send_response(200 if is_there else 404 if self.path == "/missing.png" else 503)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -123,8 +136,18 @@ def test_url(image_processor, server):
 
 
 def test_unreachable_url(image_processor):
-    with pytest.raises(ValueError, match="http://127.0.0.1:9/x.png.* cannot be fetched"):
+    with pytest.raises(ImageError, match="http://127.0.0.1:9/x.png.* cannot be fetched") as error:
         image_processor("http://127.0.0.1:9/x.png")
+    assert error.value.reason == "unreachable image"
+
+
+def test_servers_are_asked_again_only_if_the_image_may_still_come(server, asked):
+    image = read_image(f"{server}/late.png", "late", retry_waits=(0, 0))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image(0)))
+    for path, reason, tries in (("/missing.png", "missing image", 1), ("/down.png", "unreachable image", 3)):
+        with pytest.raises(ImageError) as error:
+            read_image(f"{server}{path}", "it", retry_waits=(0, 0))
+        assert error.value.reason == reason and asked.count(path) == tries
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -188,7 +211,7 @@ def damaged_sources(tmp_path):
     with Image.open(tmp_path / "closed.png") as closed:
         pass
     return {
-        "missing": (tmp_path / "gone.png", "gone.png.* is not an existing file"),
+        "missing": (tmp_path / "gone.png", "gone.png.* is not an existing file .No such file"),
         "missing string": (
             str(tmp_path / "gone.png"),
             "gone.png.* is neither an existing file, nor a URL",
@@ -211,15 +234,77 @@ def damaged_sources(tmp_path):
     }
 
 
-UNUSABLE = ["missing", "missing string", "empty", "text", "truncated", "truncated bytes", "number", "flat array"]
-UNUSABLE += ["folder", "header", "closed", "not ASCII", "bad URL", "null byte", "too long", "negative array"]
+REASONS = {
+    "missing": "missing image",
+    "missing string": "missing image",
+    "empty": "undecodable image",
+    "text": "undecodable image",
+    "truncated": "truncated image",
+    "truncated bytes": "truncated image",
+    "number": "invalid image",
+    "flat array": "invalid image",
+    "folder": "missing image",
+    "header": "truncated image",
+    "closed": "undecodable image",
+    "not ASCII": "missing image",
+    "bad URL": "missing image",
+    "null byte": "undecodable image",
+    "too long": "invalid image",
+    "negative array": "invalid image",
+    "five channels": "invalid image",
+}
 
 
-@pytest.mark.parametrize("name", [*UNUSABLE, "five channels"])
+@pytest.mark.parametrize("name", REASONS)
 def test_an_unusable_image_is_named(image_processor, tmp_path, name):
     source, message = damaged_sources(tmp_path)[name]
-    with pytest.raises(ValueError, match=f"image 1 .*{message}"):
+    with pytest.raises(ImageError, match=f"image 1 .*{message}") as error:
         image_processor([make_image(0), source])
+    assert error.value.reason == REASONS[name] and error.value.detail == str(error.value)
+
+
+def test_a_disk_that_fails(image_processor, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match="a.png. cannot be read: Input/output error") as error:
+        image_processor(Path("a.png"))
+    assert error.value.reason == "unreachable image"
+
+
+def test_errors_pass_between_processes():
+    error = pickle.loads(pickle.dumps(ImageError("a.png is empty", "undecodable image")))
+    assert (str(error), error.detail, error.reason) == ("a.png is empty", "a.png is empty", "undecodable image")
+    assert str(ImageError("the text that a DataLoader keeps")) == "the text that a DataLoader keeps"
+
+
+def test_reduced_images(tmp_path):
+    image = make_image(0, 200, 160)
+    for format, size in (("JPEG", (25, 20)), ("PNG", (200, 160))):
+        assert read_image(encode(image, format), "it", reduced=True).size == size
+    opened = Image.open(BytesIO(encode(image, "JPEG")))
+    assert read_image(opened, "it", reduced=True).size == opened.size == (200, 160)
+    with pytest.raises(ImageError, match="65536 pixels long"):  # at its own size
+        read_image(encode(Image.new("L", (65536, 8))), "it", reduced=True)
+
+
+def test_works_without_torch(tmp_path):
+    make_image(0).save(tmp_path / "image.png")
+    script = """
+import importlib.util, sys
+
+def find_spec(name, *args, found=importlib.util.find_spec):
+    return None if name.partition(".")[0] == "torch" else found(name, *args)
+
+importlib.util.find_spec = find_spec
+sys.modules["torch"] = None
+from flashsloth.image_processing_flashsloth import FlashSlothImageProcessor
+print(FlashSlothImageProcessor(hd=True)(sys.argv[1])["pixel_values"].shape)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "image.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "(5, 3, 384, 384)\n", done.stderr[-3000:]
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

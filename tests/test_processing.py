@@ -7,6 +7,7 @@ from samples import assistant, make_image, make_tokenizer, user
 from tokenizers.normalizers import Lowercase
 
 from flashsloth import FlashSlothImageProcessor, FlashSlothProcessor
+from flashsloth.processing_flashsloth import ConversationError
 
 
 SYSTEM = (
@@ -173,7 +174,7 @@ def test_counts_that_differ(processor, images, text, message):
 @pytest.mark.parametrize(
     ("chat", "message"),
     [
-        ([], "conversation is empty"),
+        ([], "The conversation is empty"),
         ([{"role": "system", "content": "x"}], "system prompt only"),
         ([assistant("x")], "'assistant' where 'user' is expected"),
         ([user("x"), user("y")], "'user' where 'assistant' is expected .message 1"),
@@ -196,9 +197,38 @@ def test_unreadable_image_in_a_conversation_is_named(processor, tmp_path):
         tokens(processor, chat)
 
 
-def test_too_long(processor):
+@pytest.mark.parametrize(
+    ("chat", "reason"),
+    [
+        ([assistant("x")], "wrong order of turns"),
+        ([], "wrong order of turns"),
+        ([{"role": "user", "content": [{"type": "video", "path": "x"}]}], "unknown kind of content"),
+        ([{"role": "user", "content": [{"type": "text", "text": None}]}], "unknown kind of content"),
+        ([user("x"), "hi"], "unknown kind of content"),
+        ([{"role": "user", "content": []}], "empty turn"),
+    ],
+)
+def test_reasons(processor, chat, reason):
+    with pytest.raises(ConversationError) as error:
+        processor.apply_chat_template(chat)
+    assert error.value.reason == reason and error.value.detail == str(error.value)
+
+
+@pytest.mark.parametrize("hd", [None, False, True])
+def test_sequence_length_needs_no_images(processor, chats, hd):
+    for chat in [*chats.values(), [user(make_image(), SPECIAL), assistant(SPECIAL)]]:
+        bare = [
+            {**message, "content": [{"type": p["type"], "text": p.get("text")} for p in message["content"]]}
+            for message in chat
+        ]
+        expected = tokens(processor, chat, hd=hd, add_generation_prompt=False)["input_ids"].shape[1]
+        assert processor.sequence_length(bare, hd) == expected
+
+
+@pytest.mark.parametrize("return_tensors", [None, "pt"])
+def test_too_long(processor, return_tensors):
     with pytest.raises(ValueError, match="Prompt 1 has 1[0-9]{3} tokens, but the decoder has 1024 positions"):
-        processor(text=["short", "a" * 1100])
+        processor(text=["short", "a" * 1100], return_tensors=return_tensors)
     # a processor of its own: transformers' tokenizers keep, and save, the truncation they were last called with
     own = FlashSlothProcessor(processor.image_processor, make_tokenizer(), 4, 3)
     with pytest.raises(ValueError, match="Truncation cut the image tokens of prompt 0"):

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import to_pil_image
-from transformers.image_utils import PILImageResampling, make_flat_list_of_images
+from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torch_available, is_torch_tensor
 
@@ -48,8 +48,7 @@ class ImageError(ValueError):
 
     Args:
         detail (`str`): which image, what is wrong with it and what to do; the whole message.
-        reason (`str`, *optional*): one of the constants above. It is lost when a `DataLoader` hands the error on from
-            a worker, as that keeps the text only.
+        reason (`str`, *optional*): one of the constants above; a `DataLoader` loses it, which keeps the text only.
     """
 
     def __init__(self, detail: str, reason: str | None = None):
@@ -178,10 +177,6 @@ class FlashSlothImageProcessor(PilBackend):
 
         _run_in_threads(process, range(len(images)), threads)
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
-
-    def _prepare_images_structure(self, images, expected_ndims: int = 3) -> list[Image.Image]:
-        images = self.fetch_images(images)
-        return make_flat_list_of_images(images) if images else []
 
 
 def _tiles(image, view_size: tuple[int, int], grid: int, fill_color: int, resample, threads: int) -> list[Image.Image]:

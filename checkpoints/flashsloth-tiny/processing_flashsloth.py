@@ -83,7 +83,7 @@ def check_roles(messages: list[dict], name: str) -> None:
     prompt. `name` is what the error calls the conversation.
     """
     if not isinstance(messages, (list, tuple)):
-        raise ConversationError(f"{name} is {messages!r}: a conversation is a list of messages.", WRONG_ORDER)
+        raise ConversationError(f"{name} is {messages!r}: a conversation is a list of messages.", UNKNOWN_CONTENT)
     for message in messages:
         if not isinstance(message, dict):
             detail = f"{name} holds {message!r}: a message is a dict with a role and a content."
@@ -204,9 +204,12 @@ class FlashSlothProcessor(ProcessorMixin):
             raise ValueError("FlashSloth takes images and text: videos and audio are not supported.")
         if images is None and text is None:
             raise ValueError("Pass images, text or both.")
+        # Converted last: the tokenizer would take longer, and fail before the lengths are checked.
+        return_tensors = kwargs.pop("return_tensors", None)
+        inputs = super().__call__(images=[] if images is None else images, text=text, **kwargs)
         if text is None:
-            return BatchFeature({"pixel_values": super().__call__(images=images, **kwargs)["pixel_values"]})
-        return super().__call__(images=[] if images is None else images, text=text, **kwargs)
+            del inputs["view_mask"]
+        return inputs.convert_to_tensors(return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
     def prepare_inputs_layout(self, images=None, text=None, **kwargs):
         """Reads the images, and gives each prompt a list of its own."""
@@ -215,25 +218,21 @@ class FlashSlothProcessor(ProcessorMixin):
         return images_by_prompt, text, *others
 
     def _split_images(self, images, text: list[str]) -> list[list]:
-        expected = [prompt.count(self.image_token) for prompt in text]
-        remedy = f"Put one {self.image_token} into the prompt for each of its images."
+        expected = [prompt.count(IMAGE_TOKEN) for prompt in text]
+        remedy = f"Put one {IMAGE_TOKEN} into the prompt for each of its images."
         if isinstance(images, list) and images and all(isinstance(row, list) for row in images):
             if len(images) != len(text):
                 raise ValueError(f"There are images for {len(images)} prompts, but {len(text)} prompts.")
             for index, (row, count) in enumerate(zip(images, expected, strict=True)):
                 if len(row) != count:
-                    problem = f"Prompt {index} has {count} {self.image_token}, but {len(row)} images."
-                    raise ValueError(f"{problem} {remedy}")
+                    raise ValueError(f"Prompt {index} has {count} {IMAGE_TOKEN}, but {len(row)} images. {remedy}")
             return images
         images = make_flat_list_of_images(images)
         if len(images) != sum(expected):
             counts = ", ".join(f"prompt {index}: {count}" for index, count in enumerate(expected))
-            problem = (
-                f"The prompts have {sum(expected)} {self.image_token} ({counts}), but {len(images)} images are given."
-            )
+            problem = f"The prompts have {sum(expected)} {IMAGE_TOKEN} ({counts}), but {len(images)} images are given."
             raise ValueError(f"{problem} {remedy}")
-        remaining = iter(images)
-        return [list(itertools.islice(remaining, count)) for count in expected]
+        return [images[start:end] for start, end in itertools.pairwise(itertools.accumulate(expected, initial=0))]
 
     def _process_images(self, images: list[list], **kwargs):
         inputs, replacements = super()._process_images(images, **kwargs)
@@ -246,15 +245,15 @@ class FlashSlothProcessor(ProcessorMixin):
         return self.num_visual_tokens * self.image_processor.num_views(hd)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        return self.image_token * self.num_image_tokens(kwargs.get("hd"))
+        return IMAGE_TOKEN * self.num_image_tokens(kwargs.get("hd"))
 
     def get_text_with_replacements(self, text: list[str], images_replacements: list[str] = (), *others):
         """Expands query slots too; the base class knows placeholders of images, videos and audio only."""
         replacements, expanded, offsets = iter(images_replacements), [], []
         for prompt in text:
             pieces, replaced, last, length = [], [], 0, 0
-            for match in re.finditer(f"{self.image_token}|{QUERY_SLOT_TOKEN}", prompt):
-                is_image = match.group() == self.image_token
+            for match in re.finditer(f"{IMAGE_TOKEN}|{QUERY_SLOT_TOKEN}", prompt):
+                is_image = match.group() == IMAGE_TOKEN
                 replacement = next(replacements) if is_image else self.query_slot
                 pieces += [prompt[last : match.start()], replacement]
                 start, last = length + match.start() - last, match.end()
@@ -283,7 +282,7 @@ class FlashSlothProcessor(ProcessorMixin):
                     f"Prompt {index} has {num_tokens} tokens, but the decoder has {limit} positions: shorten the "
                     "text, or use fewer images or hd=False."
                 )
-            if np.count_nonzero(ids == self.image_token_id) != prompt.count(self.image_token):
+            if np.count_nonzero(ids == self.image_token_id) != prompt.count(IMAGE_TOKEN):
                 raise ValueError(f"Truncation cut the image tokens of prompt {index}: {remedy}")
             num_query_tokens = prompt.count(self.query_slot) * self.num_query_tokens
             if np.count_nonzero(np.isin(ids, self.query_token_ids)) < num_query_tokens:
@@ -325,7 +324,10 @@ class FlashSlothProcessor(ProcessorMixin):
             name = f"Conversation {index}" if is_batched else "The conversation"
             check_roles(messages, name)
             check_content(messages, name)
-        conversations = [self._escape_messages(messages) for messages in conversations]
+        conversations = [
+            [{**message, "content": self._escape_content(message["content"])} for message in messages]
+            for messages in conversations
+        ]
         return super().apply_chat_template(
             conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
         )
@@ -334,10 +336,6 @@ class FlashSlothProcessor(ProcessorMixin):
         # It reads all offsets once for every answer: from tensors that took ten times as long as all the rest.
         processed_dict["offset_mapping"] = np.asarray(processed_dict["offset_mapping"]).tolist()
         return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
-
-    def _escape_messages(self, messages: list[dict]) -> list[dict]:
-        """A copy in which special tokens in the text are escaped."""
-        return [{**message, "content": self._escape_content(message["content"])} for message in messages]
 
     def _escape_content(self, content: str | list[dict]) -> str | list[dict]:
         if isinstance(content, str):
