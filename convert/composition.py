@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from flashsloth import FlashSlothConfig
 from flashsloth.convert.backbones import Backbone, read_language_model, read_vision_model
+from flashsloth.convert.new_weights import grow_vocabulary, new_tensors
 from flashsloth.folders.downloads import TOKENIZER_FILES, find_model, find_tokenizer
 from flashsloth.folders.errors import config_errors
 from flashsloth.folders.model_folder import (
@@ -236,46 +236,3 @@ def num_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 def shapes_of(shapes: Mapping[str, tuple[int, ...]], prefixes: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors of some modules."""
     return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
-
-
-def grow_vocabulary(
-    tensors: dict[str, LazyTensor], old_size: int, text_config: PreTrainedConfig, generator: torch.Generator
-) -> None:
-    """Appends rows for the special tokens, in place: normal in embeddings and head, zero in the head's bias."""
-    num_rows = text_config.vocab_size - old_size
-    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight", "lm_head.bias"):
-        if name not in tensors:
-            continue
-        old = tensors[name]
-        rows = torch.zeros(num_rows, *old.shape[1:])
-        if name.endswith("weight"):
-            rows.normal_(std=text_config.initializer_range, generator=generator)
-
-        def read(old=old, rows=rows):
-            return torch.cat([old.read(), rows.to(old.dtype)])
-
-        tensors[name] = LazyTensor((old.shape[0] + num_rows, *old.shape[1:]), old.dtype, read)
-
-
-def new_tensors(
-    shapes: Mapping[str, tuple[int, ...]],
-    present: Mapping[str, LazyTensor],
-    std: float,
-    generator: torch.Generator,
-) -> dict[str, LazyTensor]:
-    """The parameters that no backbone has, made in the order of `shapes`, so that a seed fixes them."""
-    made = {}
-    for name, shape in shapes.items():
-        if name in present:
-            continue
-        tensor = torch.empty(shape)
-        if name == "model.query_tokens.weight":
-            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
-        elif name.endswith("_norm.weight"):
-            tensor.fill_(1.0)
-        elif name.endswith(".bias"):
-            tensor.zero_()
-        else:
-            tensor.normal_(std=std, generator=generator)
-        made[name] = LazyTensor(shape, tensor.dtype, lambda tensor=tensor: tensor)
-    return made

@@ -80,7 +80,7 @@ def num_used_layers(fields: dict, checkpoint: Mapping[str, LazyTensor]) -> int:
 def without_unused_layers(
     checkpoint: Mapping[str, LazyTensor], vision_config: SiglipVisionConfig
 ) -> Mapping[str, LazyTensor]:
-    """The checkpoint without what a whole SigLIP has behind the layer that is used. Warns if there is any."""
+    """The checkpoint without the tensors that a whole SigLIP has after the layer that is used. Warns if it has any."""
     if not is_whole(checkpoint, PUBLISHED_TOWER):
         return checkpoint
     depth = vision_config.num_hidden_layers

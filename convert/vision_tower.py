@@ -11,7 +11,8 @@ from flashsloth.folders.config_file import read_config
 # Fields of a config that say where it came from, and nothing about the architecture.
 ORIGIN_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
 
-AFTER_THE_LAYERS = ("post_layernorm.", "head.")  # how the names of what a whole SigLIP has behind its layers begin
+# How the names of tensors begin that a whole SigLIP has after its layers.
+AFTER_THE_LAYERS = ("post_layernorm.", "head.")
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
@@ -47,7 +48,7 @@ def num_layers(names: Iterable[str], prefix: str = "") -> int:
 
 def is_unused(name: str, num_used_layers: int, prefix: str = "") -> bool:
     """
-    Whether a tensor of the tower lies behind the layer whose output is used.
+    Whether a tensor of the tower comes after the layer whose output is used.
 
     Args:
         name (`str`): of the tensor.

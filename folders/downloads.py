@@ -80,7 +80,7 @@ def _download(name: str, files: tuple[str, ...]) -> Path:
     repo_id, at, revision = name.partition("@")
     try:
         if at and not revision:
-            raise HFValidationError("the revision behind '@' is empty.")
+            raise HFValidationError("the revision after '@' is empty.")
         folder = snapshot_download(
             repo_id, revision=revision or None, allow_patterns=list(files), ignore_patterns=list(SUBFOLDERS)
         )

@@ -61,7 +61,7 @@ def write_provenance(folder, command: str, sources: list[dict[str, str]], before
         command (`str`): The command that made it: "compose", "convert", "train", "merge" or "quantize".
         sources (`list[dict]`): What it was made of, each by [`describe_source`].
         before (`list[dict]`): The entries of its source, by [`read_provenance`].
-        details: Settings that matter to whoever uses the model; no paths.
+        details: Settings that matter to users of the model; no paths.
     """
     entry = {
         "command": command,

@@ -73,7 +73,7 @@ def test_what_the_hub_does_not_have_or_give(folder, hub, monkeypatch):
         ("lab/nothing", "Repository Not Found"),
         ("lab/model@v9", "Revision Not Found"),
         ("sloth/secret", "Repository Not Found"),
-        ("lab/model@", "the revision behind '@' is empty"),
+        ("lab/model@", "the revision after '@' is empty"),
         ("a/b/c", "Repo id must"),
     ):
         message = error_of(find_model, name)
