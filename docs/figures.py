@@ -43,7 +43,9 @@ def draw_architecture(config: FlashSlothConfig) -> Figure:
 
     image = _box(axes, 2, 24, 11, 8, "image", TOKENS)
     tower = _box(axes, 18, 24, 14, 8, "vision tower\n(SigLIP)", FROZEN)
-    pooling = _box(axes, 42, 24, 15, 8, f"Spatial Attention\nPooling, {config.pooling_size} x {config.pooling_size}", NEW)
+    pooling = _box(
+        axes, 42, 24, 15, 8, f"Spatial Attention\nPooling, {config.pooling_size} x {config.pooling_size}", NEW
+    )
     projector = _box(axes, 68, 24, 12, 8, "projector", NEW)
     _arrow(axes, image, tower)
     _arrow(axes, tower, pooling, f"{config.num_patches} patches\n({grid} x {grid})")

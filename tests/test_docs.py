@@ -41,7 +41,9 @@ def blocks(page: Path, language: str) -> list[Block]:
 
 
 def commands(page: Path) -> list[Block]:
-    return [block for block in blocks(page, "sh") if block.expected is not None and block.source.strip() not in NOT_RUN]
+    return [
+        block for block in blocks(page, "sh") if block.expected is not None and block.source.strip() not in NOT_RUN
+    ]
 
 
 def matches(expected: str, printed: str) -> bool:

@@ -9,7 +9,7 @@ from flashsloth.train import record
 @pytest.fixture(autouse=True)
 def blank_curves(monkeypatch) -> None:
     """
-    Leaves a run's curves out: to draw them takes longer than to train the few steps of a test. Runs in other processes,
-    and those of module-scoped fixtures, draw them.
+    Skips drawing the curves of a run, which takes longer than the few steps of a test. Runs in other processes, and
+    those of module-scoped fixtures, draw them.
     """
     monkeypatch.setattr(record, "draw", lambda curves, file: None)
