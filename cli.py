@@ -170,8 +170,10 @@ def run_data_check(args: argparse.Namespace) -> None:
     with _extra_packages("data check", "train"):
         from flashsloth import FlashSlothProcessor, register_auto_classes
         from flashsloth.train.config import read_config
-        from flashsloth.train.data import load_data, validate
+        from flashsloth.train.data import load_data
+        from flashsloth.train.data.broken_rows import report, write_jsonl
         from flashsloth.train.data.fingerprint import fingerprint
+        from flashsloth.train.data.validate import DataValidation
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     stage = read_config(Path(args.config), [*args.overrides, *ANYWHERE])
@@ -184,11 +186,11 @@ def run_data_check(args: argparse.Namespace) -> None:
         ) from error
     with contextlib.redirect_stdout(sys.stderr):
         rows = load_data(stage.data, stage.seed)
-        validation = validate.DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)
+        validation = DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)
         broken_rows = validation.validate_all(rows, fingerprint(rows, stage.data))
-    print(validate.report(broken_rows))
+    print(report(broken_rows))
     if args.jsonl:
-        validate.write_jsonl(broken_rows, args.jsonl)
+        write_jsonl(broken_rows, args.jsonl)
     if broken_rows:
         raise ValueError(
             f"{len(broken_rows)} of the rows are broken: repair them, or train without them by on_broken_rows=skip"

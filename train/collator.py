@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from flashsloth.image_processing_flashsloth import ImageError
+from flashsloth.train.data.broken_rows import BrokenRowError
 from flashsloth.train.data.images import read_row_image
-from flashsloth.train.data.validate import BrokenRowError
 
 
 IGNORED = -100  # the label of tokens that the loss leaves out

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback, TrainerState
 
 from flashsloth.train.config import StageConfig
-from flashsloth.train.data.validate import skipped_rows
+from flashsloth.train.data.broken_rows import skipped_rows
 from flashsloth.train.resume import RECORD_FILE, clear_write_errors, settings_record
 
 

@@ -28,10 +28,11 @@ from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 from flashsloth.loading import has_fast_bfloat16
 from flashsloth.train.config import StageConfig, read_config
+from flashsloth.train.data.broken_rows import SKIPPED_FILE
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.sources import load_data, name_of
 from flashsloth.train.data.streams import StreamFilter
-from flashsloth.train.data.validate import SKIPPED_FILE, DataValidation, without
+from flashsloth.train.data.validate import DataValidation, without
 from flashsloth.train.lora import lora_config
 from flashsloth.train.model import learned_parameters, load_model, parameter_groups, select_trainable
 from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate

@@ -19,8 +19,8 @@ from flashsloth.tiny.data import make_dataset
 from flashsloth.train import sft
 from flashsloth.train.collator import Collator
 from flashsloth.train.config import read_config
+from flashsloth.train.data.broken_rows import BrokenRowError
 from flashsloth.train.data.sources import load_data
-from flashsloth.train.data.validate import BrokenRowError
 from flashsloth.train.sft import parameter_groups, select_trainable, train_stage
 from flashsloth.train.trainer import FlashSlothTrainer
 

@@ -28,7 +28,7 @@ class StreamFilter:
     Args:
         processor ([`FlashSlothProcessor`]), max_length (`int`, *optional*), hd (`bool`): See
             [`~flashsloth.train.data.validate.RowValidator`].
-        on_broken_rows (`str`): "stop" raises a [`~flashsloth.train.data.validate.BrokenRowError`]; "skip" leaves
+        on_broken_rows (`str`): "stop" raises a [`~flashsloth.train.data.broken_rows.BrokenRowError`]; "skip" leaves
             broken rows out and adds them to `folder/skipped_rows.jsonl`.
         folder (`str` or `Path`): The run's output folder.
     """

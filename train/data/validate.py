@@ -22,7 +22,6 @@ from flashsloth.processing_flashsloth import EMPTY_TURN, ConversationError, Flas
 from flashsloth.train.data.broken_rows import (
     SKIPPED_FILE,
     BrokenRow,
-    BrokenRowError,
     report,
     skipped_rows,
     write_jsonl,
@@ -30,19 +29,6 @@ from flashsloth.train.data.broken_rows import (
 )
 from flashsloth.train.data.images import file_sizes, read_row_image
 
-
-__all__ = [
-    "SKIPPED_FILE",
-    "BrokenRow",
-    "BrokenRowError",
-    "DataValidation",
-    "RowValidator",
-    "report",
-    "skipped_rows",
-    "validate",
-    "without",
-    "write_jsonl",
-]
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ import flashsloth
 from flashsloth.cli import main
 from flashsloth.train.collator import Collator
 from flashsloth.train.data import DataSource, images, load_data
+from flashsloth.train.data.broken_rows import BrokenRowError, skipped_rows
 from flashsloth.train.data.images import UnreachableImage
 from flashsloth.train.data.streams import EndlessStream, StreamFilter
-from flashsloth.train.data.validate import BrokenRowError, RowValidator, skipped_rows, validate
+from flashsloth.train.data.validate import RowValidator, validate
 
 
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"

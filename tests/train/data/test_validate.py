@@ -12,9 +12,10 @@ from samples import make_image
 
 from flashsloth import cli
 from flashsloth.train.data import DataSource, load_data, validate
+from flashsloth.train.data.broken_rows import BrokenRow
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.formats import FEATURES
-from flashsloth.train.data.validate import BrokenRow, DataValidation, RowValidator, without
+from flashsloth.train.data.validate import DataValidation, RowValidator, without
 
 
 def row(*turns, **columns) -> dict:
