@@ -200,19 +200,19 @@ def run_data_check(args: argparse.Namespace) -> None:
 def run_push(args: argparse.Namespace) -> None:
     from flashsloth.publish import hub
 
-    # Of this package alone: the HTTP client would tell each request.
+    # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("flashsloth").setLevel(logging.INFO)
-    card_options = {
+    options = {
+        "keep_card": args.keep_card,
         "license": args.license,
         "languages": args.language,
         "datasets": args.dataset,
         "base_models": args.base_model,
     }
     if args.dry_run:
-        files, card = hub.contents(args.folder, args.repo_id, args.keep_card, **card_options)
-        sizes = {name: file.size for name, file in files.items()}
-        sizes |= {name: len(content) for name, content in card.items()}
+        release, card = hub.contents(args.folder, args.repo_id, **options)
+        sizes = release.sizes | {name: len(content) for name, content in card.items()}
         for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
             print(f"{size:>15,}  {name}")
         return
@@ -224,8 +224,7 @@ def run_push(args: argparse.Namespace) -> None:
             revision=args.revision,
             create_pr=args.create_pr,
             message=args.message or hub.MESSAGE,
-            keep_card=args.keep_card,
-            **card_options,
+            **options,
         )
     print(url)
 
@@ -433,8 +432,8 @@ def _add_push(commands) -> None:
     push.add_argument("--revision", metavar="R", help="branch, made if it does not exist, or refs/pr/N; main if unset")
     push.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
     push.add_argument("--message", metavar="TEXT", help="of the commit, or title of the pull request")
-    push.add_argument("--dry-run", action="store_true", help="check DIR and list what would be published, offline")
-    push.add_argument("--license", metavar="L", help="license id, such as apache-2.0, where the base models tell none")
+    push.add_argument("--dry-run", action="store_true", help="check DIR and list what would be uploaded, offline")
+    push.add_argument("--license", metavar="L", help="license id, such as apache-2.0; the base models' if unset")
     listed = {"metavar": "ID", "action": "append", "default": []}
     push.add_argument("--language", **listed | {"metavar": "L"}, help="language code, such as en; may be repeated")
     push.add_argument("--dataset", **listed, help="data on the Hub that it was trained on; may be repeated")
@@ -442,7 +441,7 @@ def _add_push(commands) -> None:
     push.add_argument(
         "--keep-card",
         action="store_true",
-        help="make no model card: publish DIR's README.md, or leave the one on the Hub as it is",
+        help="make no model card: upload DIR's README.md, or leave the one on the Hub as it is",
     )
 
 

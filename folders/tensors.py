@@ -81,7 +81,7 @@ class Checkpoint(Mapping[str, LazyTensor]):
             file = self.folder / file_name
             if not file.is_file():
                 raise ValueError(f"{file} is missing, but {index_name} names it. Download the checkpoint again.")
-            open_file = _open_safetensors if file.suffix == ".safetensors" else _open_pytorch
+            open_file = open_safetensors if file.suffix == ".safetensors" else _open_pytorch
             for name, tensor in open_file(file):
                 # A shard may hold what the index does not list, or lists elsewhere: the index decides.
                 if weight_map is None or weight_map.get(name) == file_name:
@@ -117,7 +117,8 @@ def read_weight_map(index_file: Path) -> dict[str, str]:
     return weight_map
 
 
-def _open_safetensors(file: Path) -> Iterator[tuple[str, LazyTensor]]:
+def open_safetensors(file: Path) -> Iterator[tuple[str, LazyTensor]]:
+    """Name and tensor of each entry of a safetensors file; its header is checked, and nothing else is read."""
     check_header(file)
     try:
         opened = safe_open(file, framework="pt")

@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-The model card of a folder, and what goes with it, from facts: the folder's own files and what the caller says. What is
-not known is left out.
+The model card of a release, and the files that go with it. The card states facts only: what the release holds, and
+what the caller says. It leaves out what is not known.
 """
 
 import logging
@@ -18,20 +18,13 @@ from huggingface_hub import (
     ModelCardData,
     eval_result_entries_to_yaml,
 )
+from huggingface_hub.constants import REPOCARD_NAME
 from huggingface_hub.utils import yaml_dump
+from packaging.requirements import Requirement
 
 from flashsloth.folders.json_files import read_json_list
-from flashsloth.publish.facts import (
-    Evaluation,
-    ModelFacts,
-    has_curves,
-    published_evaluations,
-    read_evaluations,
-    read_model,
-    read_training,
-)
-from flashsloth.publish.lineage import Lineage, describe, published, read_lineage
-from flashsloth.publish.tables import score_rows, training_rows
+from flashsloth.publish.notes import Evaluation, Lineage, published
+from flashsloth.publish.release import Release
 from flashsloth.publish.values import (
     check_commit,
     check_hub_id,
@@ -40,7 +33,6 @@ from flashsloth.publish.values import (
     check_repo_id,
     code,
     link,
-    listed,
     markdown,
 )
 
@@ -53,95 +45,127 @@ HUB = "https://huggingface.co"
 # "conversational" shows the chat widget (https://huggingface.co/docs/hub/models-widgets), "custom_code" that loading
 # needs trust_remote_code.
 TAGS = ["flashsloth", "vision-language-model", "conversational", "custom_code"]
+NO_REVISION = "0" * 40  # stands in a card until it is known which commit it will be pinned to
 PIN = re.compile(r'^revision = "([0-9a-f]{40})"$', flags=re.MULTILINE)
+
+ROLES = {
+    "language_model": "language model",
+    "vision_model": "vision model",
+    "tokenizer": "tokenizer",
+    "adapter": "adapter",
+    "checkpoint": "checkpoint",
+}
+# Settings in the record of a run that the card lists, and their names there.
+STAGE_SETTINGS = {"optimizer": "optimizer", "hd": "high definition", "learning_rates": "learning rates by module"}
+RUN_SETTINGS = {
+    "learning_rate": "learning rate",
+    "lr_scheduler_type": "schedule",
+    "warmup_steps": "warm-up steps",
+    "num_train_epochs": "epochs",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "rows per device",
+    "gradient_accumulation_steps": "gradient accumulation steps",
+    "weight_decay": "weight decay",
+    "max_grad_norm": "gradient norm, at most",
+    "max_length": "tokens per row, at most",
+    "bf16": "bfloat16",
+    "seed": "seed",
+}
+# Settings in the entry of a command that its sentence gives in brackets.
+COMMAND_SETTINGS = {"learning_rate": "learning rate", "group_size": "group size", "seed": "seed"}
+UNSET = (None, -1, "", {}, [])  # how the trainer says that a setting is not set, as in `max_steps=-1`
 
 
 def card_files(
-    folder: Path,
+    release: Release,
     repo_id: str,
-    code_revision: str | None,
+    revision: str = NO_REVISION,
     *,
     license: str | None = None,
     languages: Sequence[str] = (),
     datasets: Sequence[str] = (),
-    base_models: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """
-    Makes the model card of a folder, its evaluation results in the Hub's format, and the pictures of its widget.
+    Makes the model card of a release, its evaluation results in the Hub's format, and the images of its widget.
 
     Args:
-        folder (`Path`): A complete model folder.
+        release ([`Release`]): The release.
         repo_id (`str`): The repository that it goes to, `owner/name`.
-        code_revision (`str`, *optional*): The commit there that holds the model's code, to which every example is
-            pinned; the examples name none if it is `None`.
-        license (`str`, *optional*): Id of the model's license on the Hub; by default that of its base models, where
-            it is known and the same for all.
-        languages (`Sequence[str]`, *optional*): Codes of the languages that it speaks.
+        revision (`str`, *optional*): The commit there that holds the model's code. All examples are pinned to it.
+        license (`str`, *optional*): Id of the model's license on the Hub; by default the license of its base models,
+            if it is known and the same for all of them.
+        languages (`Sequence[str]`, *optional*): Codes of the languages that the model speaks.
         datasets (`Sequence[str]`, *optional*): Ids of the datasets on the Hub that it was trained on.
-        base_models (`Sequence[str]`, *optional*): Ids of what its last step started from, where the provenance knows
-            a local folder only.
 
     Returns:
         `dict[str, bytes]`: Content by path in the repository: `README.md`, `.eval_results/*.yaml`, `widget/*`.
 
     Raises:
-        ValueError: If a value cannot stand where it belongs, or a file of the folder is damaged.
+        ValueError: If a value is malformed.
     """
     check_repo_id(repo_id)
-    if code_revision is not None:
-        check_commit(code_revision, "The revision")
+    check_commit(revision, "The revision")
     for language in languages:
         check_language(language)
     for dataset in datasets:
         check_hub_id(dataset, "The dataset")
-    lineage = read_lineage(folder, base_models)
-    model = read_model(folder)
-    evaluations = read_evaluations(folder)
-    if lineage.published:
-        evaluations += published_evaluations(lineage.published)
     widget = read_json_list(WIDGET / "examples.json")
     data = ModelCardData(
-        license=check_license(license) if license else _license_of(lineage),
+        license=check_license(license) if license else _license_of(release.lineage),
         language=list(languages) or None,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
-        base_model=list(lineage.base_models) or None,
-        base_model_relation=lineage.relation,
+        base_model=list(release.lineage.base_models) or None,
+        base_model_relation=release.lineage.relation,
         datasets=list(datasets) or None,
         tags=TAGS,
-        metrics=sorted({e.metric for e in evaluations if e.origin == "measured"}) or None,
+        metrics=sorted({e.metric for e in release.evaluations if e.origin == "measured"}) or None,
         model_name=repo_id.split("/")[1],
-        eval_results=[_eval_result(evaluation) for evaluation in evaluations] or None,
-        widget=[_widget_example(example, repo_id) for example in widget],
+        eval_results=[_eval_result(evaluation) for evaluation in release.evaluations] or None,
+        # As https://huggingface.co/docs/hub/models-widgets-examples has it for visual question answering.
+        widget=[
+            {
+                "text": example["text"],
+                "src": f"{HUB}/{repo_id}/resolve/main/widget/{example['file']}",
+                "example_title": example["example_title"],
+            }
+            for example in widget
+        ],
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        training=training_rows(read_training(folder)),
-        has_curves=has_curves(folder),
-        **_template_values(repo_id, code_revision, model, lineage, evaluations, datasets, widget),
+        repo_id=repo_id,
+        title=markdown(repo_id.split("/")[1]),
+        revision=revision,
+        dataset_links=[link(name, "datasets/") for name in datasets],
+        examples=[{"image": f"widget/{example['file']}", "question": example["text"]} for example in widget],
+        **_facts(release),
     )
-    _check_round_trip(card, data)
-    files = {"README.md": str(card).encode()}
-    files |= _eval_result_files(evaluations)
+    _check_metadata(card, data)
+    files = {REPOCARD_NAME: str(card).encode(), **_eval_result_files(release.evaluations)}
     return files | {f"widget/{example['file']}": (WIDGET / example["file"]).read_bytes() for example in widget}
 
 
 def pinned_revision(card: str) -> str | None:
-    """The commit that the examples of a card are pinned to, or `None` if they are not."""
+    """The commit that the examples of a card are pinned to, or `None` if it has no such examples."""
     found = PIN.search(card)
     return found[1] if found else None
 
 
+# Metadata
+
+
 def _license_of(lineage: Lineage) -> str | None:
-    """The license of what a model is made of, where it is known and the same for all; it is never guessed."""
+    """The license of the base models, if it is known and the same for all; it is never guessed."""
     known = {name: published()["licenses"].get(name, {}).get("id") for name in lineage.base_models}
     licenses = set(known.values())
     if lineage.knows_all_bases and len(licenses) == 1 and None not in licenses:
         return licenses.pop()
     reason = ", ".join(f"{name}: {license or 'not known here'}" for name, license in known.items())
     logger.warning(
-        "The card names no license%s. Say with --license which one the model has.", f" ({reason})" if reason else ""
+        "The model card names no license%s. Give the license of the model with --license.",
+        f" ({reason})" if reason else "",
     )
     return None
 
@@ -165,11 +189,10 @@ def _eval_result(evaluation: Evaluation) -> EvalResult:
 
 
 def _eval_result_files(evaluations: list[Evaluation]) -> dict[str, bytes]:
-    """The scores on benchmarks of the Hub, a file for each benchmark."""
+    """The scores on benchmarks of the Hub, one file for each benchmark."""
     by_dataset: dict[str, list[EvalResultEntry]] = {}
     for evaluation in evaluations:
         if evaluation.dataset_repo and evaluation.task_id:
-            notes = evaluation.origin + (f", {evaluation.n} questions" if evaluation.n else "")
             entry = EvalResultEntry(
                 dataset_id=evaluation.dataset_repo,
                 task_id=evaluation.task_id,
@@ -178,7 +201,7 @@ def _eval_result_files(evaluations: list[Evaluation]) -> dict[str, bytes]:
                 date=evaluation.date,
                 source_url=evaluation.source_url,
                 source_name=evaluation.source_name,
-                notes=notes,
+                notes=evaluation.origin + (f", {evaluation.n} questions" if evaluation.n else ""),
             )
             by_dataset.setdefault(evaluation.dataset_repo, []).append(entry)
     return {
@@ -189,80 +212,157 @@ def _eval_result_files(evaluations: list[Evaluation]) -> dict[str, bytes]:
     }
 
 
-def _widget_example(example: dict, repo_id: str) -> dict[str, str]:
-    # A picture with a question, as https://huggingface.co/docs/hub/models-widgets-examples has it for visual question
-    # answering.
-    return {
-        "text": example["text"],
-        "src": f"{HUB}/{repo_id}/resolve/main/widget/{example['file']}",
-        "example_title": example["example_title"],
-    }
-
-
-def _check_round_trip(card: ModelCard, data: ModelCardData) -> None:
-    """What the Hub will read in the card is what was put in."""
-    read = ModelCard(str(card)).data.to_dict()
-    wanted = data.to_dict()
-    if read != wanted:
-        raise ValueError(f"The card's metadata would read {read!r} instead of {wanted!r}.")
-    # `model-index` keeps task, name and source once for all scores of a part of a dataset.
-    kept = {tuple(asdict(result).items()) for result in ModelCard(str(card)).data.eval_results or []}
+def _check_metadata(card: ModelCard, data: ModelCardData) -> None:
+    """
+    Raises:
+        ValueError: If the Hub would read other metadata in the card than what was put in.
+    """
+    read = ModelCard(str(card)).data
+    if read.to_dict() != data.to_dict():
+        raise ValueError(f"The card's metadata would read {read.to_dict()!r} instead of {data.to_dict()!r}.")
+    # `model-index` keeps task, name and source once for all scores on a part of a dataset.
+    kept = [asdict(result) for result in read.eval_results or []]
     for result in data.eval_results or []:
-        if tuple(asdict(result).items()) not in kept:
+        if asdict(result) not in kept:
             raise ValueError(
                 f"The score {result.metric_value} on {result.dataset_name!r} has another task, name or source than "
                 "others on the same dataset, config and split. Give it a config of its own."
             )
 
 
-def _template_values(
-    repo_id: str,
-    code_revision: str | None,
-    model: ModelFacts,
-    lineage: Lineage,
-    evaluations: list[Evaluation],
-    datasets: Sequence[str],
-    widget: list[dict],
-) -> dict:
-    """What the template needs; every text is harmless in Markdown."""
-    config = model.config
+# Text
+
+
+def _facts(release: Release) -> dict:
+    """What the template says about a release. All text is escaped for Markdown."""
+    lineage, config = release.lineage, release.config
+    data = dict.fromkeys(name for entry in lineage.entries for name in entry.get("data", []))
     return {
-        "repo_id": repo_id,
-        "title": markdown(repo_id.split("/")[1]),
-        "code_revision": code_revision,
-        "model": model,
+        "release": release,
         "config": config,
-        "parameters": f"{model.num_parameters / 1e9:.1f} billion"
-        if model.num_parameters >= 1e9
-        else f"{model.num_parameters / 1e6:.1f} million",
-        "size": f"{model.num_bytes / 1e9:.1f} GB" if model.num_bytes >= 1e9 else f"{model.num_bytes / 1e6:.1f} MB",
-        "hd_views": 1 + model.tile_grid**2,
+        "is_untrained": lineage.is_untrained,
+        "parameters": _with_unit(release.num_parameters, "billion", "million"),
+        "size": _with_unit(release.num_bytes, "GB", "MB"),
         "language_model": markdown(config.text_config.model_type),
         "vision_model": markdown(config.vision_config.model_type),
-        "lineage": lineage,
-        "bases": [link(name) for name in lineage.base_models],
-        "history": describe(lineage),
-        "only_data": listed(_all_data(lineage)) if lineage.is_from_nothing else "",
-        "what_published": lineage.published["what"] if lineage.published else "",
-        "dataset_links": [link(name, "datasets/") for name in datasets],
-        "measured": score_rows(evaluations, "measured"),
-        "published": score_rows(evaluations, "published"),
-        "commands": sorted({code(e.command) for e in evaluations if e.command}),
-        "question": widget[0]["text"],
-        "picture": f"widget/{widget[0]['file']}",
-        "other_question": widget[1]["text"],
-        "other_picture": f"widget/{widget[1]['file']}",
-        "requirements": _requirements(model),
+        "base_models": [link(name) for name in lineage.base_models],
+        "requirements": _requirements(release.is_quantized),
+        "history": [_sentence(entry, is_first=number == 0) for number, entry in enumerate(lineage.entries)],
+        "settings": _setting_rows(release.record),
+        "scores": {origin: _score_rows(release.evaluations, origin) for origin in ("measured", "published")},
+        "commands": sorted({code(e.command) for e in release.evaluations if e.command}),
+        "all_data": _listed(data) if lineage.is_from_scratch else "",
+        "published_state": lineage.published["what"] if lineage.published else "",
     }
 
 
-def _requirements(model: ModelFacts) -> str:
-    """What loads the model, with the lower bounds of this package."""
-    needed = ["torch", "transformers", "pillow", *(["torchao"] if model.is_quantized else [])]
-    bounds = dict(re.match(r"([\w-]+)([^;]*)", line).groups() for line in requires("flashsloth"))
-    return " ".join(f'"{name}{bounds.get(name, "").strip()}"' for name in needed)
+def _with_unit(number: int, billions: str, millions: str) -> str:
+    return f"{number / 1e9:.1f} {billions}" if number >= 1e9 else f"{number / 1e6:.1f} {millions}"
 
 
-def _all_data(lineage: Lineage) -> list[str]:
-    """All data that a model was trained on, in the order of its training."""
-    return list(dict.fromkeys(name for entry in lineage.entries for name in entry.get("data", [])))
+def _requirements(is_quantized: bool) -> str:
+    """The packages that load the model, with this package's bounds of their versions, for a shell."""
+    names = ["torch", "transformers", "pillow", *(["torchao"] if is_quantized else [])]
+    # What is always needed stands before the extras, which may repeat it.
+    bounds = {needed.name: needed.specifier for needed in map(Requirement, reversed(requires("flashsloth")))}
+    # Lower bounds first, as they are read.
+    return " ".join(f'"{name}{",".join(sorted(map(str, bounds[name]), reverse=True))}"' for name in names)
+
+
+def _sentence(entry: dict, is_first: bool) -> str:
+    """What one command did to the model."""
+    # What a later command started from in a local folder is the result of the command before.
+    shown = [source for source in entry["sources"] if "repo" in source or is_first or entry["command"] == "compose"]
+    sources = " and ".join(_source(source) for source in shown)
+    of, from_ = (f" of {sources}", f" from {sources}") if sources else ("", "")
+    match entry["command"]:
+        case "compose":
+            text = f"composed{of}, with random weights everywhere else"
+        case "convert":
+            text = f"converted{from_}, with unchanged weights"
+        case "train":
+            text = _training(entry, from_ if entry["sources"] else " from random weights")
+        case "merge":
+            text = f"an adapter merged{from_}"
+        case "quantize":
+            kind = f" to {markdown(entry['weights'])}" if "weights" in entry else ""
+            text = f"weights of the decoder's layers quantized{kind}{from_}"
+    details = [f"{name} {markdown(entry[key])}" for key, name in COMMAND_SETTINGS.items() if key in entry]
+    text += f" ({', '.join(details)})." if details else "."
+    if "note" in entry:
+        text += f" {markdown(entry['note'])}"
+    return f"{markdown(entry['date'])}: {text}" if "date" in entry else text[0].upper() + text[1:]
+
+
+def _source(source: dict) -> str:
+    role = ROLES.get(source.get("role"), "model")
+    if "repo" not in source:
+        # Only the last part of a path, of any system: the rest concerns nobody else.
+        name = re.split(r"[/\\]", source["folder"].rstrip("/\\"))[-1]
+        return f"the local {role} {markdown(name)}"
+    revision = f" at revision {source['revision'][:7]}" if "revision" in source else ""
+    return f"the {role} {link(source['repo'])}{revision}"
+
+
+def _training(entry: dict, from_: str) -> str:
+    trainable = entry.get("trainable", [])
+    text = "trained " + ("an adapter" if isinstance(trainable, dict) else ", ".join(map(code, trainable)))
+    text = text.rstrip() + (" in high definition" if entry.get("hd") else "") + from_
+    if entry.get("data"):
+        text += f" on {_listed(entry['data'])}"
+    if "steps" in entry:
+        text += f", for {_count(entry['steps'])} steps"
+        text += f" of {_count(entry['global_batch_size'])} rows" if "global_batch_size" in entry else ""
+    return text
+
+
+def _setting_rows(record: dict) -> list[tuple[str, str]]:
+    """
+    Name and value of the settings in the record of a run, as Markdown.
+
+    Raises:
+        ValueError: If a part of the record is not an object.
+    """
+    parts = {key: record.get(key, {}) for key in ("stage", "config", "data", "versions")}
+    for key, part in parts.items():
+        if not isinstance(part, dict):
+            raise ValueError(f"{key!r} in training.json is {part!r}, and must be an object.")
+    rows = [(name, parts["stage"].get(key)) for key, name in STAGE_SETTINGS.items()]
+    rows += [(name, parts["config"].get(key)) for key, name in RUN_SETTINGS.items()]
+    rows += [("processes", record.get("processes")), ("rows of data", parts["data"].get("rows"))]
+    rows += [(f"{name} version", version) for name, version in parts["versions"].items()]
+    return [(markdown(name), _setting(value)) for name, value in rows if value not in UNSET]
+
+
+def _setting(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{markdown(name)} {markdown(item)}" for name, item in value.items())
+    return markdown(value)
+
+
+def _score_rows(evaluations: list[Evaluation], origin: str) -> list[dict[str, str]]:
+    """The scores of one origin, as Markdown by column."""
+    return [
+        {
+            "task": markdown(score.task),
+            "dataset": link(score.dataset_repo, "datasets/") if score.dataset_repo else markdown(score.dataset_name),
+            "part": markdown(", ".join(part for part in (score.dataset_config, score.dataset_split) if part)),
+            "metric": markdown(score.metric) + (f" in {markdown(score.unit)}" if score.unit else ""),
+            "value": markdown(score.value),
+            "n": "" if score.n is None else f"{score.n:,}",
+            "date": score.date or "",
+            "source": f"[{markdown(score.source_name)}]({score.source_url})" if score.source_url else "",
+        }
+        for score in evaluations
+        if score.origin == origin
+    ]
+
+
+def _listed(names) -> str:
+    return ", ".join(map(markdown, names))
+
+
+def _count(value) -> str:
+    return f"{value:,}" if isinstance(value, int) else markdown(value)

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What goes wrong between here and the Hub: tried again where that may help, said in one line, and without a token."""
+"""Errors of the Hub and of the connection: retried if that may help, reported in one line, and without a token."""
 
 import contextlib
 import logging
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 RETRY_WAITS = (1, 2, 4, 8)  # seconds
-# Beside those that huggingface_hub tries again itself when it uploads: conflicts with another's commit.
-PASSING_STATUS = (408, 409, 412, 429, 500, 502, 503, 504)
+# Those that huggingface_hub retries itself when it uploads, and conflicts with another user's commit.
+RETRIED_STATUS = (408, 409, 412, 429, 500, 502, 503, 504)
 SETTINGS_URL = "https://huggingface.co/settings/tokens"
 
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-QUERY_OF_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")  # the storage's addresses are signed in it
+QUERY_OF_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")  # which holds the signature of a storage address
 
 
 def redact(text: str, token: str | None = None) -> str:
-    """A text without tokens, neither the one in use nor what looks like one, and without what opens a URL."""
+    """A text without tokens, the one in use and all that look like one, and without passwords and queries of URLs."""
     if token:
         text = text.replace(token, "<token>")
     return QUERY_OF_URL.sub(r"\1", USER_IN_URL.sub("", TOKEN.sub("<token>", text)))
@@ -42,7 +42,7 @@ def redact(text: str, token: str | None = None) -> str:
 
 @contextlib.contextmanager
 def redacted_logs(token: str | None) -> Iterator[None]:
-    """Redacts whatever is logged meanwhile, by any library: a failed upload is logged with its signed address."""
+    """Redacts the log messages of all libraries: huggingface_hub logs a failed upload with its signed address."""
     factory = logging.getLogRecordFactory()
 
     def make_record(*args, **kwargs) -> logging.LogRecord:
@@ -59,17 +59,17 @@ def redacted_logs(token: str | None) -> Iterator[None]:
 
 def retried(action: Callable[[], Result]) -> Result:
     """
-    The result of what talks to the Hub, which is done again from its start after a lost connection, an error of the
-    Hub's own, or another's commit in between; it must be such that doing it twice does no harm.
+    Runs an action, and runs it again from its start after a lost connection, an error of the Hub, or another user's
+    commit in between. To run it twice must do no harm.
 
     Raises:
-        httpx2.HTTPError: The last error, if it does not pass.
+        httpx2.HTTPError: If the last attempt fails too, or another attempt would not help.
     """
     for wait in RETRY_WAITS:
         try:
             return action()
         except httpx2.HTTPError as error:
-            if isinstance(error, HfHubHTTPError) and error.response.status_code not in PASSING_STATUS:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code not in RETRIED_STATUS:
                 raise
             logger.warning("%s. Trying again in %d s", one_line(error).rstrip("."), wait)
             time.sleep(wait)
@@ -79,8 +79,8 @@ def retried(action: Callable[[], Result]) -> Result:
 @contextlib.contextmanager
 def clear_errors(repo_id: str, token: str | None) -> Iterator[None]:
     """
-    Turns errors of the Hub and of the connection into one line each. What they were raised from is left out, as it may
-    show a token.
+    Turns each error of the Hub and of the connection into one line. The original error is suppressed, as it may show a
+    token.
 
     Raises:
         ValueError: If the user can do something about it.
@@ -93,14 +93,14 @@ def clear_errors(repo_id: str, token: str | None) -> Iterator[None]:
             f"Nobody is logged in: run `hf auth login`, or set HF_TOKEN to a token that may write ({SETTINGS_URL})."
         ) from None
     except OfflineModeIsEnabled:
-        raise ValueError("The Hub is not reached while HF_HUB_OFFLINE is set: unset it.") from None
+        raise ValueError("HF_HUB_OFFLINE is set, which keeps the Hub from being reached: unset it.") from None
     except HfHubHTTPError as error:
         raise _explained(error, repo_id, token) from None
     except httpx2.InvalidURL as error:
-        raise ValueError(redact(f"HF_ENDPOINT is no URL: {one_line(error)}", token)) from None
-    except (httpx2.HTTPError, OSError) as error:  # the second is of the storage's own client, or a file's
+        raise ValueError(redact(f"HF_ENDPOINT is not a URL: {one_line(error)}", token)) from None
+    except (httpx2.HTTPError, OSError) as error:  # OSError comes from the storage's client, or from a local file
         raise _failure(f"The upload failed ({one_line(error).rstrip('.')})", repo_id, token) from None
-    except RuntimeError as error:  # an upload that failed in a thread, by whichever protocol
+    except RuntimeError as error:  # an upload that failed in a thread, by any protocol
         cause = f" ({one_line(error.__cause__)})" if error.__cause__ else ""
         raise _failure(one_line(error).rstrip(".") + cause, repo_id, token) from None
     except ValueError as error:
@@ -110,8 +110,8 @@ def clear_errors(repo_id: str, token: str | None) -> Iterator[None]:
 def _explained(error: HfHubHTTPError, repo_id: str, token: str | None) -> ValueError | OSError:
     status = error.response.status_code
     said = f" (it says: {one_line(error.server_message)})" if error.server_message else ""
-    if status in PASSING_STATUS:
-        return _failure(f"The Hub could not do it, status {status}{said}", repo_id, token)
+    if status in RETRIED_STATUS:
+        return _failure(f"The Hub failed with status {status}{said}", repo_id, token)
     if status == 401:
         text = f"The Hub does not accept the token{said}: run `hf auth login`, or set HF_TOKEN to another"
     elif status == 403:
@@ -121,10 +121,10 @@ def _explained(error: HfHubHTTPError, repo_id: str, token: str | None) -> ValueE
     elif status == 404:
         text = f"{repo_id} does not exist, or the token may not see it{said}"
     else:
-        text = f"The Hub refuses it, status {status}{said}"
+        text = f"The Hub refuses the request with status {status}{said}"
     return ValueError(redact(f"{text}.", token))
 
 
 def _failure(text: str, repo_id: str, token: str | None) -> OSError:
-    hint = f"{repo_id} is served as its last complete commit has it; run the same command again to go on."
+    hint = f"The Hub serves the last complete commit of {repo_id}. Run the same command again to go on."
     return OSError(redact(f"{text}. {hint}", token))

@@ -1,14 +1,13 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-A model folder to the Hub, in two commits: the folder's files, then the model card, whose examples are pinned to the
-first commit. What the Hub holds already is found by its hashes and not sent again, so that the same push goes on where
-a lost connection cut it off, and does nothing when all is there. Until a commit is complete, the Hub serves the one
-before it.
+A release to the Hub, in two commits: the model's files, then the model card, whose examples are pinned to the first
+commit. A file that the Hub holds already, by its hash, is not sent again: after a lost connection the same push goes
+on from there, and it changes nothing if all is there. Until a commit is complete, the Hub serves the one before it.
 """
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,9 @@ from huggingface_hub.lfs import UploadInfo
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 from tqdm import tqdm
 
-from flashsloth.publish.card import card_files, pinned_revision
+from flashsloth.publish.card import NO_REVISION, card_files, pinned_revision
 from flashsloth.publish.connection import clear_errors, redact, redacted_logs, retried
-from flashsloth.publish.folder import custom_code, is_model_file, publishable_files
+from flashsloth.publish.release import Release, is_release_file, read_release
 from flashsloth.publish.trial import try_folder
 from flashsloth.publish.values import check_repo_id
 
@@ -33,18 +32,17 @@ logger = logging.getLogger(__name__)
 
 MESSAGE = "Upload FlashSloth model"
 CARD_MESSAGE = "Model card by flashsloth push"
-CARD_FOLDERS = (".eval_results/", "widget/")  # of what goes with a card
+CARD_FOLDERS = (".eval_results/", "widget/")  # of the files that go with a card
 PULL_REQUEST = "refs/pr/"
-NO_REVISION = "0" * 40  # stands in a card for the commit that it will be pinned to
 
 
 @dataclass
 class LocalFile:
     """
-    A file to publish.
+    A file to upload.
 
     Args:
-        content (`Path` or `bytes`): The file, or what it is to hold.
+        content (`Path` or `bytes`): The file, or its content.
     """
 
     content: Path | bytes
@@ -54,7 +52,7 @@ class LocalFile:
         return self._info.size
 
     def is_same_as(self, remote: RepoFile | None) -> bool:
-        """Whether a file on the Hub holds the same, by its hash: of LFS or of git."""
+        """Whether a file on the Hub has the same content, by its LFS or git hash."""
         if remote is None or remote.size != self.size:
             return False
         if remote.lfs:
@@ -73,7 +71,7 @@ class LocalFile:
         return UploadInfo.from_bytes(self.content) if is_bytes else UploadInfo.from_path(str(self.content))
 
     def _hash(self) -> None:
-        """Reads the file for its sha256, of which `_info` would show no progress."""
+        """Computes the sha256 of the file with a progress bar, which `_info` does not show."""
         if self._info.is_hashed:
             return
         bar = {"desc": f"Comparing {self.content.name}", "unit": "B", "unit_scale": True, "leave": False}
@@ -85,31 +83,35 @@ class LocalFile:
         return git_hash(self.content if isinstance(self.content, bytes) else self.content.read_bytes())
 
 
-def contents(folder, repo_id: str, keep_card: bool = False, **card_options) -> tuple[dict[str, LocalFile], dict]:
+def contents(
+    folder, repo_id: str, keep_card: bool = False, base_models: Sequence[str] = (), **card_options
+) -> tuple[Release, dict[str, bytes]]:
     """
-    Checks a folder and says what a push of it publishes, without the network.
+    Checks a folder and says what a push of it sends, without the network.
 
     Args:
         folder (`str` or `os.PathLike`): The model folder.
         repo_id (`str`): The repository, `owner/name`.
-        keep_card (`bool`, *optional*, defaults to `False`): Whether to publish the folder's own README.md, or to leave
-            the Hub's as it is, instead of making a model card.
-        card_options: `license`, `languages`, `datasets` and `base_models`, see [`card_files`].
+        keep_card (`bool`, *optional*, defaults to `False`): Make no model card: send the folder's own README.md, or
+            leave the one on the Hub as it is.
+        base_models (`Sequence[str]`, *optional*): See [`read_release`].
+        card_options: `license`, `languages` and `datasets`, see [`card_files`].
 
     Returns:
-        `tuple`: By path in the repository, the files of the first commit as [`LocalFile`], and the content of those of
-        the second one, with [`NO_REVISION`] in place of the first commit.
+        `tuple[Release, dict[str, bytes]]`: The release, which is the first commit, and the content of the card's files
+        by path, which is the second one.
 
     Raises:
-        ValueError: If the folder cannot be published, or an option is malformed.
+        ValueError: If the folder cannot be uploaded, or an option is malformed.
     """
     check_repo_id(repo_id)
-    if keep_card and any(card_options.values()):
-        given = ", ".join(name for name, value in card_options.items() if value)
-        raise ValueError(f"--keep-card makes no model card, in which {given} would stand: leave out one or the other.")
-    files = {path: LocalFile(content) for path, content in publishable_files(folder, keep_card).items()}
-    card = {} if keep_card else card_files(Path(folder), repo_id, NO_REVISION, **card_options)
-    return files, card
+    given = [name for name, value in {**card_options, "base_models": base_models}.items() if value]
+    if keep_card and given:
+        raise ValueError(
+            f"--keep-card makes no model card, in which {', '.join(given)} would stand: leave out one or the other."
+        )
+    release = read_release(folder, keep_card, base_models)
+    return release, {} if keep_card else card_files(release, repo_id, **card_options)
 
 
 def push(
@@ -126,16 +128,17 @@ def push(
     **card_options,
 ) -> str:
     """
-    Publishes a model folder, after it was tried in a process without this package.
+    Uploads a model folder with a model card, after a trial in a process without this package.
 
     Args:
         folder (`str` or `os.PathLike`): The model folder.
         repo_id (`str`): The repository, `owner/name`, which is made if it does not exist.
         private (`bool`, *optional*, defaults to `False`): Make it private.
         revision (`str`, *optional*): The branch, which is made if it does not exist, or `refs/pr/N`; "main" if unset.
-        create_pr (`bool`, *optional*, defaults to `False`): Open a pull request, or go on with one's own open one of
-            the same `message`.
-        message (`str`, *optional*, defaults to "Upload FlashSloth model"): Of the commit, or title of the request.
+        create_pr (`bool`, *optional*, defaults to `False`): Open a pull request, or continue the user's own open one
+            of the same `message`.
+        message (`str`, *optional*, defaults to `"Upload FlashSloth model"`): Of the commit, or title of the pull
+            request.
         keep_card (`bool`, *optional*, defaults to `False`), card_options: See [`contents`].
         endpoint (`str`, *optional*): The Hub's URL; as HF_ENDPOINT says if unset.
         token (`str`, *optional*): As HF_TOKEN or `hf auth login` says if unset.
@@ -144,8 +147,8 @@ def push(
         `str`: The URL of the repository, of the branch or of the pull request.
 
     Raises:
-        ValueError: If the folder cannot be published or does not work, or the Hub refuses it.
-        OSError: If the Hub or the connection fails, also after several attempts.
+        ValueError: If the folder cannot be uploaded or does not work, or the Hub refuses it.
+        OSError: If the Hub or the connection fails in several attempts.
     """
     if create_pr and revision:
         raise ValueError("A pull request is to the main branch: give either --create-pr or --revision.")
@@ -153,23 +156,24 @@ def push(
         raise ValueError(f"{revision} is a commit, to which nothing can be added: name a branch.")
     if not message.strip():
         raise ValueError("The message is empty.")
-    files, card = contents(folder, repo_id, keep_card, **card_options)
-    for name in custom_code({path: file.content for path, file in files.items()}):
-        logger.warning("%s is not this version's own code; it is published as it is", name)
+    release, card = contents(folder, repo_id, keep_card, **card_options)
+    for name in release.foreign_code:
+        logger.warning("%s differs from the code of this version of FlashSloth, and is uploaded as it is", name)
     token = token or get_token()
     api = HfApi(endpoint=endpoint, token=token)
+    files = {path: LocalFile(content) for path, content in release.files.items()}
     upload = _Upload(api, repo_id, files, card, private, revision or DEFAULT_REVISION, create_pr, message)
     with redacted_logs(token):
         with clear_errors(repo_id, token):
             user = retried(upload.check_rights)
-        try_folder(folder)
+        try_folder(release.folder)
         with clear_errors(repo_id, token):
             return redact(retried(lambda: upload.run(user)), token)
 
 
 @dataclass
 class _Upload:
-    """One push. Each step looks first at what the Hub holds, so that all may be done again at any time."""
+    """One push. Each step starts from what the Hub holds, so that the whole may be run again at any time."""
 
     api: HfApi
     repo_id: str
@@ -179,16 +183,17 @@ class _Upload:
     revision: str
     create_pr: bool
     message: str
-    # What the Hub is known to hold.
+    # The files and the commit that the Hub holds.
     remote: dict[str, RepoFile] = field(default_factory=dict)
     head: str = ""
 
     def check_rights(self) -> str:
         """
-        Returns the user's name.
+        Returns:
+            `str`: The user's name.
 
         Raises:
-            ValueError: If the token may only read, or its user has no part in the owner of the repository.
+            ValueError: If the token may only read, or its user may not write to the owner's repositories.
         """
         me = self.api.whoami()
         if me.get("auth", {}).get("accessToken", {}).get("role") == "read":
@@ -203,23 +208,24 @@ class _Upload:
         return me["name"]
 
     def run(self, user: str) -> str:
-        """Brings the Hub to hold what is published, and returns its URL."""
+        """Makes the commits that the Hub lacks, and returns the URL."""
         self._prepare(user)
         self.head = self.api.model_info(self.repo_id, revision=self.revision).sha
         self.remote = self._tree(self.head)
         before = self.head
-        stale = [path for path in self.remote if is_model_file(path) and path not in self.files]
+        stale = [path for path in self.remote if is_release_file(path) and path not in self.files]
         self._commit(self.files, stale, self.message)
         if self.card:
             pin = self.head if self.head != before else self._pinned() or self.head
-            card = {path: data.replace(NO_REVISION.encode(), pin.encode()) for path, data in self.card.items()}
-            self._commit({path: LocalFile(data) for path, data in card.items()}, self._stale_results(), CARD_MESSAGE)
+            text = self.card[REPOCARD_NAME].replace(NO_REVISION.encode(), pin.encode())
+            card = {path: LocalFile(content) for path, content in {**self.card, REPOCARD_NAME: text}.items()}
+            self._commit(card, self._stale_card_files(), CARD_MESSAGE)
         if self.head == before:
-            logger.info("The Hub holds all of it already")
+            logger.info("The Hub holds all files already")
         return self._url()
 
     def _prepare(self, user: str) -> None:
-        """Makes the repository and the branch, or finds the pull request to go on with."""
+        """Creates the repository and the branch, or finds the pull request to continue."""
         if self.create_pr:
             requests = self.api.get_repo_discussions(
                 self.repo_id, author=user, discussion_type="pull_request", discussion_status="open"
@@ -238,7 +244,7 @@ class _Upload:
         return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
     def _commit(self, files: Mapping[str, LocalFile], stale: list[str], message: str) -> None:
-        """One commit of what differs, and none if nothing does."""
+        """Makes one commit of the files that differ from the Hub's; none if all are the same."""
         changed = [path for path, file in files.items() if not file.is_same_as(self.remote.get(path))]
         if not changed and not stale:
             return
@@ -253,10 +259,10 @@ class _Upload:
             commit_message=message,
             revision=self.revision,
             create_pr=opens,
-            parent_commit=self.head,  # what was compared with
+            parent_commit=self.head,  # with which the files were compared
         )
         if info.oid == self.head:
-            raise ValueError(f"The .gitignore of {self.repo_id} keeps out {', '.join(changed)}: remove those lines.")
+            raise ValueError(f"The .gitignore of {self.repo_id} excludes {', '.join(changed)}: remove those lines.")
         self.head = info.oid
         if opens:
             self.revision = info.pr_revision
@@ -270,12 +276,12 @@ class _Upload:
             pin = pinned_revision(Path(file).read_text(encoding="utf-8"))
         try:
             tree = self._tree(pin) if pin else {}
-        except RevisionNotFoundError:  # another repository's, or of a history that was rewritten
+        except RevisionNotFoundError:  # a card from another repository, or a history that was rewritten
             return None
         return pin if tree and all(file.is_same_as(tree.get(path)) for path, file in self.files.items()) else None
 
-    def _stale_results(self) -> list[str]:
-        """What an earlier card brought along, by the title of the commit, and this one does not: withdrawn scores."""
+    def _stale_card_files(self) -> list[str]:
+        """Files that came with an earlier card, by the title of their commit, and not with this one: old scores."""
         paths = [path for path in self.remote if path.startswith(CARD_FOLDERS) and path not in self.card]
         if not paths:
             return []

@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-A folder tried as a stranger will use it: loaded in a new process that has no cache, no network, no token and not this
-package, only what the folder holds, and asked a question about a picture. This file is also the program of that
-process, for which reason it imports nothing of the package.
+A trial of a model folder, as a stranger will use it: a new process without cache, network, token and this package
+loads the folder and asks it a question about an image. This file is also the program of that process, so it imports
+nothing of the package.
 """
 
 import json
@@ -20,26 +20,26 @@ logger = logging.getLogger(__name__)
 RESULT_FILE = "result.json"
 PACKAGE = "flashsloth"
 QUESTION = "What is this?"
-# Enough to have gone through prefill and cached decoding; a CPU without bfloat16 instructions takes minutes for more.
+# Enough for prefill and cached decoding; a CPU without bfloat16 instructions takes minutes for more.
 NEW_TOKENS = 2
-# Environment variables of the Hub's and transformers' settings, and those that hold secrets.
+# Environment variables with settings of the Hub and of transformers, and those that hold secrets.
 SETTINGS = ("HF_", "HUGGING", "TRANSFORMERS_")
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY")
 
 
 def try_folder(folder) -> None:
     """
-    Loads a folder in a process of its own through AutoProcessor, AutoModelForCausalLM and AutoModelForImageTextToText,
-    in the dtype that it is stored in, and has it answer.
+    Loads a folder in a new process through AutoProcessor, AutoModelForCausalLM and AutoModelForImageTextToText, in the
+    dtype of its weights, and generates an answer.
 
     Args:
         folder (`str` or `os.PathLike`): The model folder.
 
     Raises:
-        ValueError: If a step fails; says which, and why.
+        ValueError: If a step fails. The message names the step and the reason.
     """
     start = time.perf_counter()
-    logger.info("Trying the model in a process of its own, without this package")
+    logger.info("Trying the model in a new process, without this package")
     with tempfile.TemporaryDirectory() as home:
         # -P keeps the folder of this file out of the import path.
         command = [sys.executable, "-P", __file__, str(Path(folder).resolve()), home]
@@ -48,12 +48,12 @@ def try_folder(folder) -> None:
         result_file = Path(home) / RESULT_FILE
         result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else {}
     if "answer" in result:
-        logger.info("It answers, after %.0f s", time.perf_counter() - start)
+        logger.info("The model answers, after %.0f s", time.perf_counter() - start)
         return
-    where = f"{folder} does not work where this package is not installed:"
+    where = f"{folder} does not work without this package:"
     if "error" in result:
         raise ValueError(f"{where} {result['step']} failed: {result['error']}")
-    hint = f"signal {-status}; is there memory enough for the model?" if status < 0 else f"status {status}"
+    hint = f"signal {-status}; is there enough memory for the model?" if status < 0 else f"status {status}"
     raise ValueError(f"{where} the process that tried it ended with {hint}")
 
 
@@ -72,7 +72,7 @@ def _environment(home: str) -> dict[str, str]:
 
 
 class _NoPackage:
-    """Stands for a machine without the package, among the importer's finders."""
+    """A finder of Python's import system that makes the package look uninstalled."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == PACKAGE:
@@ -81,7 +81,7 @@ class _NoPackage:
 
 class Trial:
     """
-    What the process does. `step` says at any time what it is about.
+    The work of the new process. `step` names what it is doing.
 
     Args:
         folder (`str`): The model folder.
@@ -92,7 +92,7 @@ class Trial:
         self.step = "importing torch and transformers"
 
     def run(self) -> str:
-        """Returns the answer; whatever goes wrong is raised."""
+        """Returns the answer; every error is raised."""
         import torch
         from PIL import Image
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
@@ -102,7 +102,7 @@ class Trial:
 
         self.step = "loading with AutoModelForCausalLM"
         config = AutoConfig.from_pretrained(self.folder, trust_remote_code=True)
-        with torch.device("meta"):  # without weights: they are the same through both classes
+        with torch.device("meta"):  # without weights, which are the same in both classes
             causal = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
 
         self.step = "loading with AutoModelForImageTextToText"
@@ -113,13 +113,13 @@ class Trial:
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[kind]:
                 names = ", ".join(map(str, sorted(info[kind])[:3]))
-                raise ValueError(f"the weights do not fit the config: {len(info[kind])} {kind} such as {names}")
+                raise ValueError(f"the weights do not fit the config: {len(info[kind])} {kind}, such as {names}")
         if type(causal).__name__ != type(model).__name__:
-            raise ValueError(f"it gives {type(model).__name__}, but AutoModelForCausalLM {type(causal).__name__}")
+            raise ValueError(f"it gives a {type(model).__name__}, but AutoModelForCausalLM a {type(causal).__name__}")
 
-        self.step = "answering a question about a picture"
-        picture = Image.new("RGB", (64, 48), "red")
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
+        self.step = "answering a question about an image"
+        image = Image.new("RGB", (64, 48), "red")
+        content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
         inputs = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
@@ -131,7 +131,7 @@ class Trial:
             **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
         )
         if not all(logits.isfinite().all() for logits in output.logits):
-            raise ValueError("its logits are not finite numbers")
+            raise ValueError("the logits are not finite numbers")
         return processor.decode(output.sequences[0, inputs["input_ids"].shape[1] :])
 
 
@@ -142,7 +142,7 @@ def main() -> None:
     trial = Trial(folder)
     try:
         result = {"answer": trial.run()}
-    except Exception as error:  # the process's outermost boundary: the other process reports it
+    except Exception as error:  # the outermost boundary of this process: the other one reports the error
         result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     (Path(home) / RESULT_FILE).write_text(json.dumps({"step": trial.step, **result}), encoding="utf-8")
 

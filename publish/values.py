@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-What may stand in a model card: ids are checked, and all other text is made harmless where it stands in Markdown. YAML
-needs no such care, as it is written by a YAML library.
+Values that may stand in a model card: ids are checked, and all other text is escaped for Markdown. YAML needs no such
+care, as a YAML library writes it.
 """
 
 import re
@@ -26,19 +26,19 @@ def check_hub_id(value, what: str) -> str:
     The id of a model or dataset on the Hub.
 
     Raises:
-        ValueError: If it can be none.
+        ValueError: If it cannot be one.
     """
     try:
         validate_repo_id(value)
     except HFValidationError as error:
-        raise ValueError(f"{what} {value!r} is no id on the Hub such as owner/name: {error}") from error
+        raise ValueError(f"{what} {value!r} is not an id on the Hub such as owner/name: {error}") from error
     if not value:
         raise ValueError(f"{what} is empty; give an id on the Hub such as owner/name.")
     return value
 
 
 def check_repo_id(value) -> str:
-    """The id of the card's own repository, with its owner, as the addresses in the card need it."""
+    """The id of the card's own repository. It needs an owner, as the card holds addresses within the repository."""
     check_hub_id(value, "The repository")
     if "/" not in value:
         raise ValueError(f"The repository {value!r} lacks its owner: name it as owner/name.")
@@ -48,61 +48,50 @@ def check_repo_id(value) -> str:
 def check_license(value) -> str:
     """The id of a license on the Hub."""
     if not isinstance(value, str) or not LICENSE.fullmatch(value):
-        raise ValueError(f"{value!r} is no license id of the Hub, which are lower-case, such as apache-2.0 or mit.")
+        raise ValueError(f"{value!r} is not a license id of the Hub, such as apache-2.0 or mit in lower case.")
     return value
 
 
 def check_language(value) -> str:
     """The code of a language, or "code" or "multilingual"."""
     if not isinstance(value, str) or not LANGUAGE.fullmatch(value):
-        raise ValueError(f"{value!r} is no language code: two or three lower-case letters, such as en (ISO 639).")
+        raise ValueError(f"{value!r} is not a language code of two or three lower-case letters, such as en (ISO 639).")
     return value
 
 
 def check_commit(value, what: str) -> str:
     """The full hash of a commit."""
     if not isinstance(value, str) or not COMMIT.fullmatch(value):
-        raise ValueError(f"{what} {value!r} is no full commit hash of 40 hexadecimal digits.")
+        raise ValueError(f"{what} {value!r} is not a full commit hash of 40 hexadecimal digits.")
     return value
 
 
 def check_url(value, what: str) -> str:
     """A web address of plain characters."""
     if not isinstance(value, str) or not URL.fullmatch(value):
-        raise ValueError(f"{what} {value!r} is no plain http(s) address.")
+        raise ValueError(f"{what} {value!r} is not a plain http(s) address.")
     return value
 
 
 def markdown(value) -> str:
     """
-    Text as it reads, on one line, in which nothing acts as Markdown, HTML or mathematics: what may becomes a character
-    reference, which Markdown takes for text only
+    Text on one line, in which nothing acts as Markdown, HTML or mathematics: each character that might becomes a
+    character reference, which Markdown takes as text only
     (https://spec.commonmark.org/0.31.2/#entity-and-numeric-character-references).
     """
-    return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", _one_line(value))
+    return ACTIVE.sub(lambda match: f"&#{ord(match[0])};", _on_one_line(value))
 
 
 def code(value) -> str:
-    """The same as a code span, where it holds nothing but plain characters."""
-    text = _one_line(value)
+    """The same as a code span, if all characters are plain."""
+    text = _on_one_line(value)
     return f"`{text}`" if PLAIN.fullmatch(text) else markdown(text)
-
-
-def _one_line(value) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
-
-
-def last_part(path: str) -> str:
-    """The last part of a path of any system; a model or data set is named by it, as paths are nobody's business."""
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-
-
-def listed(values) -> str:
-    """Names, such as those of modules or data, as a list in a sentence of Markdown."""
-    names = values if isinstance(values, list) else [values]
-    return ", ".join(markdown(name) for name in names)
 
 
 def link(repo: str, kind: str = "") -> str:
     """A checked id on the Hub as a link; `kind` is "datasets/" for a dataset."""
     return f"[{markdown(repo)}](https://huggingface.co/{kind}{repo})"
+
+
+def _on_one_line(value) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
