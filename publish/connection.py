@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from flashsloth.folders.json_files import one_line
+from flashsloth.folders.errors import one_line
 
 
 logger = logging.getLogger(__name__)

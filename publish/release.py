@@ -33,8 +33,9 @@ from transformers.utils import (
 
 import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.folders.config_file import config_errors, read_config
-from flashsloth.folders.json_files import one_line, read_json
+from flashsloth.folders.config_file import read_config
+from flashsloth.folders.errors import config_errors, one_line
+from flashsloth.folders.json_files import read_json
 from flashsloth.folders.model_folder import main_dtype, model_on_meta
 from flashsloth.folders.provenance import PROVENANCE_FILE
 from flashsloth.folders.tensors import LazyTensor, open_safetensors, read_weight_map
