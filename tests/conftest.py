@@ -5,6 +5,7 @@ FlashSloth of a few thousand parameters, its processor, and conversations, all m
 """
 # ruff: noqa: E402
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ CACHES = tempfile.TemporaryDirectory(prefix="flashsloth-tests-")
 os.environ["HF_HOME"] = CACHES.name
 
 import pytest
+import torch
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from samples import NUM_QUERY_TOKENS, assistant, make_image, make_model, make_tokenizer, user
@@ -34,6 +36,20 @@ from flashsloth.tiny.data import make_dataset
 
 
 register_auto_classes()
+
+MAX_ID_LENGTH = 60  # of one parametrized value in the name of a test, in characters
+
+
+def pytest_make_parametrize_id(val) -> str | None:
+    """Names the cases of parametrized tests by their content, where pytest would only number them."""
+    if isinstance(val, list | tuple | dict):
+        val = json.dumps(val, default=lambda item: type(item).__name__)
+    elif isinstance(val, torch.dtype | Exception):
+        val = repr(val)
+    if not isinstance(val, str):
+        return None  # pytest's own name
+    name = val.encode("unicode_escape").decode()
+    return name if len(name) <= MAX_ID_LENGTH else f"{name[: MAX_ID_LENGTH - 3]}..."
 
 
 @pytest.fixture

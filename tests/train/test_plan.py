@@ -208,7 +208,7 @@ def test_a_step_takes_what_was_planned(monkeypatch, trainable, views):
     utils.add_fused_lm_head(model, outputs=("log_probs",))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(tuple(trainable)))
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     live = PeakMemory([*model.parameters(), *model.buffers(), *batch.values()])
