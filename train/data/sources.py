@@ -81,11 +81,8 @@ class DataSource:
     @property
     def local_files(self) -> list[str]:
         """The file or folder at `path`, or the files that match it as a pattern; none of a dataset on the Hub."""
-        return (
-            [self.local_path]
-            if os.path.exists(self.local_path)
-            else sorted(glob.glob(self.local_path, recursive=True))
-        )
+        path = self.local_path
+        return [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
 
 
 def name_of(source: DataSource) -> str:
