@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What the model looked at, from patches back to the picture's own pixels."""
+"""The model's attention, from patches back to the image's own pixels."""
 
 import torch
 from torch.nn import functional as F
@@ -21,17 +21,17 @@ def pooled_patches(pooling_weights: torch.Tensor) -> torch.Tensor:
     return regions.transpose(-3, -2).flatten(-4)
 
 
-def over_picture(
-    weights: torch.Tensor, picture_size: tuple[int, int], config, tile_grid: int = 2, mode: str = "bilinear"
+def over_image(
+    weights: torch.Tensor, image_size: tuple[int, int], config, tile_grid: int = 2, mode: str = "bilinear"
 ) -> torch.Tensor:
     """
-    Lays weights of patches over the picture that its views were made of: the standard view is the picture squashed,
-    and the tiles are cut out of the picture centred on a square.
+    Lays weights of patches over the image that its views were made of: the standard view is the squashed image, and
+    the tiles are cut out of the image after it is centred on a square.
 
     Args:
-        weights (`torch.Tensor` of shape `(V, P)`): of the patches of one picture's views: of the standard view, or of
+        weights (`torch.Tensor` of shape `(V, P)`): of the patches of one image's views: of the standard view, or of
             that and the tiles.
-        picture_size (`tuple[int, int]`): width and height of the picture in pixels.
+        image_size (`tuple[int, int]`): width and height of the image in pixels.
         config ([`FlashSlothConfig`]): the model's.
         tile_grid (`int`, *optional*, defaults to 2): tiles along each side, as the image processor has it.
         mode (`str`, *optional*, defaults to `"bilinear"`): how to draw between the centres of patches, as in
@@ -39,7 +39,7 @@ def over_picture(
 
     Returns:
         `torch.Tensor` of shape `(height, width)`: weight per pixel, of all views together. Its sum is that of
-        `weights`, but for what fell onto the padding around a picture that is not square. 0 where no patch is: at the
+        `weights`, without what fell onto the padding around an image that is not square. 0 where no patch is: at the
         right and lower edge of views that are no whole number of patches.
 
     Raises:
@@ -48,11 +48,11 @@ def over_picture(
     expected = (1, 1 + tile_grid**2)
     if weights.ndim != 2 or weights.shape[0] not in expected or weights.shape[1] != config.num_patches:
         raise ValueError(
-            f"The weights have the shape {tuple(weights.shape)}; expected is (views, patches) of one picture: "
-            f"{expected[0]} or {expected[1]} views of {config.num_patches} patches. Pick one row's picture, and take "
+            f"The weights have the shape {tuple(weights.shape)}; expected is (views, patches) of one image: "
+            f"{expected[0]} or {expected[1]} views of {config.num_patches} patches. Pick one row's image, and take "
             "the mean over heads and query tokens."
         )
-    width, height = picture_size
+    width, height = image_size
     weights = weights.detach().float()
     x = (torch.arange(width) + 0.5) / width
     y = (torch.arange(height) + 0.5) / height
@@ -83,7 +83,7 @@ def _sample(
         on_grid = 2 * (tile + patch / config.grid_size) / tile_grid - 1
         return on_grid, patch < config.grid_size
 
-    (columns, seen_x), (rows, seen_y) = locate(x), locate(y)
+    (columns, covered_x), (rows, covered_y) = locate(x), locate(y)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[None]
     sampled = F.grid_sample(patches[None, None], grid, mode=mode, padding_mode="border", align_corners=False)[0, 0]
-    return sampled * (seen_y[:, None] & seen_x) * (image_size / patch_size) ** 2
+    return sampled * (covered_y[:, None] & covered_x) * (image_size / patch_size) ** 2

@@ -4,6 +4,7 @@ A model and its processor, from a folder or the Hub, on the device and in the dt
 wrong with the folder is one `ValueError` that says what and what to do.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -45,6 +46,18 @@ def has_fast_bfloat16() -> bool:
 def is_quantized(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint's weights are quantized; its config says how."""
     return "quantization_config" in config.to_dict()
+
+
+def is_int4(config: PreTrainedConfig) -> bool:
+    """Whether a checkpoint's weights are those of `flashsloth quantize --weights int4`."""
+    quantization = config.to_dict().get("quantization_config", {})
+    is_torchao = quantization.get("quant_method") == "torchao"
+    return is_torchao and quantization["quant_type"]["default"]["_type"] == "Int4WeightOnlyConfig"
+
+
+def runs_int4() -> bool:
+    """Whether this machine can multiply by such weights: torchao does so with mslk, on NVIDIA GPUs only."""
+    return torch.cuda.is_available() and find_spec("mslk") is not None
 
 
 def find_flashsloth(name, revision: str | None = None) -> Path:
@@ -118,9 +131,16 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
         options: Of `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation`, `quantization_config`.
 
     Raises:
-        ValueError: If the weights are damaged, incomplete, or of other shapes than the config says.
+        ValueError: If the weights are damaged, incomplete, of other shapes than the config says, or int4 on a machine
+            that cannot compute with them.
     """
     config = load_config(folder, trust_remote_code)
+    if is_int4(config) and not runs_int4():
+        raise ValueError(
+            f"The model {folder} has int4 weights, which need an NVIDIA GPU with mslk "
+            "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or an "
+            "exported one."
+        )
     with weight_errors(folder):
         model, loaded = AutoModelForImageTextToText.from_pretrained(
             folder, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
@@ -153,8 +173,8 @@ def load(
         `tuple`: The model, in evaluation mode, and the processor.
 
     Raises:
-        ValueError: If there is no such model or revision, or if it is not a FlashSloth, is incomplete or damaged, or
-            needs code that is not trusted.
+        ValueError: If there is no such model or revision, or if it is not a FlashSloth, is incomplete or damaged,
+            needs code that is not trusted, or has int4 weights, which this machine cannot run.
         FileNotFoundError: If `model_id` can only be a folder, and there is none.
         OSError: If the Hub cannot be reached, or the connection is lost.
     """

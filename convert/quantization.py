@@ -7,11 +7,12 @@ projector, query tokens, Embedded Query module, embeddings and head.
 - int8: one scale per row of a weight.
 - int4: a scale and a zero point per group of neighbouring weights of a row, in torchao's plain format, which does not
   depend on the machine. Formats made for one kind of device do not load on others, and the one for CPUs cannot be
-  saved as safetensors (https://github.com/pytorch/ao/issues/3800). torchao multiplies by plain int4 on GPUs only, with
-  mslk; the model's own code does so everywhere else.
+  saved as safetensors (https://github.com/pytorch/ao/issues/3800). Any machine can write an int4 model, but it needs
+  an NVIDIA GPU with mslk (https://github.com/pytorch/MSLK) to run.
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -33,6 +34,8 @@ from flashsloth.folders.provenance import describe_source, read_provenance, writ
 from flashsloth.folders.tensors import LazyTensor
 from flashsloth.loading import load_processor
 
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = ("int8", "int4")
 GROUP_SIZES = (128, 64, 32)  # in weights; torchao's, the smallest file first
@@ -107,6 +110,8 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
             **details,
             torchao=version("torchao"),
         )
+    if weights == "int4":
+        logger.warning("%s has int4 weights: it needs an NVIDIA GPU with mslk to run. For a CPU use int8.", dst)
     return dst
 
 
@@ -152,8 +157,8 @@ def quantization_method(weights: str, group_size: int | None = None) -> AOBaseCo
 
 def quantize_weight(weight: torch.Tensor, method: AOBaseConfig) -> Int8Tensor | Int4Tensor:
     """
-    What torchao's `quantize_` makes of the weight of a linear layer. Its own way to `Int4Tensor` needs mslk, which is
-    for GPUs; the values here are the same.
+    What torchao's `quantize_` makes of the weight of a linear layer. Its own function for `Int4Tensor` needs mslk, and
+    so a GPU; the values here are the same.
 
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): any float dtype; on the meta device only shapes are computed.

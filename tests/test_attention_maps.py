@@ -8,7 +8,7 @@ from PIL import Image
 from samples import make_config, prepare, user
 
 from flashsloth import FlashSlothImageProcessor
-from flashsloth.attention_maps import over_picture, pooled_patches
+from flashsloth.attention_maps import over_image, pooled_patches
 from flashsloth.modeling_flashsloth import SpatialPooling
 from flashsloth.tiny.evaluate import CHECKPOINTS, load
 from flashsloth.tiny.scenes import CANVAS, make_scene, render
@@ -22,11 +22,11 @@ def shipped():
     return load(CHECKPOINTS / "flashsloth-tiny")
 
 
-def brightness(picture, config, hd):
-    """Weights that any picture has: the mean brightness of each patch of its views, (V, P), adding up to 1."""
+def brightness(image, config, hd):
+    """Weights that any image has: the mean brightness of each patch of its views, (V, P), adding up to 1."""
     size, patch, grid = config.vision_config.image_size, config.vision_config.patch_size, config.grid_size
     processor = FlashSlothImageProcessor(size={"height": size, "width": size}, hd=hd, do_normalize=False, fill_color=0)
-    views = processor(picture, return_tensors="pt")["pixel_values"].mean(1)[:, : grid * patch, : grid * patch]
+    views = processor(image, return_tensors="pt")["pixel_values"].mean(1)[:, : grid * patch, : grid * patch]
     weights = views.unflatten(-1, (grid, patch)).unflatten(-3, (grid, patch)).mean((-3, -1)).flatten(1)
     return weights / weights.sum()
 
@@ -40,7 +40,7 @@ def test_a_bright_spot_is_found_where_it_is(config, hd, size, mode):
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     left, top = round(0.6 * width), round(0.15 * height)
     pixels[top : top + 40, left : left + 40] = 255
-    density = over_picture(brightness(Image.fromarray(pixels), config, hd), size, config, mode=mode)
+    density = over_image(brightness(Image.fromarray(pixels), config, hd), size, config, mode=mode)
     assert density.shape == (height, width)
     assert density.sum() == pytest.approx(1, abs=0.05)
     x = (density.sum(0) * (torch.arange(width) + 0.5)).sum() / density.sum()
@@ -52,7 +52,7 @@ def test_a_bright_spot_is_found_where_it_is(config, hd, size, mode):
 
 def test_pixels_that_no_patch_covers_have_no_weight():
     weights = torch.full((1, CUT.num_patches), 1 / CUT.num_patches)
-    density = over_picture(weights, (52, 52), CUT, mode="nearest")
+    density = over_image(weights, (52, 52), CUT, mode="nearest")
     assert torch.all(density[:48, :48] > 0)
     assert density[48:].sum() == density[:, 48:].sum() == 0
 
@@ -61,7 +61,7 @@ def test_tiles_are_those_of_the_grid():
     config = make_config()
     weights = torch.zeros(5, config.num_patches)
     weights[2] = 1 / config.num_patches  # the upper right tile
-    density = over_picture(weights, (48, 48), config, mode="nearest")
+    density = over_image(weights, (48, 48), config, mode="nearest")
     assert density[:24, 24:].sum() == pytest.approx(1)
     assert density.sum() == pytest.approx(1)
 
@@ -81,7 +81,7 @@ def test_pooling_weights_return_to_their_patches():
 @pytest.mark.parametrize("shape", [(2, 36), (1, 35), (4, 1, 36)])
 def test_weights_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"1 or 5 views of 36 patches"):
-        over_picture(torch.zeros(shape), (40, 30), make_config())
+        over_image(torch.zeros(shape), (40, 30), make_config())
 
 
 ASKED = {
@@ -93,8 +93,8 @@ ASKED = {
 
 
 @pytest.mark.parametrize("kind", ASKED)
-def test_the_shipped_checkpoint_looks_at_what_it_is_asked_about(shipped, kind):
-    """In held-out pictures, at the one thing of its kind, in every form of the question."""
+def test_the_shipped_checkpoint_attends_to_what_it_is_asked_about(shipped, kind):
+    """In held-out images, to the one thing of its kind, in every form of the question."""
     model, processor = shipped
     asked = []
     for scene in (make_scene("heldout", "ordinary", index) for index in range(60)):
@@ -106,10 +106,10 @@ def test_the_shipped_checkpoint_looks_at_what_it_is_asked_about(shipped, kind):
         attentions = model(**inputs, output_query_attentions=True).query_attentions
     shares, found = [], 0
     for (scene, item, _), weights in zip(asked, attentions.mean(1).sum(1), strict=True):  # zero beside query tokens
-        density = over_picture(weights / weights.sum(), (CANVAS, CANVAS), model.config)
+        density = over_image(weights / weights.sum(), (CANVAS, CANVAS), model.config)
         share = {other: density[slice(*other.box[1::2]), slice(*other.box[::2])].sum().item() for other in scene.items}
         shares.append(share[item])
         found += share[item] == max(share.values())
     assert len(asked) >= 10
-    assert np.mean(shares) > 0.2  # an item fills 3 to 8 % of the picture
+    assert np.mean(shares) > 0.2  # an item fills 3 to 8 % of the image
     assert found / len(asked) > 0.8

@@ -1,11 +1,15 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """`generate` in all its forms gives the answer that plain greedy decoding, one prompt at a time, gives."""
 
+import warnings
+
 import pytest
 import torch
 from samples import assistant, make_image, make_model, prepare, user
 from torch.nn import functional as F
 from transformers import CompileConfig, DynamicCache, TextIteratorStreamer
+
+from flashsloth.modeling_flashsloth import CACHE_NAME
 
 
 NEW_TOKENS = 12
@@ -26,7 +30,7 @@ def test_the_test_model_tells_prompts_apart(model, processor, chats):
     assert len(set(answers.values())) == len(answers)
 
 
-def test_the_answer_depends_on_the_picture_through_the_query_module_alone(model, processor):
+def test_the_answer_depends_on_the_image_through_the_query_module(model, processor):
     inputs = prepare(processor, [user(make_image(0), "What is this?")])
     with torch.no_grad():
         before = model(**inputs).logits[:, -1]
@@ -141,13 +145,45 @@ def test_placeholders_are_never_generated(model, processor, chats):
     assert torch.isin(answer(model, inputs, suppress_tokens=None, eos_token_id=-1), placeholders).any()
 
 
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_goes_by_its_name_before_and_since_transformers_5_24(model, processor, chats, name):
+    inputs = prepare(processor, chats["one image"])
+    cache = DynamicCache(config=model.config.text_config)
+    assert torch.equal(answer(model, inputs, **{name: cache}), answer(model, inputs))
+    assert cache.get_seq_length() == inputs["input_ids"].shape[1] + NEW_TOKENS - 1
+    cache = DynamicCache(config=model.config.text_config)
+    with torch.no_grad():
+        output = model(**inputs, **{name: cache})
+        backbone_output = model.model(**inputs, **{name: DynamicCache(config=model.config.text_config)})
+    assert output[CACHE_NAME] is cache and cache.get_seq_length() == inputs["input_ids"].shape[1]
+    assert backbone_output[CACHE_NAME].get_seq_length() == inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_beams": 2}, {"use_cache": False}, {"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 4}],
+    ids=str,
+)
+def test_generation_prints_nothing(model, processor, chats, options, capfd):
+    """A deprecation would stand between the words of a streamed answer."""
+    inputs = prepare(processor, chats["one image"])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answer(model, inputs, **options)
+        if not options:
+            answer(model, inputs, cache=DynamicCache(config=model.config.text_config))
+    printed = capfd.readouterr()
+    assert [str(warning.message) for warning in caught] == []
+    assert printed.out + printed.err == ""
+
+
 @pytest.mark.parametrize("encoded", [False, True], ids=["pixels", "encoded images"])
 @pytest.mark.parametrize("new_image", [False, True], ids=["same image", "another image"])
 def test_follow_up_turn_on_the_kept_cache_equals_recompute(model, processor, encoded, new_image):
     first = [user(make_image(0), "A bird?")]
     inputs = prepare(processor, first)
     cache = DynamicCache(config=model.config.text_config)
-    out = model.generate(**inputs, past_key_values=cache, max_new_tokens=4, do_sample=False)
+    out = model.generate(**inputs, cache=cache, max_new_tokens=4, do_sample=False)
     reply = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     # the random model's bytes rarely decode to text that encodes to them again; such a turn tests nothing
     parts = [make_image(1), "And here?"] if new_image else ["And where?"]
@@ -166,7 +202,7 @@ def test_follow_up_turn_on_the_kept_cache_equals_recompute(model, processor, enc
     hook = model.model.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
     )
-    followed = answer(model, inputs, past_key_values=cache)
+    followed = answer(model, inputs, cache=cache)
     hook.remove()
     assert calls[0] == inputs["input_ids"].shape[1] - kept  # only the new turn was computed
     assert torch.equal(followed, recomputed)
@@ -191,11 +227,11 @@ def test_padding_between_turns_changes_nothing(model, processor):
 def test_follow_up_turn_without_the_images_is_refused(model, processor):
     inputs = prepare(processor, [user(make_image(0), "A bird?")])
     cache = DynamicCache(config=model.config.text_config)
-    out = model.generate(**inputs, past_key_values=cache, max_new_tokens=4, do_sample=False)
+    out = model.generate(**inputs, cache=cache, max_new_tokens=4, do_sample=False)
     chat = [user(make_image(0), "A bird?"), assistant("x"), user("And where?")]
     input_ids = torch.cat([out[:, : cache.get_seq_length()], _new_turn_ids(processor, chat)], dim=1)
     with pytest.raises(ValueError, match="Pass all images of the conversation again"):
-        model.generate(input_ids, past_key_values=cache, max_new_tokens=4)
+        model.generate(input_ids, cache=cache, max_new_tokens=4)
 
 
 def _new_turn_ids(processor, chat):
@@ -217,7 +253,7 @@ def test_encoded_images_replace_pixels(model, processor, chats):
 def test_compiled_decode(model, processor, chats):
     inputs = prepare(processor, [chats["two images"], chats["text only"], chats["turns"]])
     compile_config = CompileConfig(fullgraph=True, dynamic=False, backend="aot_eager", mode=None)
-    compile_config._compile_all_devices = True  # generate compiles on accelerators only unless told so
+    compile_config._compile_all_devices = True  # `generate` alone would compile on accelerators only
     compiled = answer(model, inputs, cache_implementation="static", compile_config=compile_config)
     assert torch.equal(compiled, answer(model, inputs))
     assert model._last_compile_config == compile_config

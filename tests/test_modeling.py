@@ -3,14 +3,18 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from samples import make_config, make_image, make_model, prepare, user
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothModel
-from flashsloth.modeling_flashsloth import SpatialPooling
+from flashsloth.modeling_flashsloth import SpatialPooling, query_context
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_pooling_equals_a_loop_over_regions(mode):
             torch.testing.assert_close(weights[:, 2 * row + column], share)
 
 
-def reference_look(model, hidden_states, input_ids, patches_of_row):
+def reference_query_module(model, hidden_states, input_ids, patches_of_row):
     """The query module as the architecture words it: slot by slot, head by head."""
     config, module = model.config, model.model.embedded_query
     out = hidden_states.clone()
@@ -82,21 +86,21 @@ def reference_look(model, hidden_states, input_ids, patches_of_row):
 @pytest.mark.parametrize("hd", [False, True])
 def test_query_module_equals_a_loop_over_slots(model, processor, chats, hd):
     batch = prepare(processor, list(chats.values()), hd=hd)
-    seen = {}
+    states = {}
 
     def spy(module, args, kwargs):
-        seen["in"] = args[0]
+        states["in"] = args[0]
 
     layer = model.model.language_model.layers[model.config.query_layer]
     before = layer.register_forward_pre_hook(spy, with_kwargs=True, prepend=True)
-    after = layer.input_layernorm.register_forward_pre_hook(lambda module, args: seen.update(out=args[0]))
+    after = layer.input_layernorm.register_forward_pre_hook(lambda module, args: states.update(out=args[0]))
     with torch.no_grad():
         model(**batch)
         features = model.get_image_features(batch["pixel_values"], batch["view_mask"])
-        expected = reference_look(model, seen["in"], batch["input_ids"], features.last_hidden_state)
+        expected = reference_query_module(model, states["in"], batch["input_ids"], features.last_hidden_state)
     before.remove(), after.remove()
-    torch.testing.assert_close(seen["out"], expected, atol=1e-5, rtol=1e-5)
-    assert not torch.equal(seen["in"], seen["out"])
+    torch.testing.assert_close(states["out"], expected, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(states["in"], states["out"])
 
 
 def test_padding_side_does_not_matter(model, processor, chats, batch):
@@ -108,7 +112,7 @@ def test_padding_side_does_not_matter(model, processor, chats, batch):
         torch.testing.assert_close(other, single, atol=1e-4, rtol=1e-4)
 
 
-def test_a_row_never_sees_another_rows_images(model, processor, batch):
+def test_a_row_does_not_depend_on_another_rows_images(model, processor, batch):
     logits = real_logits(model, batch)
     rows = torch.arange(batch["view_mask"].shape[0]).repeat_interleave(batch["view_mask"].sum(-1))
     changed = dict(batch)
@@ -153,13 +157,21 @@ def test_half_precision_follows_float32(model, batch, tmp_path, dtype):
         assert F.cosine_similarity(one.flatten(), two.float().flatten(), dim=0) > 0.99
 
 
+def enable_checkpointing(model, use_reentrant):
+    """Checkpointing of every layer, by its name in either version of transformers."""
+    if version.parse(transformers.__version__) >= version.parse("5.24.0.dev0"):
+        model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_gives_the_same_gradients(batch, use_reentrant):
     gradients = []
     for checkpointing in (False, True):
         model = make_model().train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+            enable_checkpointing(model, use_reentrant)
             model.enable_input_require_grads()
         model(**batch, labels=batch["input_ids"]).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -167,6 +179,42 @@ def test_gradient_checkpointing_gives_the_same_gradients(batch, use_reentrant):
     for name, gradient in plain.items():
         assert gradient is not None, name
         torch.testing.assert_close(checkpointed[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_query_attentions_with_gradient_checkpointing(model, batch, use_reentrant):
+    with torch.no_grad():
+        expected = model(**batch, output_query_attentions=True).query_attentions
+    model.train()
+    enable_checkpointing(model, use_reentrant)
+    model.enable_input_require_grads()
+    output = model(**batch, labels=batch["input_ids"], output_query_attentions=True)
+    torch.testing.assert_close(output.query_attentions, expected)
+    output.loss.backward()
+    torch.testing.assert_close(output.query_attentions, expected)
+
+
+def test_query_attentions_of_several_threads(model, processor, chats):
+    batches = [prepare(processor, chats[name]) for name in ("one image", "two images", "turns", "image last")]
+
+    def attentions(batch):
+        with torch.no_grad():
+            return model(**batch, output_query_attentions=True).query_attentions
+
+    expected = [attentions(batch) for batch in batches]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for got, one in zip(pool.map(attentions, batches * 3), expected * 3, strict=True):
+            torch.testing.assert_close(got, one)
+
+
+def test_the_query_context_is_immutable_and_a_pytree(model, batch):
+    context = query_context(
+        model.config, batch["input_ids"], torch.zeros(7, 2, 36, 16), torch.ones_like(batch["input_ids"]), 0
+    )
+    with pytest.raises(AttributeError):
+        context.query_mask = None
+    leaves = pytree.tree_leaves(context)
+    assert len(leaves) == 4 and all(isinstance(leaf, torch.Tensor) for leaf in leaves)
 
 
 def test_every_parameter_gets_a_gradient_also_from_a_left_padded_batch(model, batch):

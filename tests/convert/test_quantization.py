@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import int4_kernel
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,7 +14,7 @@ from torch import nn
 from torchao.quantization import Int4Tensor, Int8Tensor
 from without_package import WITHOUT_PACKAGE, run
 
-from flashsloth import FlashSlothForCausalLM, cli
+from flashsloth import FlashSlothForCausalLM, cli, loading
 from flashsloth.convert import to_original
 from flashsloth.convert.quantization import quantize
 from flashsloth.folders.provenance import read_provenance, write_provenance
@@ -39,7 +40,7 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 *folders, work = sys.argv[1:]
-image = Image.open(os.path.join(work, "picture.png"))
+image = Image.open(os.path.join(work, "image.png"))
 chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]}]
 results = {}
 for folder in folders:
@@ -172,9 +173,10 @@ def test_the_folder_says_what_it_is(source, quantized, weights):
 
 
 def test_works_without_the_package_and_after_another_save(quantized, processor, tmp_path):
-    make_image(0).save(tmp_path / "picture.png")
+    make_image(0).save(tmp_path / "image.png")
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    results = run(SCRIPT, *quantized.values(), tmp_path, **environment)
+    script = Path(int4_kernel.__file__).read_text() + SCRIPT
+    results = run(script, *quantized.values(), tmp_path, **environment)
     for weights, folder in quantized.items():
         expected = logits(FlashSlothForCausalLM.from_pretrained(folder), processor)[0, -1]
         torch.testing.assert_close(torch.tensor(results[weights]["logits"]), expected, atol=1e-4, rtol=1e-4)
@@ -213,17 +215,34 @@ def test_what_needs_the_original_says_so(source, quantized, tmp_path):
 
 def test_gradients_pass_through(quantized):
     """An adapter on a quantized model needs them."""
-    layer = FlashSlothForCausalLM.from_pretrained(quantized["int4"]).model.language_model.layers[0].mlp.fc1
+    layer = FlashSlothForCausalLM.from_pretrained(quantized["int8"]).model.language_model.layers[0].mlp.fc1
     inputs = torch.randn(2, 3, layer.in_features, requires_grad=True)
     layer(inputs).sum().backward()
     weight = nn.functional.linear(torch.eye(layer.in_features), layer.weight)
     torch.testing.assert_close(inputs.grad, weight.sum(1).expand_as(inputs), atol=1e-4, rtol=1e-4)
 
 
-def test_command(source, tmp_path, capsys):
+def test_command(source, tmp_path, capsys, caplog):
     assert cli.main(["quantize", str(source), str(tmp_path / "new"), "--weights", "int4", "--group-size", "32"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'new'}\n"
+    assert "needs an NVIDIA GPU with mslk to run. For a CPU use int8." in caplog.text
     assert read_provenance(tmp_path / "new")[-1]["group_size"] == 32
+
+
+def test_int4_is_refused_where_it_cannot_run(quantized, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    assert cli.main(["ask", "--model", str(quantized["int4"]), "Hello?"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert str(quantized["int4"]) in message and "need an NVIDIA GPU with mslk" in message
+    assert "Take an int8 model" in message and "an exported one" in message
+    assert cli.main(["ask", "--model", str(quantized["int8"]), "--max-new-tokens", "1", "Hello?"]) == 0
+
+
+@pytest.mark.parametrize(("gpu", "mslk"), [(True, True), (True, False), (False, True)])
+def test_int4_runs_on_a_gpu_with_mslk(gpu, mslk, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(loading, "find_spec", lambda name: name if mslk else None)
+    assert loading.runs_int4() == (gpu and mslk)
 
 
 def edited(source: Path, folder: Path, **fields) -> Path:
