@@ -48,6 +48,7 @@ from flashsloth.bench.measure import (
     print_table,
 )
 from flashsloth.bench.models import WEIGHT_STD, random_image, uncompressed_peer
+from flashsloth.loading import find_flashsloth, load_model
 from flashsloth.modeling_flashsloth import FlashSlothImageFeatures
 
 
@@ -216,10 +217,7 @@ class Measurement:
 
 def _load(folder: str | None, device: torch.device, dtype: torch.dtype) -> FlashSlothForCausalLM:
     if folder:
-        try:
-            return FlashSlothForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
-        except OSError as error:
-            raise ValueError(f"The model {folder} cannot be loaded: {error}") from error
+        return load_model(find_flashsloth(folder), dtype=dtype, device_map=device)
     with no_init_weights(), device:
         model = FlashSlothForCausalLM._from_config(FlashSlothConfig(), dtype=dtype)
     for parameter in tqdm(list(model.parameters()), desc="random weights", unit="tensor", file=sys.stderr):

@@ -35,7 +35,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache
 
-from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth import FlashSlothConfig, FlashSlothProcessor, register_auto_classes
 from flashsloth.bench.measure import (
     Clock,
     check_free_disk,
@@ -51,7 +51,7 @@ from flashsloth.bench.measure import (
 from flashsloth.bench.models import random_weights, weight_bytes, write_random_model
 from flashsloth.convert.quantization import WEIGHTS
 from flashsloth.folders.model_folder import model_on_meta
-from flashsloth.loading import EMBEDDED_CHECKPOINT, runs_int4
+from flashsloth.loading import EMBEDDED_CHECKPOINT, load_model, runs_int4
 
 
 ORIGINAL = "original"
@@ -121,9 +121,7 @@ def _decode(folder: str, args: argparse.Namespace) -> dict[str, float]:
     device = torch.device(args.device)
     clock = Clock(device)
     dtype = getattr(torch, args.dtype)
-    model, loading = clock(
-        lambda: FlashSlothForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device).eval()
-    )
+    model, loading = clock(lambda: load_model(Path(folder), dtype=dtype, device_map=device))
     cache = DynamicCache(config=model.config.text_config)
     token = torch.tensor([list(PROMPT)], device=device)
     seconds = []

@@ -33,10 +33,9 @@ from transformers.utils import (
 
 import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.folders.config_file import read_config
 from flashsloth.folders.errors import config_errors, one_line
 from flashsloth.folders.json_files import read_json
-from flashsloth.folders.model_folder import main_dtype, model_on_meta
+from flashsloth.folders.model_folder import check_is_flashsloth, main_dtype, model_on_meta
 from flashsloth.folders.provenance import PROVENANCE_FILE
 from flashsloth.folders.tensors import LazyTensor, open_safetensors, read_weight_map
 from flashsloth.publish.notes import (
@@ -215,12 +214,7 @@ def _check_kind(folder: Path) -> None:
         )
     if not has_config:
         raise ValueError(f"{folder} holds no model: {CONFIG_NAME} is missing.")
-    model_type = read_config(folder / CONFIG_NAME).get("model_type")
-    if model_type != FlashSlothConfig.model_type:
-        raise ValueError(
-            f"{folder} is a model of type {model_type!r}, not a FlashSloth. If it is a checkpoint in the published "
-            "layout, convert it first (flashsloth convert)."
-        )
+    check_is_flashsloth(folder)
 
 
 class _Reader:

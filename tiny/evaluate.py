@@ -23,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import flashsloth
-from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
+from flashsloth.loading import load_model, load_processor
 from flashsloth.tiny.data import make_dataset
 from flashsloth.tiny.questions import KINDS
 from flashsloth.tiny.scenes import CANVAS
@@ -124,9 +125,7 @@ def table(columns: dict[str, dict[str, float]]) -> str:
 
 def load(folder: Path) -> tuple[FlashSlothForCausalLM, FlashSlothProcessor]:
     """The model and processor of a checkpoint, in float32."""
-    register_auto_classes()
-    model = FlashSlothForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    return model, FlashSlothProcessor.from_pretrained(folder)
+    return load_model(folder, dtype="float32"), load_processor(folder)
 
 
 @dataclass(frozen=True)

@@ -5,39 +5,28 @@ import difflib
 from collections import Counter
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig
 
-from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, register_auto_classes
-from flashsloth.loading import is_quantized
+from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, loading
+from flashsloth.folders.model_folder import check_is_flashsloth
+from flashsloth.loading import find_flashsloth, is_quantized, load_config
 from flashsloth.train.config import StageConfig
 from flashsloth.train.lora import quantization_config
 from flashsloth.train.sharding import num_elements
 
 
-def read_model_config(model: str) -> FlashSlothConfig:
+def read_model_config(folder: Path) -> FlashSlothConfig:
     """
     Reads the config of a model that a stage can start from.
 
     Raises:
-        ValueError: If there is no model, or if it is an adapter, no FlashSloth, or quantized.
+        ValueError: If the folder holds no FlashSloth, or a quantized one.
     """
-    if (Path(model) / "adapter_config.json").is_file():
-        raise ValueError(f"{model} is an adapter: merge it first (flashsloth merge), then start from the result")
-    register_auto_classes()
-    try:
-        model_config = AutoConfig.from_pretrained(model)
-    except OSError as error:
-        raise ValueError(f"There is no model {model} to start from: {error}") from error
-    if model_config.model_type != "flashsloth":
-        raise ValueError(
-            f"{model} is of the type {model_config.model_type!r}, no FlashSloth: make one of a language model "
-            "and a SigLIP (flashsloth compose), or of a published checkpoint (flashsloth convert)"
-        )
-    if is_quantized(model_config):
-        raise ValueError(f"{model} is quantized and cannot be trained: start from the model that it was made from")
-    return model_config
+    check_is_flashsloth(folder)
+    config = load_config(folder)
+    if is_quantized(config):
+        raise ValueError(f"{folder} is quantized and cannot be trained: start from the model that it was made from")
+    return config
 
 
 def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
@@ -46,24 +35,15 @@ def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
 
     Raises:
         ValueError: If a stage cannot start from it, or its weights are damaged or some of them missing.
+        FileNotFoundError: If there is no such model.
     """
-    read_model_config(stage.model)
-    settings = {"dtype": "float32"}
+    folder = find_flashsloth(stage.model)
+    read_model_config(folder)
+    options = {"dtype": "float32"}
     if stage.quantization:
-        settings = {"quantization_config": quantization_config(stage.quantization, stage.lora), "dtype": "bfloat16"}
-    try:
-        model, loaded = FlashSlothForCausalLM.from_pretrained(
-            stage.model, attn_implementation=stage.attn_implementation, output_loading_info=True, **settings
-        )
-    except (OSError, SafetensorError, RuntimeError) as error:  # missing, cut short, of other shapes
-        raise ValueError(f"The weights of {stage.model} cannot be loaded: {error}") from error
-    except ImportError as error:
-        raise ValueError(f"attn_implementation {stage.attn_implementation!r} is not possible here: {error}") from error
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])
-        raise ValueError(
-            f"{stage.model} lacks {len(missing)} tensors, {missing[0]} among them: it is no complete model"
-        )
+        options = {"quantization_config": quantization_config(stage.quantization, stage.lora), "dtype": "bfloat16"}
+    model = loading.load_model(folder, attn_implementation=stage.attn_implementation, **options)
+    model.name_or_path = stage.model  # what an adapter names as its base: not the Hub cache of this machine
     return model
 
 

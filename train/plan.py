@@ -180,7 +180,7 @@ def describe(stage: StageConfig, num_devices: int) -> str:
     """
     model_config, name = FlashSlothConfig(), f"the published FlashSloth-3.2B ({stage.model} is not here)"
     if Path(stage.model).is_dir():
-        model_config, name = read_model_config(stage.model), stage.model
+        model_config, name = read_model_config(Path(stage.model)), stage.model
     num_rows = None
     if all(glob.glob(os.path.expanduser(source.path)) and not source.streaming for source in stage.data):
         num_rows = len(load_data(stage.data, stage.seed))

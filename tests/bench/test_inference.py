@@ -83,7 +83,7 @@ def test_device_that_is_not_here(device, capsys):
 
 
 def test_model_that_is_not_here():
-    with pytest.raises(ValueError, match="The model no/such/folder cannot be loaded"):
+    with pytest.raises(FileNotFoundError, match="No model folder at 'no/such/folder'"):
         main(["--model", "no/such/folder"])
 
 

@@ -283,7 +283,7 @@ def test_command_prints_the_plan_and_trains_nothing(tmp_path, capsys):
 
 def test_plan_for_what_is_no_flashsloth(tmp_path):
     make_model().model.language_model.save_pretrained(tmp_path / "phi")
-    with pytest.raises(ValueError, match="is of the type 'phi', no FlashSloth"):
+    with pytest.raises(ValueError, match="is a model of type 'phi', not a FlashSloth"):
         describe(stage(STAGE_1, model=str(tmp_path / "phi")), 1)
 
 

@@ -276,7 +276,7 @@ def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_pat
     monkeypatch.setattr(sft, "get_reporting_integration_callbacks", lambda names: [need_it] if names else [])
     with pytest.raises(ValueError, match="report_to is tensorboard: TensorBoardCallback requires tensorboard"):
         run("stage2", start, tmp_path, "report_to=tensorboard", f"model={tmp_path / 'nothing'}")
-    with pytest.raises(ValueError, match="attn_implementation 'flash_attention_2' is not possible here"):
+    with pytest.raises(ValueError, match="needs a package that is not installed: .*[Ff]lash"):
         run("stage2", start, tmp_path, "attn_implementation=flash_attention_2", "data=./nowhere.json")
     with pytest.raises(ValueError, match="trainable names '', but the model has no such module"):
         run("stage2", start, tmp_path, "trainable=['']", "data=./nowhere.json")
@@ -284,7 +284,7 @@ def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_pat
 
 def test_unsuitable_checkpoints(start, tmp_path):
     make_model().model.language_model.save_pretrained(tmp_path / "phi")
-    with pytest.raises(ValueError, match="is of the type 'phi', no FlashSloth: .* compose"):
+    with pytest.raises(ValueError, match="is a model of type 'phi', not a FlashSloth.* compose"):
         run("stage2", start, tmp_path, f"model={tmp_path / 'phi'}")
     make_model().save_pretrained(tmp_path / "holes")
     weights = load_file(tmp_path / "holes" / "model.safetensors")
@@ -341,7 +341,7 @@ def test_bf16_on_a_cpu_that_is_slow_at_it_is_reported_before_anything_else(
     start, tmp_path, is_fast, monkeypatch, caplog
 ):
     monkeypatch.setattr(sft, "has_fast_bfloat16", lambda: is_fast)
-    with pytest.raises(ValueError, match="no model"):
+    with pytest.raises(FileNotFoundError, match="No model folder"):
         run("stage2", start, tmp_path, "bf16=true", f"model={tmp_path / 'nothing'}")
     assert ("than with bf16=false" in " ".join(caplog.text.split())) != is_fast
 
