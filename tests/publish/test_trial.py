@@ -2,6 +2,7 @@
 """The trial of a folder. A trial that succeeds, in its own process, is part of the whole command in test_hub.py."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -11,11 +12,33 @@ from flashsloth.publish.trial import Trial, _environment, try_folder
 
 
 def test_code_that_needs_the_package_fails(folder):
-    """In the process of the trial, where the package does not exist."""
+    """In a new process: in this one transformers prefers the package's classes to the folder's code."""
     (folder / "processing_flashsloth.py").write_text("import flashsloth\n")
     with pytest.raises(ValueError, match="loading with AutoProcessor failed: ImportError: .*flashsloth") as raised:
         try_folder(folder)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        pytest.param(
+            """echo '{"step": "loading with AutoProcessor", "error": "ImportError: no x"}' > $4/result.json""",
+            "does not work without this package: loading with AutoProcessor failed: ImportError: no x",
+            id="a step fails",
+        ),
+        pytest.param("kill -9 $$", "ended with signal 9; is there enough memory", id="killed"),
+        pytest.param("exit 3", "ended with status 3", id="no result"),
+    ],
+)
+def test_what_went_wrong_in_the_process_is_reported(tmp_path, monkeypatch, program, says):
+    """A stand-in for Python, which gets `-P trial.py FOLDER HOME`."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{program}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ValueError, match=says):
+        try_folder(tmp_path)
 
 
 def test_weights_of_another_config_fail(folder):
