@@ -1,7 +1,7 @@
 # make quickstart | test | test-oldest | slow | style | tiny | tiny-eval | wheel-test | clean
 # Needs Python 3.11 or newer and a network connection to the package index; everything is installed into .venv.
 #   make quickstart PYTHON=python3.12
-#   make quickstart QUESTION="How many circles are there?" IMAGE=photo.jpg
+#   make quickstart QUESTION="How many circles are there?" IMAGE=my_image.jpg
 #   make test PYTEST_ARGS="--numprocesses 0 -x tests/test_modeling.py"
 
 SHELL := /bin/bash

@@ -168,26 +168,13 @@ def run_merge(args: argparse.Namespace) -> None:
 
 def run_data_check(args: argparse.Namespace) -> None:
     with _extra_packages("data check", "train"):
-        from flashsloth import FlashSlothProcessor, register_auto_classes
-        from flashsloth.train.config import read_config
-        from flashsloth.train.data import load_data
+        from flashsloth.train import config, sft
         from flashsloth.train.data.broken_rows import report, write_jsonl
-        from flashsloth.train.data.fingerprint import fingerprint
-        from flashsloth.train.data.validate import DataValidation
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    stage = read_config(Path(args.config), [*args.overrides, *ANYWHERE])
-    register_auto_classes()
-    try:
-        processor = FlashSlothProcessor.from_pretrained(stage.model)
-    except OSError as error:
-        raise ValueError(
-            f"The processor of {stage.model}, which counts the tokens, cannot be loaded: {error}"
-        ) from error
+    stage = config.read_config(Path(args.config), [*args.overrides, *ANYWHERE])
     with contextlib.redirect_stdout(sys.stderr):
-        rows = load_data(stage.data, stage.seed)
-        validation = DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)
-        broken_rows = validation.validate_all(rows, fingerprint(rows, stage.data))
+        broken_rows = sft.validate_data(stage)
     print(report(broken_rows))
     if args.jsonl:
         write_jsonl(broken_rows, args.jsonl)

@@ -46,11 +46,11 @@ def skip_without(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def questions():
-    """One of each kind, some of them longer, and one without a picture."""
-    told = "large red circle at left, small blue star at right.\nWhat color is the star? Answer briefly."
+    """One of each kind, some of them longer, and one without an image."""
+    words = "large red circle at left, small blue star at right.\nWhat color is the star? Answer briefly."
     asked = ("What colour is the square?", "Read the word.", "How many shapes are there? Answer briefly.")
     shown = [[user(render(make_scene("validation", "ordinary", index)), text)] for index, text in enumerate(asked)]
-    return [*shown, [user(Image.open(ROOT / "examples" / "scene.png"), asked[0])], [user(told)]]
+    return [*shown, [user(Image.open(ROOT / "examples" / "scene.png"), asked[0])], [user(words)]]
 
 
 def answers(model, processor, questions, **options) -> list[str]:

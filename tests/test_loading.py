@@ -31,10 +31,10 @@ import json, sys
 from PIL import Image
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, pipeline)
 
-repo, old, picture, question = sys.argv[1:]
+repo, old, image, question = sys.argv[1:]
 pinned = {"trust_remote_code": True, "revision": old}
 latest = {"trust_remote_code": True}
-content = [{"type": "image", "image": Image.open(picture)}, {"type": "text", "text": question}]
+content = [{"type": "image", "image": Image.open(image)}, {"type": "text", "text": question}]
 chat = [{"role": "user", "content": content}]
 greedy = {"max_new_tokens": 8, "do_sample": False}
 
@@ -147,8 +147,8 @@ def test_a_stranger_loads_a_pinned_revision(folder, hub, processor, tmp_path):
     old = hub.commit(REPO, {"configuration_flashsloth.py": (config + mark.format("old")).encode()})
     hub.commit(REPO, {"configuration_flashsloth.py": (config + mark.format("new")).encode()})
     image = make_image(0)
-    image.save(tmp_path / "picture.png")
-    command = [sys.executable, "-c", STRANGER, REPO, old, "picture.png", QUESTION]
+    image.save(tmp_path / "image.png")
+    command = [sys.executable, "-c", STRANGER, REPO, old, "image.png", QUESTION]
     environment = hub.environment(tmp_path / "home")
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)

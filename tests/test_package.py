@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What `import flashsloth` does and does not do, and whether setup.cfg tells the truth about the repository."""
+"""What `import flashsloth` does and does not do, and whether setup.cfg is true to the repository."""
 
 import configparser
 import importlib.metadata

@@ -119,8 +119,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     vectors. Muon's steps are scaled to AdamW's, so that one learning rate serves both.
 
     Args:
-        named_parameters (`Iterable[tuple[str, nn.Parameter]]`): The parameters by name, which tells embeddings
-            and heads from other matrices.
+        named_parameters (`Iterable[tuple[str, nn.Parameter]]`): The parameters by name. Names
+            distinguish embeddings and heads from other matrices.
         lr (`float`): Learning rate of both.
         weight_decay (`float`, *optional*, defaults to 0.01): Weight decay of the matrices.
         learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of `lr`.

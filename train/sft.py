@@ -22,13 +22,13 @@ from torch import nn
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from flashsloth import FlashSlothProcessor
+from flashsloth import FlashSlothProcessor, register_auto_classes
 from flashsloth.folders.downloads import find_files
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 from flashsloth.loading import has_fast_bfloat16
 from flashsloth.train.config import StageConfig, read_config
-from flashsloth.train.data.broken_rows import SKIPPED_FILE
+from flashsloth.train.data.broken_rows import SKIPPED_FILE, BrokenRow
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.sources import load_data, name_of
 from flashsloth.train.data.streams import StreamFilter
@@ -134,6 +134,7 @@ def load_processor(stage: StageConfig) -> FlashSlothProcessor:
     Raises:
         ValueError: If it is missing or damaged.
     """
+    register_auto_classes()
     try:
         processor = FlashSlothProcessor.from_pretrained(stage.model)
     except OSError as error:
@@ -193,6 +194,19 @@ def open_data(
     if version != version_of_first:
         raise ValueError(f"process {stage.process_index} reads other data than the first one: give all the same files")
     return (rows if isinstance(rows, IterableDataset) else without(rows, skipped)), version
+
+
+def validate_data(stage: StageConfig) -> list[BrokenRow]:
+    """
+    Reads all rows of a stage's data, and returns the broken ones. A run of the stage does not read them again.
+
+    Raises:
+        ValueError: If the processor or the data cannot be read.
+    """
+    processor = load_processor(stage)
+    rows = load_data(stage.data, stage.seed)
+    validation = DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)
+    return validation.validate_all(rows, fingerprint(rows, stage.data))
 
 
 def train(trainer: FlashSlothTrainer, checkpoint: Path | None) -> None:

@@ -112,7 +112,7 @@ class LoopbackHub(LoopbackServer):
 
     def writable(self, request: Request, kind: str, repo_id: str, revision: str = "main") -> Repo:
         repo = self.repo(request, kind, repo_id)
-        # The client takes a 401 for a missing repository; from an endpoint that is not https, it has to be told so.
+        # The client reads a 401 as a missing repository, but of an endpoint without https only with this error code.
         self.writer(request, "RepoNotFound")
         proposes = "create_pr" in request.query or revision.startswith("refs/pr/")
         if repo_id.split("/")[0] not in NAMESPACES and not proposes:

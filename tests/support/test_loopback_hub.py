@@ -26,7 +26,7 @@ from huggingface_hub.utils import sha
 REPO = "sloth/model"
 CARD = b"---\nlicense: apache-2.0\ntags:\n- custom_code\npipeline_tag: image-text-to-text\n---\n# A model\n"
 WEIGHTS = bytes(range(256)) * 8192  # 2 MiB, more than the buffers of a socket hold
-FILES = {"README.md": CARD, "config.json": b"{}\n", "model.safetensors": WEIGHTS, "assets/photo.png": b"\x89PNG\0\0"}
+FILES = {"README.md": CARD, "config.json": b"{}\n", "model.safetensors": WEIGHTS, "assets/image.png": b"\x89PNG\0\0"}
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_create_and_commit(hub, api):
     assert info.oid == hub.head(REPO).sha
     served = hub.files(REPO)
     assert {path: served[path] for path in FILES} == FILES
-    # the picture matches no pattern of .gitattributes: the Hub adds a line
-    assert b"assets/photo.png filter=lfs" in served[".gitattributes"]
+    # the image matches no pattern of .gitattributes: the Hub adds a line
+    assert b"assets/image.png filter=lfs" in served[".gitattributes"]
     model = api.model_info(REPO, files_metadata=True)
     assert model.sha == info.oid and model.private and model.pipeline_tag == "image-text-to-text"
     assert model.card_data.license == "apache-2.0"
@@ -64,9 +64,9 @@ def test_tree(hub, api):
     hub.add_repo(REPO, FILES)
     top = {entry.path for entry in api.list_repo_tree(REPO)}
     assert top == {".gitattributes", "README.md", "assets", "config.json", "model.safetensors"}
-    assert [entry.path for entry in api.list_repo_tree(REPO, "assets")] == ["assets/photo.png"]
+    assert [entry.path for entry in api.list_repo_tree(REPO, "assets")] == ["assets/image.png"]
     every = {entry.path: entry for entry in api.list_repo_tree(REPO, recursive=True, expand=True)}
-    assert set(every) == top | {"assets/photo.png"}
+    assert set(every) == top | {"assets/image.png"}
     assert every["README.md"].last_commit.oid == hub.head(REPO).sha
     assert every["model.safetensors"].lfs.size == every["model.safetensors"].size == len(WEIGHTS)
     found = api.get_paths_info(REPO, ["assets", "config.json", "nothing.json"])
@@ -87,7 +87,7 @@ def test_changed_and_deleted_files(hub, api):
     first = push(api)
     operations = [CommitOperationAdd("config.json", b"[]"), CommitOperationDelete("assets/")]
     api.create_commit(REPO, operations, commit_message="Change", parent_commit=first.oid)
-    assert hub.files(REPO)["config.json"] == b"[]" and "assets/photo.png" not in hub.files(REPO)
+    assert hub.files(REPO)["config.json"] == b"[]" and "assets/image.png" not in hub.files(REPO)
     assert hub.files(REPO, first.oid)["config.json"] == b"{}\n"
     with pytest.raises(RemoteEntryNotFoundError, match="A file with this name doesn't exist"):
         api.delete_file("ghost.json", REPO)

@@ -80,7 +80,7 @@ def _source(path: str, name: str) -> str | Path | bytes:
 
 def file_sizes(dataset: Dataset) -> np.ndarray:
     """
-    What tells whether image files have changed, without reading them: for each row a number made of their sizes in
+    Shows whether image files have changed, without reading them: for each row a number made of their sizes in
     bytes, where they are local files.
 
     Args:
