@@ -29,7 +29,8 @@ PARALLEL := --numprocesses 2 --dist worksteal
 OLDEST_TESTS := tests/test_package.py tests/test_configuration.py tests/test_modeling.py tests/test_generation.py \
 	tests/test_image_processing.py tests/test_processing.py tests/test_remote_code.py \
 	tests/train/test_sft.py::test_exactly_the_parameters_of_the_stage_change \
-	tests/publish/test_push.py::test_new_repository tests/publish/test_push.py::test_command
+	tests/publish/test_hub.py::test_new_repository \
+	tests/publish/test_hub.py::test_command_and_the_examples_of_its_card
 
 help:
 	@echo "quickstart   install into $(VENV) and answer a question about an image"

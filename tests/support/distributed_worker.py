@@ -3,13 +3,14 @@
 The same training loop in one process and in several; test_distributed.py compares them. The loss and the batches are
 those of `flashsloth train`, the model is sharded as the shipped accelerate configs shard it:
 
-    torchrun --nproc_per_node 2 tests/support/distributed_worker.py {fsdp2,zero2,zero3} MODEL RESULT [lora]
+    torchrun --nproc_per_node 2 tests/support/distributed_worker.py [--lora] MODEL RESULTS {fsdp2,zero2,zero3} ...
 
-RESULT becomes a folder with the trained model, or its adapter, and `losses.json`.
+RESULTS/KIND becomes a folder with the trained model, or its adapter, and `losses.json`. All kinds are trained in the
+same processes, since a launch spends most of its time on imports.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,9 +74,9 @@ def count_targets(batch: dict) -> torch.Tensor:
     return (batch["labels"][:, 1:] != -100).sum()
 
 
-def load(folder: str, lora: str = "") -> FlashSlothForCausalLM | PeftModel:
+def load(folder: Path, lora: bool = False) -> FlashSlothForCausalLM | PeftModel:
     """
-    The model, with an adapter if `lora` is said, and with TRL's loss: `model(..., fused_lm_head=True)` does not call
+    The model, with an adapter if `lora` is set, and with TRL's loss: `model(..., fused_lm_head=True)` does not call
     the head but multiplies by it.
     """
     model = FlashSlothForCausalLM.from_pretrained(folder).train()
@@ -91,7 +92,7 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
 
 
-def train_alone(folder: str, lora: str = "") -> tuple[list[float], dict[str, torch.Tensor]]:
+def train_alone(folder: Path, lora: bool = False) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and final weights of one process, which accumulates over the micro batches of all ranks."""
     processor = FlashSlothProcessor.from_pretrained(folder)
     model = load(folder, lora)
@@ -113,11 +114,10 @@ def train_alone(folder: str, lora: str = "") -> tuple[list[float], dict[str, tor
 class FSDP2:
     """`fully_shard` of the modules that accelerate takes under fsdp2.yaml; its `Accelerator` has no FSDP on CPUs."""
 
-    def __init__(self, folder: str, lora: str):
+    def __init__(self, folder: Path, lora: bool):
         from accelerate.utils import FullyShardedDataParallelPlugin
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-        dist.init_process_group("gloo")
         configs = Path(flashsloth.__file__).parent / "train" / "configs" / "accelerate"
         settings = yaml.safe_load((configs / "fsdp2.yaml").read_text())["fsdp_config"]
         plugin = FullyShardedDataParallelPlugin(
@@ -143,7 +143,7 @@ class FSDP2:
 class Zero:
     """DeepSpeed. Under ZeRO-3 parameters are partitioned from the moment of loading on, as transformers does it."""
 
-    def __init__(self, folder: str, lora: str, stage: int):
+    def __init__(self, folder: Path, lora: bool, stage: int):
         import deepspeed
         from transformers.integrations import HfDeepSpeedConfig
 
@@ -172,7 +172,7 @@ class Zero:
         return self.model._zero3_consolidated_16bit_state_dict() if self.stage == 3 else self.unwrapped.state_dict()
 
 
-def train_together(kind: str, folder: str, result: str, lora: str = "") -> None:
+def train_together(kind: str, folder: Path, result: Path, lora: bool) -> None:
     """Trains with its peers; the first process saves the model and the losses, which are summed over ranks."""
     sharded = FSDP2(folder, lora) if kind == "fsdp2" else Zero(folder, lora, stage=int(kind.removeprefix("zero")))
     losses = []
@@ -188,10 +188,22 @@ def train_together(kind: str, folder: str, result: str, lora: str = "") -> None:
     if dist.get_rank() == 0:
         with unsharded_class(sharded.unwrapped):
             sharded.unwrapped.save_pretrained(result, state_dict=weights)
-        (Path(result) / "losses.json").write_text(json.dumps(losses))
+        (result / "losses.json").write_text(json.dumps(losses))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("kinds", nargs="+", choices=["fsdp2", "zero2", "zero3"])
+    parser.add_argument("--lora", action="store_true")
+    args = parser.parse_args()
+    register_auto_classes()
+    dist.init_process_group("gloo")
+    for kind in args.kinds:
+        train_together(kind, args.model, args.results / kind, args.lora)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    register_auto_classes()
-    train_together(*sys.argv[1:])
+    main()

@@ -4,6 +4,7 @@ Several processes train as one does, also when one of them has a batch without i
 are valid.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import distributed_worker
 import pytest
 import torch
+import train_stages
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
@@ -36,36 +38,45 @@ WEIGHT_TOLERANCE = 3e-4
 # A softmax does not change if all its scores grow alike: AdamW moves these parameters by rounding noise.
 WITHOUT_GRADIENT = ("k_proj.bias", "pooling.fc2.bias")
 
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed, which the dev extra installs on Linux"
+    not HAS_DEEPSPEED, reason="needs deepspeed, which the dev extra installs on Linux"
 )
+KINDS = ["fsdp2", "zero2", "zero3"] if HAS_DEEPSPEED else ["fsdp2"]
+PARAMETRIZED_KINDS = ["fsdp2", *(pytest.param(kind, marks=needs_deepspeed) for kind in ("zero2", "zero3"))]
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, processor) -> Path:
+    """The folder of a random model that all trainings start from."""
     folder = tmp_path_factory.mktemp("start")
     make_model().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def launch(*command, num_processes: int = distributed_worker.WORLD_SIZE) -> None:
-    """Runs a script, or a module with `-m`, under torchrun on the CPU."""
+def launch(*command) -> None:
+    """Runs a script under torchrun on the CPU."""
     environment = {
-        "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
     }
     # --standalone picks a free port
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={distributed_worker.WORLD_SIZE}",
+    ]
     result = subprocess.run(
         [*torchrun, *map(str, command)],
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert result.returncode == 0, result.stdout[-5000:]
 
@@ -81,43 +92,93 @@ def assert_same_training(losses, weights, expected_losses, expected_weights):
 
 @pytest.fixture(scope="module")
 def alone(start) -> tuple[list[float], dict[str, torch.Tensor]]:
-    losses, weights = distributed_worker.train_alone(str(start))
+    """Losses and weights of one process."""
+    losses, weights = distributed_worker.train_alone(start)
     assert losses[-1] < losses[0] - 1
     return losses, weights
 
 
-@pytest.mark.parametrize(
-    "kind", ["fsdp2", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)]
-)
-def test_sharded_training_equals_one_process(kind, start, alone, tmp_path):
-    launch(WORKER, kind, start, tmp_path)
-    losses = json.loads((tmp_path / "losses.json").read_text())
+@pytest.fixture(scope="module")
+def sharded(start, tmp_path_factory) -> Path:
+    """The folder of the trainings by two processes, by kind of sharding."""
+    folder = tmp_path_factory.mktemp("sharded")
+    launch(WORKER, start, folder, *KINDS)
+    return folder
+
+
+@pytest.mark.parametrize("kind", PARAMETRIZED_KINDS)
+def test_sharded_training_equals_one_process(kind, start, alone, sharded):
+    folder = sharded / kind
+    losses = json.loads((folder / "losses.json").read_text())
     # From the file, which has the names that `flashsloth convert --to-original` and `quantize` read.
-    assert_same_training(losses, load_file(tmp_path / "model.safetensors"), *alone)
+    assert_same_training(losses, load_file(folder / "model.safetensors"), *alone)
     # The folder holds our code and names our class, not those that FSDP2 makes of them.
-    assert {"modeling_flashsloth.py", "configuration_flashsloth.py"} == {file.name for file in tmp_path.glob("*.py")}
-    before, after = (json.loads((folder / "config.json").read_text()) for folder in (start, tmp_path))
+    assert {"modeling_flashsloth.py", "configuration_flashsloth.py"} == {file.name for file in folder.glob("*.py")}
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (start, folder))
     assert after["auto_map"] == before["auto_map"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", ["fsdp2", pytest.param("zero2", marks=needs_deepspeed), pytest.param("zero3", marks=needs_deepspeed)]
-)
+@pytest.mark.parametrize("kind", PARAMETRIZED_KINDS)
 def test_sharded_training_of_an_adapter_equals_one_process(kind, start, tmp_path):
-    launch(WORKER, kind, start, tmp_path, "lora")
-    losses = json.loads((tmp_path / "losses.json").read_text())
-    alone = distributed_worker.train_alone(str(start), "lora")
-    assert_same_training(losses, load_file(tmp_path / "adapter_model.safetensors"), *alone)
+    launch(WORKER, "--lora", start, tmp_path, kind)
+    losses = json.loads((tmp_path / kind / "losses.json").read_text())
+    alone = distributed_worker.train_alone(start, lora=True)
+    assert_same_training(losses, load_file(tmp_path / kind / "adapter_model.safetensors"), *alone)
 
 
-def train(start, data, output, num_processes: int, **settings) -> list[dict]:
-    """Trains and returns the log. Several processes run the command under torchrun."""
-    settings = {
+def write_images_and_texts(folder: Path) -> dict:
+    """Conversations of the loop above; a file of their own holds each image."""
+    (folder / "images").mkdir()
+    lines = []
+    for step in range(distributed_worker.STEPS):
+        for rank in range(distributed_worker.WORLD_SIZE):
+            for row in distributed_worker.rows(step, rank):
+                files = [f"{len(lines)}_{index}.png" for index in range(len(row["images"]))]
+                for file, image in zip(files, row["images"], strict=True):
+                    image.save(folder / "images" / file)
+                lines.append(json.dumps({"id": str(len(lines)), "images": files, "messages": row["messages"]}))
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    return {
+        "data": {"path": str(folder / "data.jsonl"), "image_folder": str(folder / "images")},
+        "train_sampling_strategy": "sequential",  # so that one process gets the batches without images
+        "max_steps": distributed_worker.STEPS,
+    }
+
+
+def write_rows(file: Path, count: int) -> None:
+    rows = [{"prompt": f"What is {index}?", "completion": "A number. " * (index + 1)} for index in range(count)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+
+def write_seven_rows(folder: Path, order: str) -> dict:
+    """Two epochs of seven rows in steps of four: the second step has three, of which one process gets one."""
+    write_rows(folder / "rows.jsonl", 7)
+    return {"data": str(folder / "rows.jsonl"), "num_train_epochs": 2, "train_sampling_strategy": order}
+
+
+def write_stream(folder: Path) -> dict:
+    """Files of four and eight rows, one for each process: the one is read twice while the other is read once."""
+    for count in (4, 8):
+        write_rows(folder / f"{count}.jsonl", count)
+    return {"data": {"path": str(folder / "*.jsonl"), "streaming": True}, "max_steps": 6}
+
+
+# What writes the data of each run, and returns its settings.
+RUNS = {
+    "images and texts": write_images_and_texts,
+    "random order": functools.partial(write_seven_rows, order="random"),
+    "grouped by length": functools.partial(write_seven_rows, order="group_by_length"),
+    "stream": write_stream,
+}
+
+
+@pytest.fixture(scope="module")
+def by_two(start, tmp_path_factory) -> Path:
+    """The folder of all runs, trained by two processes: `NAME/by two` of each, beside its config and data."""
+    common = {
         "model": str(start),
-        "data": data,
         "trainable": ["model", "lm_head"],
-        "output_dir": str(output),
         "global_batch_size": 4,
         "per_device_train_batch_size": 2,
         "learning_rate": distributed_worker.LEARNING_RATE,
@@ -127,80 +188,48 @@ def train(start, data, output, num_processes: int, **settings) -> list[dict]:
         "bf16": False,
         "report_to": "none",
         "disable_tqdm": True,
-        **settings,
     }
-    config = output.with_suffix(".yaml")
-    config.write_text(yaml.safe_dump(settings))
-    if num_processes == 1:
-        train_stage(read_config(config, []))
-    else:
-        launch("-m", "flashsloth", "train", config, num_processes=num_processes)
+    root = tmp_path_factory.mktemp("runs")
+    configs = []
+    for name, write_data in RUNS.items():
+        (root / name).mkdir()
+        settings = {**common, "output_dir": str(root / name / "by two"), **write_data(root / name)}
+        configs.append(root / name / "by two.yaml")
+        configs[-1].write_text(yaml.safe_dump(settings))
+    launch(train_stages.__file__, *configs)
+    return root
+
+
+def read_log(output: Path) -> list[dict]:
+    """The entries of a run's log, one for each step."""
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     return [entry for entry in history if "loss" in entry]
 
 
-def train_by_one_and_by_two(start, data, tmp_path, **settings):
-    runs = []
-    for num_processes in (distributed_worker.WORLD_SIZE, 1):
-        log = train(start, data, tmp_path / f"by {num_processes}", num_processes, **settings)
-        weights = load_file(tmp_path / f"by {num_processes}" / "model" / "model.safetensors")
-        runs += [[entry["loss"] for entry in log], weights]
-    return runs
-
-
-def test_train_command_under_torchrun_equals_one_process(start, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "num_steps"),
+    [("images and texts", distributed_worker.STEPS), ("random order", 4), ("grouped by length", 4)],
+)
+def test_train_command_under_torchrun_equals_one_process(name, num_steps, by_two, tmp_path):
     """DDP: two processes on one batch each, against one process that accumulates two."""
-    data = tmp_path / "data.jsonl"
-    (tmp_path / "images").mkdir()
-    lines = []
-    for step in range(distributed_worker.STEPS):
-        for rank in range(distributed_worker.WORLD_SIZE):
-            for row in distributed_worker.rows(step, rank):
-                files = [f"{len(lines)}_{index}.png" for index in range(len(row["images"]))]
-                for file, image in zip(files, row["images"], strict=True):
-                    image.save(tmp_path / "images" / file)
-                lines.append(json.dumps({"id": str(len(lines)), "images": files, "messages": row["messages"]}))
-    data.write_text("\n".join(lines))
-    runs = train_by_one_and_by_two(
-        start,
-        {"path": str(data), "image_folder": str(tmp_path / "images")},
-        tmp_path,
-        train_sampling_strategy="sequential",  # so that one process gets the batches without images
-        max_steps=distributed_worker.STEPS,
-    )
-    assert len(runs[0]) == distributed_worker.STEPS
+    outputs = by_two / name / "by two", tmp_path / "by one"
+    train_stage(read_config(outputs[0].with_suffix(".yaml"), [f"output_dir={outputs[1]}"]))
+    runs = []
+    for output in outputs:
+        runs += [[entry["loss"] for entry in read_log(output)], load_file(output / "model" / "model.safetensors")]
+    assert len(runs[0]) == num_steps
     assert_same_training(*runs)
 
 
-def write_rows(file: Path, count: int) -> None:
-    rows = [{"prompt": f"What is {index}?", "completion": "A number. " * (index + 1)} for index in range(count)]
-    file.write_text("\n".join(map(json.dumps, rows)))
-
-
-@pytest.mark.parametrize("order", ["random", pytest.param("group_by_length", marks=pytest.mark.slow)])
-def test_rows_that_do_not_fill_the_last_batch_are_trained_on_once(order, start, tmp_path):
-    """Seven rows in steps of four, twice: the second step of an epoch has three, of which one process gets one."""
-    write_rows(tmp_path / "rows.jsonl", 7)
-    settings = {"num_train_epochs": 2, "train_sampling_strategy": order}
-    runs = train_by_one_and_by_two(start, str(tmp_path / "rows.jsonl"), tmp_path, **settings)
-    assert len(runs[0]) == 4
-    assert_same_training(*runs)
-
-
-def test_processes_go_on_together_with_unequal_parts_of_a_stream(start, processor, tmp_path):
-    """Files of four and eight rows, one for each process: the one is read twice while the other is read once."""
-    (tmp_path / "rows").mkdir()
-    tokens = []
-    for index, count in enumerate((4, 8)):
-        file = tmp_path / "rows" / f"{index}.jsonl"
-        write_rows(file, count)
-        dataset = load_data([DataSource(str(file))], 0)
+def test_processes_go_on_together_with_unequal_parts_of_a_stream(by_two, processor):
+    num_tokens = []
+    for count in (4, 8):
+        dataset = load_data([DataSource(str(by_two / "stream" / f"{count}.jsonl"))], 0)
         ids = processor.apply_chat_template(dataset["messages"][:], tokenize=True, return_dict=True)["input_ids"]
-        tokens.append(sum(map(len, ids)))
-    data = {"path": str(tmp_path / "rows" / "*.jsonl"), "streaming": True}
-    log = train(start, data, tmp_path / "out", distributed_worker.WORLD_SIZE, max_steps=6)
+        num_tokens.append(sum(map(len, ids)))
+    log = read_log(by_two / "stream" / "by two")
     assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
-    assert log[3]["num_tokens"] == 2 * tokens[0] + tokens[1]
+    assert log[3]["num_tokens"] == 2 * num_tokens[0] + num_tokens[1]
 
 
 @pytest.mark.parametrize(
