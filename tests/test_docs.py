@@ -7,7 +7,6 @@ anything. The Python blocks of a page are one program. Blocks without expected o
 are not run.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from shell import run_script
 
 
 ROOT = Path(__file__).parent.parent
@@ -59,13 +59,6 @@ def checkout(tmp_path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], checkout: Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=checkout, env={**os.environ, "PATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -73,8 +66,10 @@ def name_of(page: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_python_prints_what_the_page_says(page, checkout):
     parts = blocks(page, "python")
-    printed = run([sys.executable, "-c", f"\nprint({BOUNDARY!r})\n".join(part.source for part in parts)], checkout)
-    for part, output in zip(parts, printed.split(f"{BOUNDARY}\n"), strict=True):
+    program = f"\nprint({BOUNDARY!r})\n".join(part.source for part in parts)
+    done = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for part, output in zip(parts, done.stdout.split(f"{BOUNDARY}\n"), strict=True):
         assert matches(part.expected or "", output), f"{part.source}\nprinted\n{output}"
 
 
@@ -82,7 +77,7 @@ def test_python_prints_what_the_page_says(page, checkout):
 def test_commands_print_what_the_page_says(page, checkout):
     for block in commands(page):
         script = "\n".join(line for line in block.source.splitlines() if not line.startswith("source "))
-        output = run(["bash", "-euc", script], checkout)
+        output, _ = run_script(script, checkout)
         assert matches(block.expected, output), f"{block.source}\nprinted\n{output}"
 
 

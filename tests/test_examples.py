@@ -4,12 +4,12 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from shell import PATH, run_script
 
 from flashsloth import FlashSlothForCausalLM
 from flashsloth.loading import EMBEDDED_CHECKPOINT
@@ -20,8 +20,6 @@ EXAMPLES = ROOT / "examples"
 # In addition to a documented command: one step on all five rows, at a rate that changes every weight.
 SHORT = ["--max_steps", "1", "--per_device_train_batch_size", "5", "--save_strategy", "no"]
 SHORT += ["--report_to", "none", "--learning_rate", "1e-2"]
-# `python`, `trl` and `flashsloth` are those of this environment.
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def run(command, cwd, **environment):
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={**ENVIRONMENT, **environment},
+        env={**os.environ, "PATH": PATH, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -79,8 +77,7 @@ def test_trl_command_line(root):
 
 def test_recipe_for_own_data(root):
     recipe = (EXAMPLES / "own_data.md").read_text(encoding="utf-8")
-    script = "\n".join(["set -eu", *re.findall(r"```sh\n(.*?)```", recipe, flags=re.DOTALL)])
-    output = run(["bash", "-c", script], root)
+    output, log = run_script("\n".join(re.findall(r"```sh\n(.*?)```", recipe, flags=re.DOTALL)), root)
     assert "GB per device" in output  # of --plan
     expected = "".join(re.findall(r"```text\n(.*?)```", recipe, flags=re.DOTALL)).splitlines()
-    assert len(expected) == 4 and set(expected) <= set(output.splitlines())
+    assert len(expected) == 4 and set(expected) <= {*output.splitlines(), *log.splitlines()}
