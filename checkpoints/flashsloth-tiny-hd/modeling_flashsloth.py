@@ -247,10 +247,7 @@ class EmbeddedQuery(nn.Module):
 
 
 class QueryContext(NamedTuple):
-    """
-    What [`EmbeddedQuery`] needs beside the hidden states. A named tuple is immutable, and sharding, offloading and
-    export find the tensors in it.
-    """
+    """What [`EmbeddedQuery`] needs besides the hidden states: immutable, and a pytree, for sharding and export."""
 
     patches: torch.Tensor  # (B, V * P, C): un-pooled patches of each row's images
     query_mask: torch.Tensor  # (B, L): query tokens with an image before them
@@ -341,8 +338,8 @@ class FlashSlothPreTrainedModel(PreTrainedModel):
         return True
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        # Tensors keep the names of the modules. transformers 5.23 would undo what it did to load them, but also the
-        # renamings that do not apply here, if DeepSpeed partitioned the model, and it cannot undo a quantization.
+        # Tensors keep the names of the modules. By default transformers undoes the renamings of loading, but also
+        # others if DeepSpeed partitioned the model, and it cannot undo a quantization.
         kwargs.setdefault("save_original_format", False)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -479,7 +476,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(N, 3, image_size, image_size)`, *optional*): views of all rows.
             view_mask (`torch.LongTensor` of shape `(B, V)`, *optional*): see `get_image_features`. Without it the
                 views are split evenly over the rows.
-            inputs_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): used as they are; no images beside them.
+            inputs_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): used as they are, without images.
             mm_encoder_outputs (`dict`, *optional*): `{"image": FlashSlothImageFeatures}` in place of `pixel_values`.
                 Holds all views of a row, those already in the cache too.
             output_query_attentions (`bool`, *optional*, defaults to `False`): whether to return `query_attentions`.
