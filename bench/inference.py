@@ -49,7 +49,7 @@ from flashsloth.bench.measure import (
 )
 from flashsloth.bench.models import WEIGHT_STD, random_image, uncompressed_peer
 from flashsloth.loading import find_flashsloth, load_model
-from flashsloth.modeling_flashsloth import FlashSlothImageFeatures
+from flashsloth.modeling_flashsloth import CACHE_NAME, FlashSlothImageFeatures
 
 
 IMAGE_SIZE = (1500, 1000)  # width and height in pixels
@@ -122,7 +122,7 @@ class FlashSlothRun:
 
     def prefill(self, features: FlashSlothImageFeatures, cache: DynamicCache) -> torch.Tensor:
         return self.model(
-            self.input_ids, mm_encoder_outputs={"image": features}, past_key_values=cache, logits_to_keep=1
+            self.input_ids, mm_encoder_outputs={"image": features}, **{CACHE_NAME: cache}, logits_to_keep=1
         ).logits
 
 
@@ -140,7 +140,7 @@ class LlavaRun(FlashSlothRun):
 
     def prefill(self, features, cache):
         return self.model(
-            self.input_ids, mm_encoder_outputs={"image": features}, past_key_values=cache, logits_to_keep=1
+            self.input_ids, mm_encoder_outputs={"image": features}, **{CACHE_NAME: cache}, logits_to_keep=1
         ).logits
 
 
@@ -212,7 +212,7 @@ class Measurement:
     def _decode(self, logits, cache):
         for position in self.positions[:, None, None]:
             token = logits[:, -1].argmax(-1, keepdim=True)
-            logits = self.step(token, position_ids=position, past_key_values=cache, logits_to_keep=1).logits
+            logits = self.step(token, position_ids=position, **{CACHE_NAME: cache}, logits_to_keep=1).logits
 
 
 def _load(folder: str | None, device: torch.device, dtype: torch.dtype) -> FlashSlothForCausalLM:

@@ -126,7 +126,7 @@ def _decode(folder: str, args: argparse.Namespace) -> dict[str, float]:
     token = torch.tensor([list(PROMPT)], device=device)
     seconds = []
     for _ in range(args.new_tokens + 2):  # the prompt, and the token that is not counted
-        output, taken = clock(lambda token=token: model(token, past_key_values=cache, logits_to_keep=1))
+        output, taken = clock(lambda token=token: model(token, cache=cache, logits_to_keep=1))
         token = output.logits[:, -1].argmax(-1, keepdim=True)
         seconds.append(taken)
     memory = peak_memory(device) if device.type == "cuda" else resident_memory()

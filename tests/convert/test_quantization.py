@@ -306,8 +306,9 @@ def test_without_torchao(source, tmp_path, monkeypatch, capsys):
     assert "pip install 'flashsloth[quantize]'" in capsys.readouterr().err
 
 
-def test_the_tiny_checkpoint_keeps_its_accuracy(tmp_path):
+def test_the_tiny_checkpoint_keeps_its_accuracy(tmp_path, monkeypatch):
     """On a sample, with a margin of two questions; bench/results.md has the figures on all 1,000."""
+    monkeypatch.setattr(loading, "runs_int4", lambda: True)  # by the kernel of tests/support
     exam = make_dataset("exam", "heldout", 27)
     expected = accuracy(examine(*load(EMBEDDED_CHECKPOINT), exam))
     for weights in KINDS:
