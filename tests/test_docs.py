@@ -89,7 +89,7 @@ def test_links_exist(page):
 
 def test_files_of_the_architecture_page_exist():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    names = set(re.findall(r"`([\w/*]+\.(?:py|md|yaml|json))`", text))
+    names = set(re.findall(r"`([\w/*]+\.(?:py|md|yaml|json))`", text)) - {"training.json"}  # which a run writes
     assert len(names) > 20
     assert [name for name in sorted(names) if not any(ROOT.glob(name)) and not any(ROOT.glob(f"**/{name}"))] == []
 
