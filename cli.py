@@ -372,7 +372,12 @@ def _add_quantize(commands) -> None:
     )
     quantize.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
     quantize.add_argument("dst", metavar="DST", help="folder to write")
-    quantize.add_argument("--weights", choices=["int8", "int4"], required=True, help="dtype of the decoder's weights")
+    quantize.add_argument(
+        "--weights",
+        choices=["int8", "int4"],
+        required=True,
+        help="dtype of the decoder's weights; int4 needs an NVIDIA GPU with mslk to run",
+    )
     quantize.add_argument(
         "--group-size",
         metavar="N",
@@ -382,7 +387,7 @@ def _add_quantize(commands) -> None:
 
 
 def _add_train(commands) -> None:
-    train = _add_command(commands, "train", run_train, "one training stage")
+    train = _add_command(commands, "train", run_train, "run one training stage")
     train.add_argument("config", metavar="CONFIG.yaml", help="the stage; train/configs has examples")
     train.add_argument(
         "overrides", metavar="key=value", nargs="*", help="changes a value of the file, also a nested one (lora.r=8)"
@@ -412,7 +417,7 @@ def _add_data(commands) -> None:
 
 
 def _add_push(commands) -> None:
-    push = _add_command(commands, "push", run_push, "a model folder to the Hub, with a model card")
+    push = _add_command(commands, "push", run_push, "upload a model folder to the Hub, with a model card")
     push.add_argument("folder", metavar="DIR", help="model folder")
     push.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if it does not exist")
     push.add_argument("--private", action="store_true", help="make the new repository private")

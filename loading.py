@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
-from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from flashsloth import register_auto_classes
 from flashsloth.folders.downloads import TOKENIZER_FILES, find_files, find_model
@@ -51,8 +51,9 @@ def is_quantized(config: PreTrainedConfig) -> bool:
 def is_int4(config: PreTrainedConfig) -> bool:
     """Whether a checkpoint's weights are those of `flashsloth quantize --weights int4`."""
     quantization = config.to_dict().get("quantization_config", {})
-    is_torchao = quantization.get("quant_method") == "torchao"
-    return is_torchao and quantization["quant_type"]["default"]["_type"] == "Int4WeightOnlyConfig"
+    method = quantization.get("quant_type")
+    default = method.get("default") if isinstance(method, dict) else None
+    return isinstance(default, dict) and default.get("_type") == "Int4WeightOnlyConfig"
 
 
 def runs_int4() -> bool:
@@ -116,7 +117,9 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     file = folder / PROCESSOR_NAME
     if not file.is_file():
         raise ValueError(f"{folder} holds no processor ({PROCESSOR_NAME}). Save the processor there too.")
-    if not isinstance(read_json(file).get("image_processor"), dict):
+    # transformers before version 5 keeps the image processor in a file of its own
+    has_own_file = (folder / IMAGE_PROCESSOR_NAME).is_file()
+    if not has_own_file and not isinstance(read_json(file).get("image_processor"), dict):
         raise ValueError(f"{file} describes no image processor. Save the processor there again.")
     with reading_errors("processor", folder):
         return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -40,7 +40,6 @@ from transformers.initialization import no_init_weights
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor
 from flashsloth.bench.measure import (
     Clock,
-    default_device,
     default_dtype,
     device_name,
     log,
@@ -48,7 +47,7 @@ from flashsloth.bench.measure import (
     print_table,
 )
 from flashsloth.bench.models import WEIGHT_STD, random_image, uncompressed_peer
-from flashsloth.loading import find_flashsloth, load_model
+from flashsloth.loading import default_device, find_flashsloth, load_model
 from flashsloth.modeling_flashsloth import CACHE_NAME, FlashSlothImageFeatures
 
 
@@ -236,7 +235,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1, help="images and questions in a batch (1)")
     parser.add_argument("--repeats", type=int, default=3, help="runs that are counted (3)")
     parser.add_argument("--new-tokens", type=int, default=8, help="timed tokens after the first (8)")
-    parser.add_argument("--device", default=default_device(), help="cpu, cuda, mps... (%(default)s)")
+    parser.add_argument("--device", default=str(default_device()), help="cpu, cuda, mps... (%(default)s)")
     parser.add_argument(
         "--dtype",
         choices=["bfloat16", "float16", "float32"],

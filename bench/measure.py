@@ -37,10 +37,6 @@ class Clock:
         return time.perf_counter()
 
 
-def default_device() -> str:
-    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-
-
 def default_dtype() -> str:
     """bfloat16, but float32 on a CPU without bfloat16 instructions, where bfloat16 is far slower."""
     return "bfloat16" if torch.accelerator.is_available() or has_fast_bfloat16() else "float32"

@@ -39,7 +39,6 @@ from flashsloth import FlashSlothConfig, FlashSlothProcessor, register_auto_clas
 from flashsloth.bench.measure import (
     Clock,
     check_free_disk,
-    default_device,
     default_dtype,
     device_name,
     log,
@@ -51,7 +50,7 @@ from flashsloth.bench.measure import (
 from flashsloth.bench.models import random_weights, weight_bytes, write_random_model
 from flashsloth.convert.quantization import WEIGHTS
 from flashsloth.folders.model_folder import model_on_meta
-from flashsloth.loading import EMBEDDED_CHECKPOINT, load_model, runs_int4
+from flashsloth.loading import EMBEDDED_CHECKPOINT, default_device, load_model, runs_int4
 
 
 ORIGINAL = "original"
@@ -77,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         for kind, model in folders.items():
             num_bytes = sum(file.stat().st_size for file in model.iterdir())
             results[kind] = {"disk_gb": round(num_bytes / 1e9, 6)} | results[kind]
-            if kind != "int4" or (args.device == "cuda" and runs_int4()):
+            if kind != "int4" or (torch.device(args.device).type == "cuda" and runs_int4()):
                 results[kind] |= _decode_apart(model, args)
     report = {
         "benchmark": "quantization",
@@ -143,7 +142,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", metavar="DIR", help="model folder (default: random weights of the published size)")
     parser.add_argument("--new-tokens", type=int, default=8, help="timed tokens (8)")
-    parser.add_argument("--device", default=default_device(), help="cpu, cuda, mps... (%(default)s)")
+    parser.add_argument("--device", default=str(default_device()), help="cpu, cuda, mps... (%(default)s)")
     parser.add_argument(
         "--dtype",
         choices=["bfloat16", "float16", "float32"],

@@ -37,9 +37,9 @@ from flashsloth import (
     FlashSlothProcessor,
     register_auto_classes,
 )
-from flashsloth.bench.measure import Clock, default_device, default_dtype, device_name, peak_memory, print_table
+from flashsloth.bench.measure import Clock, default_dtype, device_name, peak_memory, print_table
 from flashsloth.bench.models import random_image, uncompressed_peer
-from flashsloth.loading import EMBEDDED_CHECKPOINT
+from flashsloth.loading import EMBEDDED_CHECKPOINT, default_device
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
 from flashsloth.train.trainer import FlashSlothTrainer
 
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         "date": date.today().isoformat(),
         "stage": "2: all but the vision tower",
         **{size: getattr(args, size) for size in (*SIZES, "rows", "answer_words", "steps", "rounds", "dtype")},
-        "device": device_name(torch.device(default_device())),
+        "device": device_name(default_device()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

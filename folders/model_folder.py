@@ -82,7 +82,7 @@ def check_tensors(
 
 def check_is_flashsloth(folder: Path) -> None:
     """
-    Looks at what kind of model a folder holds, before anything is built from it.
+    Checks what kind of model a folder holds, before anything is built from it.
 
     Raises:
         ValueError: If it is an adapter, has no config, or is another model than a FlashSloth.

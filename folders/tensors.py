@@ -141,7 +141,7 @@ def _open_pytorch(file: Path) -> Iterator[tuple[str, LazyTensor]]:
         with zipfile.ZipFile(file) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
     except zipfile.BadZipFile as error:
-        raise unreadable("torch.save writes zip archives since version 1.6, and this is none") from error
+        raise unreadable("torch.save writes zip archives since version 1.6, and this is not one") from error
     if packed:
         raise unreadable(f"its {packed[0]} is compressed, which torch.save does not do")
     try:

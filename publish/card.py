@@ -73,7 +73,7 @@ RUN_SETTINGS = {
 }
 # Settings in the entry of a command that its sentence gives in brackets.
 COMMAND_SETTINGS = {"learning_rate": "learning rate", "group_size": "group size", "seed": "seed"}
-UNSET = (None, -1, "", {}, [])  # how the trainer says that a setting is not set, as in `max_steps=-1`
+UNSET = (None, "None", -1, "", {}, [])  # how the trainer says that a setting is not set, as in `max_steps=-1`
 
 
 def card_files(

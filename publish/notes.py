@@ -301,7 +301,7 @@ def _without_paths(value):
         return [_without_paths(item) for item in value]
     if not isinstance(value, str):
         return value
-    for kind in (PurePosixPath, PureWindowsPath):  # a value that is a path as a whole may hold blanks
+    for kind in (PurePosixPath, PureWindowsPath):  # a value that is a path as a whole may contain spaces
         path = kind(value)
         if "\n" not in value and (path.is_absolute() or value.startswith("~/")):
             return path.name

@@ -21,7 +21,6 @@ from transformers.tokenization_utils_base import (
     TOKENIZER_CONFIG_FILE,
 )
 from transformers.utils import (
-    ADAPTER_CONFIG_NAME,
     CHAT_TEMPLATE_FILE,
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
@@ -201,11 +200,6 @@ def _check_kind(folder: Path) -> None:
     name = folder.resolve().name
     if UNFINISHED_FOLDER.search(name):
         raise ValueError(f"{folder} is left over from an interrupted command: remove it and run the command again.")
-    if (folder / ADAPTER_CONFIG_NAME).is_file():
-        raise ValueError(
-            f"{folder} is an adapter, which does not work without its base model: merge it first "
-            f"(flashsloth merge {folder} DST) and push the result."
-        )
     has_config = (folder / CONFIG_NAME).is_file()
     if (folder / TRAINER_STATE_FILE).is_file() or (CHECKPOINT_FOLDER.match(name) and not has_config):
         raise ValueError(

@@ -3,8 +3,8 @@
 The examples of README.md and docs/ print what they say, and their links and file names exist.
 
 An example is a block of `sh` or `python` with a block of `text` behind it, its expected output; there `...` stands for
-anything. The Python blocks of a page are one program. Blocks without expected output need the Hub, a GPU or hours, and
-are not run.
+anything. The Python blocks of a page are one program, and print nothing else. Commands without expected output are not
+run: they need the Hub, a GPU or hours.
 """
 
 import re

@@ -211,7 +211,7 @@ class StageConfig(SFTConfig):
                 type_validator(name, value, kind)
             except TypeError as error:
                 expected = formatannotation(kind)
-                raise ValueError(f"{name} is {value!r}: it has to be of the type {expected}") from error
+                raise ValueError(f"{name} is {value!r}: it must be of type {expected}") from error
 
     def _check_stage(self) -> None:
         if self.quantization and not self.lora:
@@ -283,7 +283,7 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
     settings = read_settings(path, overrides)
     for key, reason in DERIVED.items():
         if key in settings:
-            raise ValueError(f"{path} sets {key}, which is not for you to set: {reason}")
+            raise ValueError(f"{path} sets {key}, which cannot be set: {reason}")
     _check_keys(settings, StageConfig, path)
     for key in ("model", "data", "output_dir"):
         if settings.get(key) in (None, ""):
@@ -296,12 +296,17 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
         settings["trainable"] = as_list(settings["trainable"])
     if "lora" in settings:
         settings["lora"] = _read_lora(settings["lora"], path)
+    # A planned number of processes is not that of this launch, which a new stage divides by.
+    planned_size = None
+    if num_processes and isinstance(settings.get("global_batch_size"), int):
+        planned_size = settings.pop("global_batch_size")
     try:
         [stage] = HfArgumentParser(StageConfig).parse_dict(settings)
+        if planned_size is not None:
+            stage.global_batch_size = planned_size
+            stage.set_num_processes(num_processes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if num_processes:
-        stage.set_num_processes(num_processes)
     return stage
 
 
@@ -334,7 +339,8 @@ def _read_source(source, path: Path) -> DataSource:
     _check_keys(source, DataSource, f"data in {path}")
     if not source.get("path"):
         raise ValueError(f"data in {path} has a source without a path")
-    return _strict(DataSource, source, f"data in {path}")
+    given = {key: value for key, value in source.items() if value is not None}
+    return _strict(DataSource, given, f"data in {path}")
 
 
 def _read_lora(lora, path: Path) -> LoraSettings:

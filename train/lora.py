@@ -12,13 +12,13 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoProcessor, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from flashsloth.folders.downloads import find_files
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.loading import load
+from flashsloth.loading import load, load_processor
 from flashsloth.train.config import LoraSettings
 
 
@@ -138,7 +138,7 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
             f"{error} The adapter was trained on '{named}': name that model with --base."
         ) from error
     if (adapter / "processor_config.json").is_file():
-        processor = AutoProcessor.from_pretrained(adapter)
+        processor = load_processor(adapter)
     with new_folder(dst) as folder:
         merged = _attach(model, adapter).merge_and_unload(safe_merge=True)
         with quiet_transformers():

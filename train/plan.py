@@ -4,9 +4,7 @@ Plans a run before it starts: `flashsloth train CONFIG.yaml --plan --devices 8`.
 so no weights are allocated; `flashsloth.train.memory` has the formulas.
 """
 
-import glob
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +180,6 @@ def describe(stage: StageConfig, num_devices: int) -> str:
     if Path(stage.model).is_dir():
         model_config, name = read_model_config(Path(stage.model)), stage.model
     num_rows = None
-    if all(glob.glob(os.path.expanduser(source.path)) and not source.streaming for source in stage.data):
+    if all(source.local_files and not source.streaming for source in stage.data):
         num_rows = len(load_data(stage.data, stage.seed))
     return report(plan(stage, num_devices, model_config, num_rows), name)

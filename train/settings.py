@@ -55,7 +55,7 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise ValueError(f"{override!r} is no override: write key=value")
+            raise ValueError(f"{override!r} is not an override: write key=value")
         _apply(override, settings, _current_name(key), _from_yaml(value, override))
     for key in settings:
         if str(key).endswith("_strategy") and settings[key] is False:

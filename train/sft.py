@@ -22,11 +22,11 @@ from torch import nn
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from flashsloth import FlashSlothProcessor, register_auto_classes
+from flashsloth import FlashSlothProcessor
 from flashsloth.folders.downloads import find_files
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.loading import has_fast_bfloat16
+from flashsloth.loading import MODEL_FILES, has_fast_bfloat16, load_processor
 from flashsloth.train.config import StageConfig, read_config
 from flashsloth.train.data.broken_rows import SKIPPED_FILE, BrokenRow
 from flashsloth.train.data.fingerprint import fingerprint
@@ -73,7 +73,7 @@ def train_stage(stage: StageConfig) -> Path:
     # Model and processor
     model = load_model(stage)
     base = find_files(stage.model, (PROVENANCE_FILE,))  # of a model on the Hub, the local copy that was loaded
-    processor = load_processor(stage)
+    processor = load_stage_processor(stage)
     adapter, optimizer = prepare_training(stage, model)
 
     # Data
@@ -127,18 +127,14 @@ def check_launch(stage: StageConfig) -> None:
         )
 
 
-def load_processor(stage: StageConfig) -> FlashSlothProcessor:
+def load_stage_processor(stage: StageConfig) -> FlashSlothProcessor:
     """
     Loads the processor of the model that a stage starts from, with the stage's `hd`.
 
     Raises:
         ValueError: If it is missing or damaged.
     """
-    register_auto_classes()
-    try:
-        processor = FlashSlothProcessor.from_pretrained(stage.model)
-    except OSError as error:
-        raise ValueError(f"The processor of {stage.model} cannot be loaded: {error}") from error
+    processor = load_processor(find_files(stage.model, MODEL_FILES))
     processor.image_processor.hd = stage.hd
     return processor
 
@@ -198,12 +194,13 @@ def open_data(
 
 def validate_data(stage: StageConfig) -> list[BrokenRow]:
     """
-    Reads all rows of a stage's data, and returns the broken ones. A run of the stage does not read them again.
+    Reads all rows of a stage's data, and returns the broken ones. A run of the stage does not read them again, except
+    for the rows of a stream.
 
     Raises:
         ValueError: If the processor or the data cannot be read.
     """
-    processor = load_processor(stage)
+    processor = load_stage_processor(stage)
     rows = load_data(stage.data, stage.seed)
     validation = DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)
     return validation.validate_all(rows, fingerprint(rows, stage.data))

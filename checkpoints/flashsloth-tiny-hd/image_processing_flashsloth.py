@@ -184,8 +184,8 @@ def _tiles(image, view_size: tuple[int, int], grid: int, fill_color: int, resamp
     The tiles of an image centred on a square canvas of its longer side, resized to `grid` x `grid` views.
 
     Pillow works on the rows of a square first and then on its columns, so that rows can be narrowed band by band, and
-    columns shortened strip by strip, with the same result to the pixel: in threads, since Pillow lets go of the
-    interpreter, and without ever holding the canvas, which for a 60000 x 100 image would take ten gigabytes.
+    columns shortened strip by strip, with the same result to the pixel: in threads, since Pillow releases the
+    GIL, and without ever holding the canvas, which for a 60000 x 100 image would take ten gigabytes.
     """
     tile_width, tile_height = view_size
     width, height = grid * tile_width, grid * tile_height
@@ -213,7 +213,7 @@ def _tiles(image, view_size: tuple[int, int], grid: int, fill_color: int, resamp
 
 
 def _bands(lines: int, pixels_per_line: int, threads: int) -> list[tuple[int, int]]:
-    """Splits lines evenly over threads: the first line of each band, and the one behind its last."""
+    """Splits lines evenly over threads: the first line of each band, and the line after its last."""
     most, least = (max(1, pixels // pixels_per_line) for pixels in (MAX_BAND_PIXELS, MIN_BAND_PIXELS))
     step = min(most, max(least, -(-lines // threads)))
     return [(first, min(first + step, lines)) for first in range(0, lines, step)]

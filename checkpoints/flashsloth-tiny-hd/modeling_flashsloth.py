@@ -232,7 +232,7 @@ class EmbeddedQuery(nn.Module):
             The other arguments are the fields of [`QueryContext`].
 
         Returns:
-            `hidden_states` with other states of the query tokens, and the weights over patches `(B, heads, L, V * P)`
+            `hidden_states` with the query tokens' states updated, and the weights over patches `(B, heads, L, V * P)`
             if asked for.
         """
         text = self.down_proj(hidden_states)
@@ -421,7 +421,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Puts the visual tokens in their placeholders' positions. With a cache the first views of a row may already be
-        in it: the placeholders at hand then take the last ones.
+        in it: the placeholders in this input then take the last views.
 
         Returns:
             `inputs_embeds` with visual tokens, `(B, L, D)`, and how many views have begun by each position, `(B, L)`.
@@ -447,12 +447,12 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
 
     def _update_query_tokens(self, query_layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Runs before the query layer, on the keyword arguments that `forward` gives to the decoder."""
-        context, record = kwargs.pop("query_context", None), kwargs.pop("record_query_attentions", None)
+        context, keep = kwargs.pop("query_context", None), kwargs.pop("keep_query_attentions", None)
         if context is None:
             return args, kwargs
-        hidden_states, weights = self.embedded_query(args[0], *context, output_attentions=record is not None)
-        if record is not None:
-            record(weights)
+        hidden_states, weights = self.embedded_query(args[0], *context, output_attentions=keep is not None)
+        if keep is not None:
+            keep(weights)
         return (hidden_states, *args[1:]), kwargs
 
     @can_return_tuple
@@ -500,7 +500,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             inputs_embeds, num_views = self._insert_visual_tokens(input_ids, inputs_embeds, features, past_length)
             if self.config.num_query_tokens:
                 kwargs["query_context"] = query_context(self.config, input_ids, patches, num_views, past_length)
-                kwargs["record_query_attentions"] = query_attentions.append if output_query_attentions else None
+                kwargs["keep_query_attentions"] = query_attentions.append if output_query_attentions else None
 
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
@@ -524,7 +524,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         has_pixels = pixel_values is not None and pixel_values.shape[0] > 0
         if input_ids is None and (has_pixels or features is not None):
             source = "pixel_values" if has_pixels else "mm_encoder_outputs"
-            raise ValueError(f"{source} need input_ids: inputs_embeds do not show where images stand.")
+            raise ValueError(f"{source} need input_ids: inputs_embeds do not show where the images go.")
         if has_pixels:
             if view_mask is None:
                 num_rows, num_views = input_ids.shape[0], pixel_values.shape[0]

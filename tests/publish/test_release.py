@@ -164,7 +164,7 @@ DAMAGES = {
         edit_json("config.json", lambda config: config["text_config"].update(hidden_size="wide")),
         "config.json is contradictory: Field 'hidden_size' expected int",
     ),
-    "adapter": (write("adapter_config.json", "{}"), "is an adapter, which does not work without its base model"),
+    "adapter": (write("adapter_config.json", "{}"), "is an adapter: merge it first"),
     "checkpoint": (write("trainer_state.json", "{}"), "is a checkpoint of a training run"),
     "evaluation": (write("evaluation.json", "{}"), "evaluation.json must hold a JSON array of objects"),
     "provenance": (write("provenance.json", "[1]"), "provenance.json must hold a JSON array of objects"),

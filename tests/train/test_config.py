@@ -37,7 +37,7 @@ def test_a_stage_may_be_written_in_python(tmp_path):
     settings = {"model": "m", "data": [DataSource("rows.json")], "output_dir": str(tmp_path), "use_cpu": True}
     stage = StageConfig(**settings, trainable=["lm_head"], global_batch_size=16, per_device_train_batch_size=4)
     assert stage.gradient_accumulation_steps == 4
-    with pytest.raises(ValueError, match="learning_rate is 'abc': it has to be of the type float | int"):
+    with pytest.raises(ValueError, match="learning_rate is 'abc': it must be of type float | int"):
         StageConfig(**settings, trainable=["lm_head"], learning_rate="abc")
     with pytest.raises(ValueError, match="neither `trainable` nor `lora`"):
         StageConfig(**settings)
@@ -176,7 +176,7 @@ def test_nested_values_of_trl(nested):
         ("lora.rank=8", "lora in .* unknown key 'rank'"),
         ("lorra.r=8", "unknown key 'lorra'; the closest known one is 'lora'"),
         ("model.folder=x", "'model.folder=x' sets a nested value, but model is 'm': write model=value"),
-        ("seed.x=1", "seed is {'x': 1}: it has to be of the type int"),
+        ("seed.x=1", "seed is {'x': 1}: it must be of type int"),
     ],
 )
 def test_nested_values_that_cannot_exist(nested, override, message):
@@ -233,7 +233,7 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("data=[]", "is empty"),
         ("data={image_folder: b}", "a source without a path"),
         ("data={path: a, weight: 0}", "weight of a is 0"),
-        ("optimizer=lion", r"optimizer is 'lion': it has to be of the type Literal\['adamw', 'muon'\]"),
+        ("optimizer=lion", r"optimizer is 'lion': it must be of type Literal\['adamw', 'muon'\]"),
         ("on_broken_rows=ignore", r"on_broken_rows is 'ignore': .* Literal\['stop', 'skip'\]"),
         ("quantization=int8", r"quantization is 'int8': .*Literal\['nf4'\]"),
         ("quantization=nf4", "quantization needs lora"),
@@ -243,29 +243,29 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("assistant_only_loss=false", "the loss always covers the answers"),
         ("model=", "lacks the key 'model'"),
         ("bf16", "write key=value"),
-        ("hd=maybe", "hd is 'maybe': it has to be of the type bool"),
-        ("model=5", "model is 5: it has to be of the type str"),
-        ("trainable=[5]", r"trainable is \[5\]: it has to be of the type list\[str\]"),
-        ("learning_rates=5", r"learning_rates is 5: it has to be of the type dict\[str, float | int\]"),
+        ("hd=maybe", "hd is 'maybe': it must be of type bool"),
+        ("model=5", "model is 5: it must be of type str"),
+        ("trainable=[5]", r"trainable is \[5\]: it must be of type list\[str\]"),
+        ("learning_rates=5", r"learning_rates is 5: it must be of type dict\[str, float | int\]"),
         (
             "learning_rates={model.pooling: fast}",
-            "learning_rates is {'model.pooling': 'fast'}: it has to be of the type dict",
+            "learning_rates is {'model.pooling': 'fast'}: it must be of type dict",
         ),
         ("data={path: 5}", "data in .* 'path' expected str, got int"),
         ("data={path: a, weight: heavy}", "data in .* 'weight'"),
         ("data={path: a, streaming: maybe}", "data in .* 'streaming'"),
-        ("global_batch_size=many", "global_batch_size is 'many': it has to be of the type int | None"),
+        ("global_batch_size=many", "global_batch_size is 'many': it must be of type int | None"),
         ("global_batch_size=0", "global_batch_size is 0: it has to be a number of rows"),
         ("per_device_train_batch_size=0", "per_device_train_batch_size is 0"),
-        ("learning_rate=abc", "learning_rate is 'abc': it has to be of the type float | int"),
-        ("learning_rate=", "learning_rate is None: it has to be of the type float | int"),
-        ("max_length=abc", "max_length is 'abc': it has to be of the type int | None"),
-        ("max_steps=1.5", "max_steps is 1.5: it has to be of the type int"),
-        ("seed=abc", "seed is 'abc': it has to be of the type int"),
-        ("seed=true", "seed is True: it has to be of the type int"),
-        ("seed=1.5", "seed is 1.5: it has to be of the type int"),
-        ("gradient_checkpointing=maybe", "gradient_checkpointing is 'maybe': it has to be of the type bool"),
-        ("lr_scheduler_type=5", "lr_scheduler_type is 5: it has to be of the type .*SchedulerType | str"),
+        ("learning_rate=abc", "learning_rate is 'abc': it must be of type float | int"),
+        ("learning_rate=", "learning_rate is None: it must be of type float | int"),
+        ("max_length=abc", "max_length is 'abc': it must be of type int | None"),
+        ("max_steps=1.5", "max_steps is 1.5: it must be of type int"),
+        ("seed=abc", "seed is 'abc': it must be of type int"),
+        ("seed=true", "seed is True: it must be of type int"),
+        ("seed=1.5", "seed is 1.5: it must be of type int"),
+        ("gradient_checkpointing=maybe", "gradient_checkpointing is 'maybe': it must be of type bool"),
+        ("lr_scheduler_type=5", "lr_scheduler_type is 5: it must be of type .*SchedulerType | str"),
         ("lora={r: abc}", "lora in .* 'r' expected int, got str"),
         ("lora={parts: [5]}", "lora in .* 'parts'"),
         ("lora={parts: []}", r"lora parts is \[\]: it names the modules that get an adapter"),
@@ -286,8 +286,8 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("train_sampling_strategy=no", "train_sampling_strategy is 'no'"),
         ("lr_scheduler_type=cosin", "cosin is not a valid SchedulerType, please select one of .*'cosine'"),
         ("lr_scheduler_kwargs={foo: 1}", "lr_scheduler_kwargs do not fit lr_scheduler_type 'linear'"),
-        ("lr_scheduler_kwargs=foo", "lr_scheduler_kwargs is 'foo': it has to be of the type dict"),
-        ("gradient_checkpointing_kwargs=foo", "gradient_checkpointing_kwargs is 'foo': it has to be of the type dict"),
+        ("lr_scheduler_kwargs=foo", "lr_scheduler_kwargs is 'foo': it must be of type dict"),
+        ("gradient_checkpointing_kwargs=foo", "gradient_checkpointing_kwargs is 'foo': it must be of type dict"),
         ("logging_steps=.inf", "logging_steps is inf"),
         ("save_only_model=true", "not for you to set: a run that was stopped could not go on"),
         ("auto_find_batch_size=true", "it would change how many rows a step takes"),

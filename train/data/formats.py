@@ -24,6 +24,8 @@ from urllib.request import url2pathname
 import PIL.Image
 from datasets import Features, Image, List, Value
 
+from flashsloth.processing_flashsloth import IMAGE_TYPES
+
 
 MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 # Images stay files until a batch is made of them. `length` is the number of characters of all texts: rows of similar
@@ -88,7 +90,7 @@ def make_text_columns(
     if problem is None:
         try:
             messages = conversation(raw_row, num_images, captions)
-            json.dumps(messages, ensure_ascii=False).encode()  # half of a surrogate pair is no text that can be stored
+            json.dumps(messages, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
         except (ValueError, RecursionError) as error:
             messages, problem = [], f"{error}"
     name = index if raw_row.get("id") is None else raw_row["id"]
@@ -246,7 +248,7 @@ def _split(text: str) -> list[dict]:
 
 def _part(part: dict) -> list[dict]:
     kind = _get_word(part, "type", "content")
-    if kind in ("image", "image_url"):
+    if kind in IMAGE_TYPES:
         return [_image_part()]
     return _text_parts(_string(part.get("text"))) if kind == "text" else [{"type": kind, "text": None}]
 

@@ -74,7 +74,7 @@ def _source(path: str, name: str) -> str | Path | bytes:
         raise ImageError(f"{name} does not exist: check the address.", MISSING_IMAGE) from error
     except ValueError as error:  # no file system has such addresses
         raise ImageError(f"{name} cannot be fetched ({error}): check the address.", MISSING_IMAGE) from error
-    except (OSError, ImportError) as error:
+    except Exception as error:  # of whatever library serves such addresses
         raise ImageError(f"{name} cannot be fetched: {error}.", UNREACHABLE_IMAGE) from error
 
 

@@ -33,7 +33,7 @@ from flashsloth.train.data.formats import (
 # JSON files
 
 
-def read_json(path: str, folder: str, captions: bool, streaming: bool) -> Dataset | IterableDataset:
+def convert_json(path: str, folder: str, captions: bool, streaming: bool) -> Dataset | IterableDataset:
     """
     Reads a file that holds a JSON array, or JSON lines.
 

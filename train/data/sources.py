@@ -22,7 +22,7 @@ from huggingface_hub.dataclasses import strict
 
 from flashsloth.folders.downloads import download_error
 from flashsloth.train.data.formats import FEATURES
-from flashsloth.train.data.rows import convert_stream, convert_table, read_json
+from flashsloth.train.data.rows import convert_json, convert_stream, convert_table
 
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
     folder = _image_folder(source)
     try:
         if files := _json_files(source):
-            parts = [read_json(os.path.abspath(file), folder, source.captions, source.streaming) for file in files]
+            parts = [convert_json(os.path.abspath(file), folder, source.captions, source.streaming) for file in files]
             return datasets.concatenate_datasets(parts)
         raw_rows = _open_table(source)
     except (DatasetGenerationError, pyarrow.ArrowInvalid) as error:
@@ -241,7 +241,7 @@ def _json_files_of_folder(source: DataSource) -> list[str]:
 def _refuse(source: DataSource, **settings: str | None) -> None:
     for setting, value in settings.items():
         if value not in (None, "train"):
-            raise ValueError(f"{source.path} is a file, which has no {setting}: leave out {setting} ({value})")
+            raise ValueError(f"{source.path} is local, and has no {setting}: leave out {setting} ({value})")
 
 
 def _open_table(source: DataSource) -> Dataset | IterableDataset:
