@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import transformers
-from packaging import version
 from samples import make_config, make_image, make_model, prepare, user
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
@@ -157,21 +155,13 @@ def test_half_precision_follows_float32(model, batch, tmp_path, dtype):
         assert F.cosine_similarity(one.flatten(), two.float().flatten(), dim=0) > 0.99
 
 
-def enable_checkpointing(model, use_reentrant):
-    """Checkpointing of every layer, by its name in either version of transformers."""
-    if version.parse(transformers.__version__) >= version.parse("5.24.0.dev0"):
-        model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
-    else:
-        model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-
-
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_gives_the_same_gradients(batch, use_reentrant):
     gradients = []
     for checkpointing in (False, True):
         model = make_model().train()
         if checkpointing:
-            enable_checkpointing(model, use_reentrant)
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
             model.enable_input_require_grads()
         model(**batch, labels=batch["input_ids"]).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -186,7 +176,7 @@ def test_query_attentions_with_gradient_checkpointing(model, batch, use_reentran
     with torch.no_grad():
         expected = model(**batch, output_query_attentions=True).query_attentions
     model.train()
-    enable_checkpointing(model, use_reentrant)
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     model.enable_input_require_grads()
     output = model(**batch, labels=batch["input_ids"], output_query_attentions=True)
     torch.testing.assert_close(output.query_attentions, expected)
