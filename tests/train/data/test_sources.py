@@ -148,7 +148,7 @@ def test_what_does_not_exist(tmp_path):
 def test_wrong_settings(tmp_path):
     with pytest.raises(ValueError, match="b.json has no weight but others have"):
         load(*sources(tmp_path, weight=[1, None]))
-    with pytest.raises(ValueError, match="is a file, which has no split: leave out split .validation"):
+    with pytest.raises(ValueError, match="is local, and has no split: leave out split .validation"):
         load(*sources(tmp_path, split=["validation", "train"]))
     (tmp_path / "rows.csv").write_text("a,b")
     with pytest.raises(ValueError, match="of the type .csv: it has to be .json, .jsonl or .parquet"):

@@ -195,7 +195,7 @@ def test_a_stream_without_a_good_row(source, processor, tmp_path, capsys):
     command = ["train", str(CONFIGS / "stage1.yaml"), f"model={tmp_path / 'model'}", "max_steps=3", *QUICK_RUN]
     data = [f"data={{path: {source.path}, streaming: true}}", f"output_dir={tmp_path / 'out'}", "on_broken_rows=skip"]
     assert main([*command, *data]) == 2
-    assert "no step was trained: the stream has no rows but broken ones" in capsys.readouterr().err.splitlines()[-1]
+    assert "no step was trained: the stream has broken rows only" in capsys.readouterr().err.splitlines()[-1]
     assert len(skipped_rows(tmp_path / "out")) == 12
 
 
