@@ -61,6 +61,7 @@ def answers(model, processor, questions, **options) -> list[str]:
 
 @pytest.fixture(scope="module")
 def on_cpu(questions):
+    """The answers that the shipped checkpoint gives on the CPU."""
     processor = FlashSlothProcessor.from_pretrained(EMBEDDED_CHECKPOINT)
     model = FlashSlothForCausalLM.from_pretrained(EMBEDDED_CHECKPOINT, dtype="float32").eval()
     return answers(model, processor, questions)

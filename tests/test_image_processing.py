@@ -27,6 +27,7 @@ RAW = {"do_rescale": False, "do_normalize": False}
 
 @pytest.fixture(scope="module")
 def image_processor():
+    """An image processor of small views."""
     return FlashSlothImageProcessor(size={"height": 24, "width": 24})
 
 
@@ -109,6 +110,8 @@ def asked() -> list[str]:
 
 @pytest.fixture
 def server(asked):
+    """The address of a server of `/image.png`, and of `/late.png` at its third request."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)

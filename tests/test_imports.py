@@ -104,11 +104,13 @@ def violations(imports: dict[str, set[str]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def modules() -> dict[str, Path]:
+    """Files by the names of their modules."""
     return modules_of(ROOT)
 
 
 @pytest.fixture(scope="module")
 def imports(modules) -> dict[str, set[str]]:
+    """Imported modules by the names of the modules that import them."""
     return {name: imports_of(name, file.read_text(encoding="utf-8"), modules) for name, file in modules.items()}
 
 

@@ -61,6 +61,7 @@ print(json.dumps({"answers": answers, "codes": codes}))
 
 @pytest.fixture(scope="module")
 def folder(processor, tmp_path_factory) -> Path:
+    """A saved model folder."""
     folder = tmp_path_factory.mktemp("saved")
     make_model().save_pretrained(folder)
     processor.save_pretrained(folder)

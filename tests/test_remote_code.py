@@ -92,6 +92,7 @@ print(json.dumps({"single": single, "batched": batched, "hd": hd, "hd_single": h
 
 @pytest.fixture(scope="module")
 def folder(processor, tmp_path_factory) -> Path:
+    """A saved model folder, with its code."""
     folder = tmp_path_factory.mktemp("saved")
     make_model().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -100,12 +101,14 @@ def folder(processor, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def work(tmp_path) -> Path:
+    """A folder to work in, which holds `image.png`."""
     make_image(0).save(tmp_path / "image.png")
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def expected(processor):
+    """Logits and answer of the model before it was saved."""
     model = make_model()
     inputs = prepare(processor, [user(make_image(0), "What is this?")])
     with torch.no_grad():

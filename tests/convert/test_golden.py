@@ -22,16 +22,19 @@ CASES = golden_checkpoint.read("cases.json")
 
 @pytest.fixture(scope="module")
 def golden():
+    """The recorded tensors of the published code, by case and name."""
     return load_file(golden_checkpoint.GOLDEN / "tensors.safetensors")
 
 
 @pytest.fixture(scope="module")
 def model(converted):
+    """The golden checkpoint as our model."""
     return FlashSlothForCausalLM.from_pretrained(converted).eval()
 
 
 @pytest.fixture(scope="module")
 def processor(converted):
+    """The processor of the golden checkpoint."""
     register_auto_classes()
     return FlashSlothProcessor.from_pretrained(converted)
 

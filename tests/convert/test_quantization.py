@@ -82,6 +82,7 @@ def source(processor, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def quantized(source) -> dict[str, Path]:
+    """The quantized folders, by kind of weights."""
     return {weights: quantize(source, source.with_name(weights), weights) for weights in KINDS}
 
 

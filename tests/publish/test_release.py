@@ -17,6 +17,7 @@ from flashsloth.publish.release import read_release
 
 @pytest.fixture(scope="module")
 def release(saved):
+    """The saved folder, read as a release."""
     return read_release(saved)
 
 

@@ -25,6 +25,7 @@ def read(name: str) -> dict:
 
 
 def random_state(key: str) -> np.random.RandomState:
+    """The generator of random numbers that a text seeds."""
     return np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
 
 

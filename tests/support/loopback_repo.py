@@ -53,6 +53,8 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
+    """A commit: all files of the repository at that point, by path."""
+
     sha: str
     parent: "Commit | None"
     title: str

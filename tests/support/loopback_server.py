@@ -47,6 +47,8 @@ class Request:
 
 @dataclass
 class Answer:
+    """An answer to a request."""
+
     status: int
     body: bytes
     headers: dict[str, str]
@@ -63,6 +65,8 @@ class Refusal(Exception):
 
 @dataclass
 class Fault:
+    """A fault to answer requests with; `LoopbackServer.fail` explains its fields."""
+
     method: str
     path: re.Pattern
     skip: int
@@ -234,4 +238,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def json_answer(content, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    """An answer whose body is JSON."""
     return Answer(status, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})

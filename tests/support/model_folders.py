@@ -30,6 +30,7 @@ def error_of(function, *args, **kwargs) -> str:
 
 
 def read_json(file: Path) -> dict:
+    """The content of a JSON file."""
     return json.loads(file.read_text(encoding="utf-8"))
 
 

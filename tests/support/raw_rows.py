@@ -13,6 +13,7 @@ IMAGE = {"type": "image", "text": None}
 
 
 def text(words: str) -> dict:
+    """The part of a message that is text."""
     return {"type": "text", "text": words}
 
 
@@ -40,4 +41,5 @@ def write_json(path: Path, raw_rows: list) -> str:
 
 
 def load(*sources: DataSource | str, seed: int = 0) -> Dataset | IterableDataset:
+    """Opens sources; a string is the path of one."""
     return load_data([DataSource(source) if isinstance(source, str) else source for source in sources], seed)

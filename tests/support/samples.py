@@ -84,6 +84,7 @@ def make_config(**overrides) -> FlashSlothConfig:
 
 
 def make_model(config: FlashSlothConfig | None = None, seed: int = 0) -> FlashSlothForCausalLM:
+    """A random model, the same for the same seed."""
     torch.manual_seed(seed)
     model = FlashSlothForCausalLM(config or make_config()).eval()
     model.generation_config.suppress_tokens = model.config.placeholder_token_ids
@@ -92,6 +93,7 @@ def make_model(config: FlashSlothConfig | None = None, seed: int = 0) -> FlashSl
 
 
 def make_image(seed: int = 0, width: int = 40, height: int = 30) -> Image.Image:
+    """An image of noise, another one for each seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -102,6 +104,7 @@ def user(*parts) -> dict:
 
 
 def assistant(text: str) -> dict:
+    """An assistant message."""
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 

@@ -22,6 +22,7 @@ sys.meta_path.insert(0, NoPackage())
 
 
 def run(script, *args, **env):
+    """Runs a program in the folder that is its last argument, with `env`; returns the JSON of its last line."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **env}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(

@@ -19,6 +19,7 @@ MINIMAL = "{model: m, data: rows.json, output_dir: out, trainable: [lm_head], us
 
 @pytest.fixture
 def file(tmp_path):
+    """The shortest YAML file of a stage."""
     path = tmp_path / "stage.yaml"
     path.write_text(MINIMAL)
     return path
@@ -102,6 +103,7 @@ use_cpu: true
 
 @pytest.fixture
 def nested(tmp_path):
+    """A YAML file with nested values."""
     path = tmp_path / "nested.yaml"
     path.write_text(NESTED)
     return path

@@ -86,6 +86,7 @@ def losses(output):
 
 @pytest.fixture(scope="module")
 def whole(start, tmp_path_factory):
+    """OUTPUT_DIR of a run that nothing stopped."""
     output = tmp_path_factory.mktemp("whole")
     run(start, output)
     return output

@@ -376,6 +376,7 @@ def test_adapter_trains_alone_and_goes_on_from_its_checkpoint(start, tmp_path):
 
 @pytest.fixture
 def stream(tmp_path):
+    """The override that trains on a stream of eight rows."""
     make_dataset("questions", "train", 8).to_parquet(tmp_path / "rows.parquet")
     return f"data={{path: {tmp_path / 'rows.parquet'}, streaming: true}}"
 
