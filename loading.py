@@ -141,8 +141,8 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
     if is_int4(config) and not runs_int4():
         raise ValueError(
             f"The model {folder} has int4 weights, which need an NVIDIA GPU with mslk "
-            "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or an "
-            "exported one."
+            "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or the "
+            "model that it was made from."
         )
     with weight_errors(folder):
         model, loaded = AutoModelForImageTextToText.from_pretrained(
