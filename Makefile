@@ -38,7 +38,7 @@ help:
 	@echo "test-oldest  install the oldest supported versions into $(OLDEST) and run a part of the tests"
 	@echo "slow         the tests that take minutes"
 	@echo "style        check format and lint"
-	@echo "tiny         train the shipped checkpoints again, from nothing (about 2 hours on 2 cores)"
+	@echo "tiny         train the shipped checkpoints again, from scratch (about 2 hours on 2 cores)"
 	@echo "tiny-eval    print the accuracy of the shipped checkpoints on held-out questions"
 	@echo "wheel-test   build the wheel and try it in an empty environment"
 	@echo "clean        remove everything that these targets made, except trained models (build/tiny)"

@@ -80,9 +80,9 @@ class _Parser(argparse.ArgumentParser):
 def run_ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     from flashsloth.ask import ask
-    from flashsloth.loading import EMBEDDED_CHECKPOINT, load
+    from flashsloth.loading import SHIPPED_CHECKPOINT, load
 
-    model_id = args.model or str(EMBEDDED_CHECKPOINT)
+    model_id = args.model or str(SHIPPED_CHECKPOINT)
     _log(f"Loading {model_id}")
     model, processor = load(model_id, args.revision, args.trust_remote_code, args.dtype)
     dtype = str(model.dtype).removeprefix("torch.")
@@ -298,7 +298,7 @@ def _add_ask(commands) -> None:
     ask = _add_command(commands, "ask", run_ask, "answer a question about any number of images")
     ask.add_argument("question", metavar="QUESTION", type=_question)
     ask.add_argument(
-        "--model", metavar="M", help="model folder, or owner/name on the Hub (default: the embedded checkpoint)"
+        "--model", metavar="M", help="model folder, or owner/name on the Hub (default: the shipped checkpoint)"
     )
     ask.add_argument(
         "--revision", metavar="R", help="commit, branch or tag of the model on the Hub (default: its main branch)"
@@ -393,7 +393,7 @@ def _add_train(commands) -> None:
         "overrides", metavar="key=value", nargs="*", help="changes a value of the file, also a nested one (lora.r=8)"
     )
     train.add_argument("--plan", action="store_true", help="print what the run would cost, and do not train")
-    train.add_argument("--devices", metavar="N", type=_positive, help="with --plan: devices to plan for, 1 if unset")
+    train.add_argument("--devices", metavar="N", type=_positive, help="with --plan: devices to plan for (default: 1)")
 
 
 def _add_merge(commands) -> None:
@@ -421,11 +421,11 @@ def _add_push(commands) -> None:
     push.add_argument("folder", metavar="DIR", help="model folder")
     push.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if it does not exist")
     push.add_argument("--private", action="store_true", help="make the new repository private")
-    push.add_argument("--revision", metavar="R", help="branch, made if it does not exist, or refs/pr/N; main if unset")
+    push.add_argument("--revision", metavar="R", help="branch (made if missing) or refs/pr/N (default: main)")
     push.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
     push.add_argument("--message", metavar="TEXT", help="of the commit, or title of the pull request")
     push.add_argument("--dry-run", action="store_true", help="check DIR and list what would be uploaded, offline")
-    push.add_argument("--license", metavar="L", help="license id, such as apache-2.0; the base models' if unset")
+    push.add_argument("--license", metavar="L", help="license id, such as apache-2.0 (default: the base models')")
     listed = {"metavar": "ID", "action": "append", "default": []}
     push.add_argument("--language", **listed | {"metavar": "L"}, help="language code, such as en; may be repeated")
     push.add_argument("--dataset", **listed, help="data on the Hub that it was trained on; may be repeated")

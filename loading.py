@@ -18,7 +18,7 @@ from flashsloth.folders.json_files import read_json
 from flashsloth.folders.model_folder import check_is_flashsloth
 
 
-EMBEDDED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
+SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
 
 # What a model is loaded from, beside its weights.
 MODEL_FILES = (*TOKENIZER_FILES, "*.jinja", "*.py")

@@ -50,7 +50,7 @@ from flashsloth.bench.measure import (
 from flashsloth.bench.models import random_weights, weight_bytes, write_random_model
 from flashsloth.convert.quantization import WEIGHTS
 from flashsloth.folders.model_folder import model_on_meta
-from flashsloth.loading import EMBEDDED_CHECKPOINT, default_device, load_model, runs_int4
+from flashsloth.loading import SHIPPED_CHECKPOINT, default_device, load_model, runs_int4
 
 
 ORIGINAL = "original"
@@ -101,7 +101,7 @@ def _write_random_model(folder: Path) -> None:
     check_free_disk(folder.parent.parent, 2.25 * weight_bytes(random_weights(model)))
     write_random_model(model, folder)
     register_auto_classes()
-    FlashSlothProcessor.from_pretrained(EMBEDDED_CHECKPOINT).save_pretrained(folder)
+    FlashSlothProcessor.from_pretrained(SHIPPED_CHECKPOINT).save_pretrained(folder)
 
 
 def _decode_apart(model: Path, args: argparse.Namespace) -> dict[str, float]:

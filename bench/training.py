@@ -39,7 +39,7 @@ from flashsloth import (
 )
 from flashsloth.bench.measure import Clock, default_dtype, device_name, peak_memory, print_table
 from flashsloth.bench.models import random_image, uncompressed_peer
-from flashsloth.loading import EMBEDDED_CHECKPOINT, default_device
+from flashsloth.loading import SHIPPED_CHECKPOINT, default_device
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, QUERY_SLOT_TOKEN
 from flashsloth.train.trainer import FlashSlothTrainer
 
@@ -97,7 +97,7 @@ def run(name: str, args: argparse.Namespace) -> dict:
     """Some steps of one of the models, in this process."""
     torch.manual_seed(0)
     register_auto_classes()
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_CHECKPOINT)
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_CHECKPOINT)
     model = FlashSlothForCausalLM(_model_config(args)).float()  # the checkpoint's config says bfloat16 of its parts
     config = model.config
     image_processor = FlashSlothImageProcessor(size={"height": args.image_size, "width": args.image_size})
@@ -158,8 +158,8 @@ class _StepTimes(TrainerCallback):
 
 
 def _model_config(args: argparse.Namespace) -> FlashSlothConfig:
-    """The embedded checkpoint's token ids, the published pooling, and the sizes of the arguments."""
-    fields = FlashSlothConfig.from_pretrained(EMBEDDED_CHECKPOINT).to_dict()
+    """The shipped checkpoint's token ids, the published pooling, and the sizes of the arguments."""
+    fields = FlashSlothConfig.from_pretrained(SHIPPED_CHECKPOINT).to_dict()
     fields["pooling_size"] = FlashSlothConfig().pooling_size
     fields["vision_config"] |= {
         "image_size": args.image_size,

@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from flashsloth.convert.names import LANGUAGE_MODEL, VISION_MODEL, renamed
 from flashsloth.convert.vision_tower import ORIGIN_FIELDS, is_unused, read_vision_fields
-from flashsloth.folders.config_file import check_depth, read_config
+from flashsloth.folders.config_file import check_depth, read_config_file
 from flashsloth.folders.errors import config_errors
 from flashsloth.folders.tensors import Checkpoint, LazyTensor
 
@@ -70,7 +70,7 @@ def read_vision_model(folder: Path, feature_layer: int) -> Backbone:
 
 def _read_text_config(folder: Path, tensors: Mapping[str, LazyTensor]) -> PreTrainedConfig:
     file = folder / "config.json"
-    fields = {name: value for name, value in read_config(file).items() if name not in ORIGIN_FIELDS}
+    fields = {name: value for name, value in read_config_file(file).items() if name not in ORIGIN_FIELDS}
     model_type = fields.pop("model_type", None)
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(f"{file} has model_type {model_type!r}, which transformers does not know.")

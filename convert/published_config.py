@@ -8,7 +8,7 @@ from transformers import PhiConfig, SiglipVisionConfig
 
 from flashsloth import FlashSlothConfig
 from flashsloth.convert.published_tower import shape_of
-from flashsloth.folders.config_file import read_config
+from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.tensors import LazyTensor
 
 
@@ -55,7 +55,7 @@ def read_published_config(src: Path) -> dict:
         ValueError: If it is damaged, or that of another model.
     """
     file = src / "config.json"
-    fields = read_config(file)
+    fields = read_config_file(file)
     model_type = fields.get("model_type")
     if model_type == FlashSlothConfig.model_type:
         raise ValueError(f"{src} is in this project's layout already; --to-original converts it back.")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from flashsloth.folders.config_file import read_config
+from flashsloth.folders.config_file import read_config_file
 
 
 # Fields of a config that say where it came from, and nothing about the architecture.
@@ -23,7 +23,7 @@ def read_vision_fields(file: Path) -> dict:
     Raises:
         ValueError: If it is damaged, that of another model, or lacks a size.
     """
-    fields = read_config(file)
+    fields = read_config_file(file)
     fields = fields.get("vision_config", fields)
     if not isinstance(fields, dict):
         raise ValueError(f"{file} has a vision_config that is a {type(fields).__name__}, not an object.")

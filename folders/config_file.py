@@ -13,7 +13,7 @@ LISTED_COUNTS = ("num_labels", "num_hidden_layers")
 MAX_COUNT = 100_000
 
 
-def read_config(file: Path) -> dict:
+def read_config_file(file: Path) -> dict:
     """
     The fields of a config.json.
 

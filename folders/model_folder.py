@@ -11,11 +11,15 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
-from flashsloth.folders.config_file import check_depth, read_config
+from flashsloth.folders.config_file import check_depth, read_config_file
 from flashsloth.folders.errors import config_errors
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
 
+# Notes beside a model's files, which no program needs to load it; provenance.json is one too (see provenance.py).
+TRAINING_FILE = "training.json"  # the record of its training run
+CURVES_FILE = "curves.png"  # a figure of that run's curves
+EVALUATION_FILE = "evaluation.json"  # its scores
 MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
 # How the names of a tower's layers begin, by the field that holds its config.
 TOWER_LAYERS = {
@@ -91,7 +95,7 @@ def check_is_flashsloth(folder: Path) -> None:
         raise ValueError(
             f"{folder} is an adapter: merge it first (flashsloth merge {folder} DST), and use the result."
         )
-    model_type = read_config(folder / CONFIG_NAME).get("model_type")
+    model_type = read_config_file(folder / CONFIG_NAME).get("model_type")
     if model_type != FlashSlothConfig.model_type:
         raise ValueError(
             f"{folder} is a model of type {model_type!r}, not a FlashSloth. `flashsloth convert` makes one of a "
@@ -109,7 +113,7 @@ def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
     """
     check_is_flashsloth(folder)
     file = folder / CONFIG_NAME
-    fields = read_config(file)
+    fields = read_config_file(file)
     if "quantization_config" in fields:
         raise ValueError(f"{folder} is quantized already. Name the model that it was made from.")
     checkpoint = Checkpoint(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from flashsloth.folders.config_file import read_config
+from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.errors import reading_errors
 from flashsloth.processing_flashsloth import (
     END_TOKEN,
@@ -48,7 +48,7 @@ def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerFast:
             )
         raise ValueError(f"{folder} holds no tokenizer (neither {' nor '.join(VOCABULARY_FILES)}). {remedy}")
     if (folder / "config.json").is_file():
-        read_config(folder / "config.json")  # AutoTokenizer reads it too
+        read_config_file(folder / "config.json")  # AutoTokenizer reads it too
     with reading_errors("tokenizer", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

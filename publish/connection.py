@@ -126,5 +126,5 @@ def _explained(error: HfHubHTTPError, repo_id: str, token: str | None) -> ValueE
 
 
 def _failure(text: str, repo_id: str, token: str | None) -> OSError:
-    hint = f"The Hub serves the last complete commit of {repo_id}. Run the same command again to go on."
+    hint = f"The Hub serves the last complete commit of {repo_id}. Run the same command again to upload the rest."
     return OSError(redact(f"{text}. {hint}", token))

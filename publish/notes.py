@@ -13,12 +13,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from flashsloth.folders.json_files import read_json, read_json_list
+from flashsloth.folders.model_folder import EVALUATION_FILE
 from flashsloth.folders.provenance import PROVENANCE_FILE, read_provenance
 from flashsloth.publish.values import check_commit, check_hub_id, check_url
 
-
-EVALUATION_FILE = "evaluation.json"
-TRAINING_FILE = "training.json"
 
 COMMANDS = ("compose", "convert", "train", "merge", "quantize")
 LEARNING = {"train", "merge"}

@@ -34,12 +34,17 @@ import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
 from flashsloth.folders.errors import config_errors, one_line
 from flashsloth.folders.json_files import read_json
-from flashsloth.folders.model_folder import check_is_flashsloth, main_dtype, model_on_meta
+from flashsloth.folders.model_folder import (
+    CURVES_FILE,
+    EVALUATION_FILE,
+    TRAINING_FILE,
+    check_is_flashsloth,
+    main_dtype,
+    model_on_meta,
+)
 from flashsloth.folders.provenance import PROVENANCE_FILE
 from flashsloth.folders.tensors import LazyTensor, open_safetensors, read_weight_map
 from flashsloth.publish.notes import (
-    EVALUATION_FILE,
-    TRAINING_FILE,
     Evaluation,
     Lineage,
     published_evaluations,
@@ -49,7 +54,6 @@ from flashsloth.publish.notes import (
 )
 
 
-CURVES_FILE = "curves.png"
 TRAINER_STATE_FILE = "trainer_state.json"
 RUN_RESULT = "model"  # in a training run's OUTPUT_DIR; training.json and curves.png of the run are beside it
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Before the first import of a library that reads them. Commands that a test starts inherit them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# The tests run in as many processes as the machine has cores, and tiny models gain nothing from threads.
+# The tests run in two processes, and tiny models gain nothing from threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Of this process alone, so that tests that run at the same time share no cache, and none uses that of the user.
 CACHES = tempfile.TemporaryDirectory(prefix="flashsloth-tests-")

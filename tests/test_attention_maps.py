@@ -19,7 +19,7 @@ CUT = make_config(vision_config={"image_size": 26})  # six patches of 4 pixels, 
 
 @pytest.fixture(scope="module")
 def shipped():
-    """Model and processor of the embedded checkpoint."""
+    """Model and processor of the shipped checkpoint."""
     return load(CHECKPOINTS / "flashsloth-tiny")
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The command line: its exit status, and the content of both streams. The embedded checkpoint answers."""
+"""The command line: its exit status, and the content of both streams. The shipped checkpoint answers."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from flashsloth import cli, loading
-from flashsloth.loading import EMBEDDED_CHECKPOINT
+from flashsloth.loading import SHIPPED_CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_ask_streams_the_answer_to_stdout(image):
     result = run("ask", "--image", image, "--max-new-tokens", "8", "What colour is the square?")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() and result.stdout.count("\n") == 1
-    assert "Answered in" in result.stderr and str(EMBEDDED_CHECKPOINT) in result.stderr
+    assert "Answered in" in result.stderr and str(SHIPPED_CHECKPOINT) in result.stderr
 
 
 def test_ask_json(image, capsys):
@@ -234,7 +234,7 @@ def test_ask_with_bad_input(arguments, words, capsys):
     ids=str,
 )
 def test_ask_a_model_whose_config_does_not_fit(tmp_path, image, capsys, change, message):
-    shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "model")
+    shutil.copytree(SHIPPED_CHECKPOINT, tmp_path / "model")
     file = tmp_path / "model" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert cli.main(["ask", "--model", str(tmp_path / "model"), "--image", image, "What?"]) == 2
@@ -242,7 +242,7 @@ def test_ask_a_model_whose_config_does_not_fit(tmp_path, image, capsys, change, 
 
 
 def test_ask_a_model_that_is_damaged_or_incomplete(tmp_path, image, capsys):
-    shutil.copytree(EMBEDDED_CHECKPOINT, tmp_path / "model")
+    shutil.copytree(SHIPPED_CHECKPOINT, tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     tensors = load_file(weights)
     del tensors["model.pooling.fc1.weight"]
@@ -268,5 +268,5 @@ def test_ask_another_kind_of_model(tmp_path, capsys):
 def test_bfloat16_is_replaced_on_a_cpu_that_is_slow_at_it(is_fast, dtype, expected, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: is_fast)
-    model, _ = loading.load(str(EMBEDDED_CHECKPOINT), dtype=dtype)
+    model, _ = loading.load(str(SHIPPED_CHECKPOINT), dtype=dtype)
     assert model.dtype == expected

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from shell import PATH, run_script
 
 from flashsloth import FlashSlothForCausalLM
-from flashsloth.loading import EMBEDDED_CHECKPOINT
+from flashsloth.loading import SHIPPED_CHECKPOINT
 
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def check_trained_folder(output):
     """The folder is complete, and every part of the model changed."""
     names = {path.name for path in output.iterdir()}
     assert {"modeling_flashsloth.py", "processor_config.json", "tokenizer.json", "chat_template.jinja"} <= names
-    before = load_file(EMBEDDED_CHECKPOINT / "model.safetensors")
+    before = load_file(SHIPPED_CHECKPOINT / "model.safetensors")
     after = load_file(output / "model.safetensors")
     unchanged = [name for name in before if torch.equal(before[name].float(), after[name].float())]
     assert not [name for name in unchanged if not name.endswith("k_proj.bias")]  # softmax ignores the bias of keys

@@ -21,7 +21,7 @@ from samples import QUICK_RUN, make_config, make_model, prepare, user
 
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
-from flashsloth.loading import EMBEDDED_CHECKPOINT
+from flashsloth.loading import SHIPPED_CHECKPOINT
 from flashsloth.tiny.data import make_dataset
 from flashsloth.tiny.scenes import make_scene, render
 from flashsloth.train.config import read_config
@@ -62,15 +62,15 @@ def answers(model, processor, questions, **options) -> list[str]:
 @pytest.fixture(scope="module")
 def on_cpu(questions):
     """The answers that the shipped checkpoint gives on the CPU."""
-    processor = FlashSlothProcessor.from_pretrained(EMBEDDED_CHECKPOINT)
-    model = FlashSlothForCausalLM.from_pretrained(EMBEDDED_CHECKPOINT, dtype="float32").eval()
+    processor = FlashSlothProcessor.from_pretrained(SHIPPED_CHECKPOINT)
+    model = FlashSlothForCausalLM.from_pretrained(SHIPPED_CHECKPOINT, dtype="float32").eval()
     return answers(model, processor, questions)
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}], ids=["eager", "cuda graphs"])
 def test_answers_are_those_of_the_cpu(questions, on_cpu, options):
-    processor = FlashSlothProcessor.from_pretrained(EMBEDDED_CHECKPOINT)
-    model = FlashSlothForCausalLM.from_pretrained(EMBEDDED_CHECKPOINT, dtype="float32", device_map="cuda").eval()
+    processor = FlashSlothProcessor.from_pretrained(SHIPPED_CHECKPOINT)
+    model = FlashSlothForCausalLM.from_pretrained(SHIPPED_CHECKPOINT, dtype="float32", device_map="cuda").eval()
     assert answers(model, processor, questions, **options) == on_cpu
 
 
@@ -131,7 +131,7 @@ def test_shipped_accelerate_configs_train_and_go_on_after_a_stop(start, tmp_path
     losses = logged_losses(run)
     for finished in ("model", "checkpoint-4"):
         shutil.rmtree(run / finished)
-    assert "Going on from" in launch(name, *arguments)
+    assert "Resuming from" in launch(name, *arguments)
     assert logged_losses(run) == pytest.approx(losses, rel=1e-2)
 
 
@@ -145,8 +145,8 @@ def logged_losses(run: Path) -> list[float]:
 def test_adapter_trains_on_a_base_of_four_bits(tmp_path):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     make_dataset("questions", "train", 12).save_to_disk(tmp_path / "data")
-    arguments = [f"model={EMBEDDED_CHECKPOINT}", *stage_arguments(tmp_path, tmp_path / "run")[1:]]
+    arguments = [f"model={SHIPPED_CHECKPOINT}", *stage_arguments(tmp_path, tmp_path / "run")[1:]]
     folder = train_stage(read_config(CONFIGS / "qlora.yaml", arguments))
-    base = FlashSlothForCausalLM.from_pretrained(EMBEDDED_CHECKPOINT, dtype="float32", device_map="cuda")
+    base = FlashSlothForCausalLM.from_pretrained(SHIPPED_CHECKPOINT, dtype="float32", device_map="cuda")
     adapter = PeftModel.from_pretrained(base, folder).eval()
     assert any(weight.abs().sum() > 0 for name, weight in adapter.named_parameters() if "lora_B" in name)

@@ -151,7 +151,7 @@ def test_nothing_imports_tests(modules):
 @pytest.mark.parametrize(
     ("module", "line", "message"),
     [
-        ("publish.card", "from flashsloth.train.record import RECORD_FILE", "publish.card imports train.record"),
+        ("publish.card", "from flashsloth.train.record import RunRecord", "publish.card imports train.record"),
         ("convert.names", "def f():\n    from flashsloth.publish import hub", "convert.names imports publish.hub"),
         ("folders.tensors", "import flashsloth.loading", "folders.tensors imports loading: loading is above folders"),
         ("loading", "from . import cli", "loading imports cli: cli is above loading"),

@@ -1,6 +1,6 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Makes the tiny checkpoints from nothing: tokenizer, vision tower, language model, composition, data, query stage,
+Makes the tiny checkpoints from scratch: tokenizer, vision tower, language model, composition, data, query stage,
 stage 1, stage 2, HD, evaluation. It skips steps whose output exists, and resumes a stage that was stopped from its
 last checkpoint.
 

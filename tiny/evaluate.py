@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
+from flashsloth.folders.model_folder import EVALUATION_FILE
 from flashsloth.loading import load_model, load_processor
 from flashsloth.tiny.data import make_dataset
 from flashsloth.tiny.questions import KINDS
@@ -34,7 +35,6 @@ CHECKPOINTS = Path(flashsloth.__file__).parent / "checkpoints"
 GREY = Image.new("RGB", (CANVAS, CANVAS), (127, 127, 127))
 LONGEST_ANSWER = 32  # tokens
 QUESTIONS, SMALL_TEXT_QUESTIONS = 1000, 300  # of the published table
-EVALUATION_FILE = "evaluation.json"
 
 # The sets of questions, by their names in `evaluation.json`.
 IMAGES = "generated images"

@@ -50,7 +50,7 @@ class Collator(DataCollatorForVisionLanguageModeling):
         except ImageError as error:
             raise BrokenRowError(
                 f"row {row.get('id')!r} cannot be read any more: {error} Repair it, and start the same command "
-                "again to go on."
+                "again to resume the run."
             ) from error
         return row | {"images": images}
 

@@ -47,9 +47,9 @@ def lora_config(settings: LoraSettings, model: nn.Module) -> LoraConfig:
         ValueError: If a module does not exist, a part holds no linear layer or is the head, or a module is in both
             lists.
     """
-    parts, whole = settings.parts, settings.modules_to_save
+    parts, trained_in_full = settings.parts, settings.modules_to_save
     names = [name for name, _ in model.named_modules() if name]
-    for key, modules in (("parts", parts), ("modules_to_save", whole)):
+    for key, modules in (("parts", parts), ("modules_to_save", trained_in_full)):
         for name in modules:
             if name not in names:
                 closest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
@@ -58,7 +58,7 @@ def lora_config(settings: LoraSettings, model: nn.Module) -> LoraConfig:
                 )
     patterns = []
     for part in parts:
-        for name in whole:
+        for name in trained_in_full:
             if f"{part}.".startswith(f"{name}.") or f"{name}.".startswith(f"{part}."):
                 raise ValueError(f"lora trains {name!r} in full and {part!r} by an adapter: leave one of them out")
         if part == "lm_head":
@@ -75,7 +75,7 @@ def lora_config(settings: LoraSettings, model: nn.Module) -> LoraConfig:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules="|".join(patterns),
-        modules_to_save=list(whole) or None,
+        modules_to_save=list(trained_in_full) or None,
         task_type="CAUSAL_LM",
     )
 

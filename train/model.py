@@ -29,7 +29,7 @@ def read_model_config(folder: Path) -> FlashSlothConfig:
     return config
 
 
-def load_model(stage: StageConfig) -> FlashSlothForCausalLM:
+def load_stage_model(stage: StageConfig) -> FlashSlothForCausalLM:
     """
     Loads the model that a stage starts from: in float32, the dtype that the optimizer works on, or quantized.
 

@@ -16,12 +16,12 @@ from datasets import Dataset, IterableDataset
 from matplotlib.figure import Figure
 from transformers import TrainerCallback, TrainerState
 
+from flashsloth.folders.model_folder import CURVES_FILE, TRAINING_FILE
 from flashsloth.train.config import StageConfig
 from flashsloth.train.data.broken_rows import skipped_rows
-from flashsloth.train.resume import RECORD_FILE, clear_write_errors, settings_record
+from flashsloth.train.resume import clear_write_errors, settings_record
 
 
-CURVES_FILE = "curves.png"
 PACKAGES = (
     "flashsloth",
     "torch",
@@ -83,9 +83,9 @@ class RunRecord(TrainerCallback):
             title: {key: [(entry["step"], entry[key]) for entry in state.log_history if key in entry]}
             for key, title in PANELS.items()
         }
-        with clear_write_errors(self.folder / RECORD_FILE):
+        with clear_write_errors(self.folder / TRAINING_FILE):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(record, self.folder / RECORD_FILE)
+            _write_whole(record, self.folder / TRAINING_FILE)
             draw(curves, self.folder / CURVES_FILE)
 
 

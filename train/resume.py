@@ -1,6 +1,6 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-How a run goes on after a stop: from its last complete checkpoint, and with the settings and data of its start.
+How a run is resumed after a stop: from its last complete checkpoint, and with the settings and data of its start.
 
 Checkpoints are folders `OUTPUT_DIR/checkpoint-STEP`. The last file written into one is `complete.json`, which lists
 all others with their sizes. A folder without it, or with other files, was left behind by a kill, a power cut or a
@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from flashsloth.folders.model_folder import TRAINING_FILE
 from flashsloth.train.config import OWN_FIELDS, StageConfig
 
 
@@ -25,11 +26,10 @@ logger = logging.getLogger(__name__)
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
-RECORD_FILE = "training.json"
 
 # Fields of ours that do not decide what a stage learns. Data has a fingerprint.
 NOT_DECISIVE = ("attn_implementation", "on_broken_rows", "global_batch_size")
-# Fields of `trl.SFTConfig` that do. How the run is computed, logged and saved may change before it goes on.
+# Fields of `trl.SFTConfig` that do. How the run is computed, logged and saved may change before it is resumed.
 DECISIVE = (
     "adam_beta1",
     "adam_beta2",
@@ -58,8 +58,8 @@ DECISIVE = (
     "weight_decay",
 )
 
-REMEDY = "Go on with what it was started with, or choose another output_dir."
-WITHOUT_RECORD = "(If you remove the file training.json there, it goes on without this check.)"
+REMEDY = "Resume it with what it was started with, or choose another output_dir."
+WITHOUT_RECORD = "(If you remove the file training.json there, it is resumed without this check.)"
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def clear_write_errors(folder: Path) -> Iterator[None]:
         last = last_complete_checkpoint(folder.parent)
         rest = f"The last complete checkpoint is {last}" if last else "There is no complete checkpoint yet"
         raise OSError(
-            f"cannot write {folder}: {error}. {rest}: make room, and start the same command again to go on"
+            f"cannot write {folder}: {error}. {rest}: make room, and start the same command again to resume the run"
         ) from error
 
 
@@ -174,7 +174,7 @@ def settings_record(stage: StageConfig) -> dict[str, Any]:
 
 def check_same_settings(stage: StageConfig, is_finished: bool = False) -> None:
     """
-    Checks the settings of a run that goes on, or is finished, against its record. Without a record there is no check.
+    Checks the settings of a run that is resumed, or finished, against its record. Without a record there is no check.
 
     Raises:
         ValueError: If the run in the output folder was started with other settings that decide what it learns.
@@ -192,7 +192,7 @@ def check_same_settings(stage: StageConfig, is_finished: bool = False) -> None:
 
 def check_same_data(stage: StageConfig, fingerprint: str) -> None:
     """
-    Checks the data of a run that goes on against its record. Without a record there is no check.
+    Checks the data of a resumed run against its record. Without a record there is no check.
 
     Raises:
         ValueError: If the run in the output folder was started with other rows.
@@ -205,7 +205,7 @@ def check_same_data(stage: StageConfig, fingerprint: str) -> None:
 
 
 def _read_record(stage: StageConfig) -> dict[str, Any] | None:
-    file = Path(stage.output_dir) / RECORD_FILE
+    file = Path(stage.output_dir) / TRAINING_FILE
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except json.JSONDecodeError as error:

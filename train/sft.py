@@ -6,8 +6,8 @@ Trains a stage of FlashSloth on TRL's SFTTrainer. Stages differ by their YAML fi
     torchrun --nproc_per_node 8 -m flashsloth train train/configs/stage2.yaml
 
 The file holds the fields of `StageConfig`, which extends `trl.SFTConfig` (see `flashsloth.train.config`). A run that
-was stopped goes on from its last complete checkpoint when the same command is started again. The finished model, with
-processor and code, is `OUTPUT_DIR/model`, beside the checkpoints, `training.json` and `curves.png`.
+was stopped is resumed from its last complete checkpoint when the same command is started again. The finished model,
+with processor and code, is `OUTPUT_DIR/model`, beside the checkpoints, `training.json` and `curves.png`.
 """
 
 import contextlib
@@ -27,22 +27,20 @@ from flashsloth.folders.downloads import find_files
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 from flashsloth.loading import MODEL_FILES, has_fast_bfloat16, load_processor
-from flashsloth.train.config import StageConfig, read_config
+from flashsloth.train.config import StageConfig
 from flashsloth.train.data.broken_rows import SKIPPED_FILE, BrokenRow
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.sources import load_data, name_of
 from flashsloth.train.data.streams import StreamFilter
 from flashsloth.train.data.validate import DataValidation, without
 from flashsloth.train.lora import lora_config
-from flashsloth.train.model import learned_parameters, load_model, parameter_groups, select_trainable
+from flashsloth.train.model import learned_parameters, load_stage_model, parameter_groups, select_trainable
 from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate
 from flashsloth.train.record import RunRecord
 from flashsloth.train.resume import check_same_data, check_same_settings, clear_write_errors, last_complete_checkpoint
 from flashsloth.train.sharding import check_sharding
 from flashsloth.train.trainer import FlashSlothTrainer
 
-
-__all__ = ["load_model", "parameter_groups", "read_config", "select_trainable", "train_stage"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +69,7 @@ def train_stage(stage: StageConfig) -> Path:
     check_launch(stage)
 
     # Model and processor
-    model = load_model(stage)
+    model = load_stage_model(stage)
     base = find_files(stage.model, (PROVENANCE_FILE,))  # of a model on the Hub, the local copy that was loaded
     processor = load_stage_processor(stage)
     adapter, optimizer = prepare_training(stage, model)
@@ -216,7 +214,7 @@ def train(trainer: FlashSlothTrainer, checkpoint: Path | None) -> None:
     for part, trainable, count in parameter_groups(trainer.model):
         logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
     if checkpoint:
-        logger.info("Going on from %s", checkpoint)
+        logger.info("Resuming from %s", checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step > 0:
         return

@@ -37,7 +37,7 @@ URL_TIMEOUT = 30  # seconds
 GONE = (404, 410)  # status codes of HTTP
 NOT_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 MAX_SIDE = 65535  # pixels, as in a JPEG; the work on a canvas for tiles grows with the square of its side
-# Of the rows or columns of a canvas that are resized at a time: what is held in memory, and what is worth a thread.
+# Pixels in the rows or columns of a canvas that are resized at a time: few enough for memory, enough for a thread.
 MAX_BAND_PIXELS = 1 << 24
 MIN_BAND_PIXELS = 1 << 16
 

@@ -19,11 +19,11 @@ from flashsloth.convert import to_original
 from flashsloth.convert.quantization import quantize
 from flashsloth.folders.provenance import read_provenance, write_provenance
 from flashsloth.folders.tensors import Checkpoint
-from flashsloth.loading import EMBEDDED_CHECKPOINT
+from flashsloth.loading import SHIPPED_CHECKPOINT
 from flashsloth.tiny.data import make_dataset
 from flashsloth.tiny.evaluate import accuracy, examine, load
 from flashsloth.train.config import StageConfig
-from flashsloth.train.sft import load_model
+from flashsloth.train.model import load_stage_model
 
 
 KINDS = {"int8": Int8Tensor, "int4": Int4Tensor}
@@ -206,7 +206,7 @@ def test_tied_embeddings_and_bfloat16(processor, tmp_path):
 
 def test_what_needs_the_original_says_so(source, quantized, tmp_path):
     with pytest.raises(ValueError, match="int8 is quantized and cannot be trained: start from the model"):
-        load_model(
+        load_stage_model(
             StageConfig(model=str(quantized["int8"]), data=[], output_dir="out", trainable=["lm_head"], use_cpu=True)
         )
     with pytest.raises(ValueError, match="int4 is quantized already. Name the model"):
@@ -311,7 +311,7 @@ def test_the_tiny_checkpoint_keeps_its_accuracy(tmp_path, monkeypatch):
     """On a sample, with a margin of two questions; bench/results.md has the figures on all 1,000."""
     monkeypatch.setattr(loading, "runs_int4", lambda: True)  # by the kernel of tests/support
     exam = make_dataset("exam", "heldout", 27)
-    expected = accuracy(examine(*load(EMBEDDED_CHECKPOINT), exam))
+    expected = accuracy(examine(*load(SHIPPED_CHECKPOINT), exam))
     for weights in KINDS:
-        got = accuracy(examine(*load(quantize(EMBEDDED_CHECKPOINT, tmp_path / weights, weights)), exam))
+        got = accuracy(examine(*load(quantize(SHIPPED_CHECKPOINT, tmp_path / weights, weights)), exam))
         assert got >= expected - 100 * 2 / len(exam), weights

@@ -6,13 +6,13 @@ import json
 import pytest
 from model_folders import DEEP, error_of
 
-from flashsloth.folders.config_file import check_depth, read_config
+from flashsloth.folders.config_file import check_depth, read_config_file
 
 
 def test_fields_are_read_as_they_are(tmp_path):
     fields = {"model_type": "phi", "num_hidden_layers": 100_000, "text_config": {"num_labels": 2}, "other": None}
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    assert read_config(tmp_path / "config.json") == fields
+    assert read_config_file(tmp_path / "config.json") == fields
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_what_is_refused(content, message, tmp_path):
     file = tmp_path / "config.json"
     if content is not None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-    assert f"{file} {message}" in error_of(read_config, file)
+    assert f"{file} {message}" in error_of(read_config_file, file)
 
 
 def test_layers_are_those_of_the_weights():

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""`make tiny` from nothing to the exported checkpoints, with a few steps at each stage, and again after a stop."""
+"""`make tiny` from scratch to the exported checkpoints, with a few steps at each stage, and again after a stop."""
 
 import json
 import shutil

@@ -291,7 +291,7 @@ def test_sizes_that_do_not_divide_name_the_nearest(size, nearest):
         ("lr_scheduler_kwargs=foo", "lr_scheduler_kwargs is 'foo': it must be of type dict"),
         ("gradient_checkpointing_kwargs=foo", "gradient_checkpointing_kwargs is 'foo': it must be of type dict"),
         ("logging_steps=.inf", "logging_steps is inf"),
-        ("save_only_model=true", "cannot be set: a run that was stopped could not go on"),
+        ("save_only_model=true", "cannot be set: a run that was stopped could not be resumed"),
         ("auto_find_batch_size=true", "it would change how many rows a step takes"),
         ("accelerator_config={split_batches: true}", "accelerator_config, which cannot be set"),
         ("ignore_data_skip=true", "cannot be set"),

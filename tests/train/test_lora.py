@@ -11,7 +11,7 @@ from samples import make_config, make_image, make_model, prepare, user
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
 from flashsloth.cli import main
-from flashsloth.loading import EMBEDDED_CHECKPOINT
+from flashsloth.loading import SHIPPED_CHECKPOINT
 from flashsloth.train import lora
 from flashsloth.train.config import LoraSettings
 from flashsloth.train.lora import lora_config, quantization_config
@@ -169,7 +169,7 @@ def test_adapter_learns_on_a_quantized_base_and_merges_into_the_unquantized_one(
     pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which the dev extra installs on Linux")
     settings = LoraSettings(r=8, modules_to_save=["model.query_tokens"])
     model = FlashSlothForCausalLM.from_pretrained(
-        EMBEDDED_CHECKPOINT, quantization_config=quantization_config("nf4", settings), dtype=torch.bfloat16
+        SHIPPED_CHECKPOINT, quantization_config=quantization_config("nf4", settings), dtype=torch.bfloat16
     )
     assert type(model.model.language_model.layers[0].mlp.fc1).__name__ == "Linear4bit"
     assert type(model.lm_head) is torch.nn.Linear

@@ -38,7 +38,7 @@ def test_muon_steps_as_torchs_does(monkeypatch, adjust_lr_fn, nesterov, fast_bfl
     mine, torchs = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
     steps_of(mine, ours, seed=1)
     steps_of(torchs, theirs, seed=1)
-    mine.load_state_dict(copy.deepcopy(torchs.state_dict()))  # a run that was begun with torch's goes on
+    mine.load_state_dict(copy.deepcopy(torchs.state_dict()))  # a run that was begun with torch's is resumed
     steps_of(mine, ours, seed=2)
     steps_of(torchs, theirs, seed=2)
     for parameter, expected, before in zip(ours[:-1], theirs[:-1], start[:-1], strict=True):

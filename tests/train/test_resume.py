@@ -55,7 +55,7 @@ def start(tmp_path_factory, processor):
     """A random model and eight rows: five steps of four are two epochs and a half."""
     folder = tmp_path_factory.mktemp("start")
     model = make_model()
-    model.model.pooling.dropout.p = model.config.pooling_dropout = 0.1  # random numbers have to go on as well
+    model.model.pooling.dropout.p = model.config.pooling_dropout = 0.1  # random numbers have to be resumed as well
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     make_dataset("questions", "train", 8).save_to_disk(folder / "data")

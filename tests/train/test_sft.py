@@ -21,7 +21,8 @@ from flashsloth.train.collator import Collator
 from flashsloth.train.config import read_config
 from flashsloth.train.data.broken_rows import BrokenRowError
 from flashsloth.train.data.sources import load_data
-from flashsloth.train.sft import parameter_groups, select_trainable, train_stage
+from flashsloth.train.model import parameter_groups, select_trainable
+from flashsloth.train.sft import train_stage
 from flashsloth.train.trainer import FlashSlothTrainer
 
 

@@ -24,7 +24,7 @@ class BrokenRow:
         index (`int`): Its number in the set, from 0; of a stream, the number at which `data check` read it.
         id (`str`): Its id in the data.
         reason (`str`): What is wrong with it: the first fault that was found, in the words of the constants of
-            `flashsloth.train.data.validate` and `flashsloth.train.data.images`.
+            `flashsloth.train.data.validate`.
         detail (`str`): Which turn, file or number is wrong.
     """
 
@@ -76,7 +76,7 @@ def write_lines(objects: Iterable[dict], file: Path) -> None:
 
 def skipped_rows(folder: str | Path) -> list[dict]:
     """
-    The rows that a run skipped, each once: a run that goes on reads the rows of a stream again.
+    The rows that a run skipped, each once: a resumed run reads the rows of a stream again.
 
     Args:
         folder (`str` or `Path`): The run's output folder.
@@ -86,7 +86,7 @@ def skipped_rows(folder: str | Path) -> list[dict]:
         return []
     with file.open(encoding="utf-8") as lines:
         for line in lines:
-            # A run that was killed may have left half a line; the row is listed again by the run that goes on.
+            # A run that was killed may have left half a line; the resumed run lists the row again.
             with contextlib.suppress(json.JSONDecodeError):
                 row = json.loads(line)
                 # Numbers identify the rows of a set, sources and ids those of a stream.

@@ -23,7 +23,7 @@ ROWS_AT_A_TIME = 1000
 
 def fingerprint(dataset: Dataset | IterableDataset, sources: list[DataSource]) -> str:
     """
-    A hash of the rows and their order. A run that goes on is compared with it, so that it must not change.
+    A hash of the rows and their order. A resumed run is compared with it, so that it must not change.
 
     For rows on disk it covers ids and messages, the names of image files or the sizes of images within rows, and the
     order; not the pixels. For a stream, which cannot be read twice, it covers the sources: names and sizes of local

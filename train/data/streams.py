@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Streams. All rows of a stream cannot be read before training, so each row is validated as it comes, in the worker that
-reads it. Whether a row is skipped depends on the row alone: a run that goes on after a stop reads the same rows in the
+reads it. Whether a row is skipped depends on the row alone: a resumed run reads the same rows in the
 same order.
 """
 

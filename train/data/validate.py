@@ -200,7 +200,7 @@ class DataValidation:
         Args:
             dataset (`Dataset` or `IterableDataset`), fingerprint (`str`): See [`~DataValidation.validate_all`].
             on_broken_rows (`str`): "stop" or "skip"; "skip" lists the rows in `folder/skipped_rows.jsonl`.
-            is_resumed (`bool`, *optional*, defaults to `False`): Whether the run goes on: it needs the rows that it
+            is_resumed (`bool`, *optional*, defaults to `False`): Whether the run is resumed: it needs the rows that it
                 began with.
 
         Raises:
@@ -233,7 +233,7 @@ class DataValidation:
             if row.index not in skipped:
                 raise ValueError(
                     f"row {row.index}, id {row.id!r}, has become broken since the run began ({row.reason}: "
-                    f"{row.detail}): repair it, as a run that goes on needs the rows that it began with"
+                    f"{row.detail}): repair it, as a resumed run needs the rows that it began with"
                 )
         return sorted(skipped)
 

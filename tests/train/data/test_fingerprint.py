@@ -62,7 +62,7 @@ def test_fingerprint_of_images_in_rows(tmp_path):
     ids=["set", "stream"],
 )
 def test_fingerprint_of_earlier_versions(streaming, expected, tmp_path, image_folder):
-    """A run goes on if its data has the fingerprint that it began with, so that the same rows always have the same."""
+    """A run is resumed if its data has the fingerprint of its start, so that the same rows always have the same."""
     rows = [llava(id=7, image="0.png"), llava("Hi?"), {"caption": "no conversation"}]
     source = DataSource(
         write_json(tmp_path / "rows.json", rows), image_folder=str(image_folder), weight=2, streaming=streaming
