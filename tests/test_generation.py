@@ -262,3 +262,39 @@ def test_compiled_decode(model, processor, chats):
 def test_chunked_prefill_is_refused(model, processor, chats):
     with pytest.raises(ValueError, match="no prefill_chunk_size"):
         answer(model, prepare(processor, chats["one image"]), prefill_chunk_size=16)
+
+
+@pytest.mark.parametrize("hd", [False, True])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
+def test_placeholders_say_which_images_are_whose(model, processor, chats, hd, options):
+    inputs = dict(prepare(processor, list(chats.values()), hd=hd))
+    expected = answer(model, inputs, **options)
+    del inputs["view_mask"]
+    assert torch.equal(answer(model, inputs, **options), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"use_cache": False}])
+def test_embeddings_answer_as_their_ids(model, processor, chats, options):
+    inputs = dict(prepare(processor, list(chats.values())))
+    expected = answer(model, inputs, **options)
+    embeddings = model.get_input_embeddings()(inputs.pop("input_ids"))
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, **options}
+    assert torch.equal(model.generate(inputs_embeds=embeddings, **inputs, **options), expected)
+
+
+@pytest.mark.parametrize(
+    "images", [{"pixel_values": None, "view_mask": None}, {"pixel_values": torch.zeros(0, 3, 24, 24)}]
+)
+def test_no_images_are_as_good_as_a_missing_argument(model, processor, chats, images):
+    inputs = {**prepare(processor, [user("What is this?")])}
+    text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    assert torch.equal(answer(model, text | images), answer(model, text))
+    with torch.no_grad():
+        assert torch.equal(model(**text, **images).logits, model(**text).logits)
+
+
+def test_assistant_model_without_view_mask(model, processor, chats):
+    inputs = dict(prepare(processor, chats["two images"]))
+    expected = answer(model, inputs)
+    del inputs["view_mask"]
+    assert torch.equal(answer(model, inputs, assistant_model=make_model(seed=1)), expected)

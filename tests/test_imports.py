@@ -23,7 +23,8 @@ REMOTE_CODE = {
     "configuration_flashsloth": set(),
     "image_processing_flashsloth": set(),
     "processing_flashsloth": {"image_processing_flashsloth"},
-    "modeling_flashsloth": {"configuration_flashsloth"},
+    "embedded_query_flashsloth": {"configuration_flashsloth"},
+    "modeling_flashsloth": {"configuration_flashsloth", "embedded_query_flashsloth"},
 }
 
 # Floors of the package, from the ground up: files at the root and packages. A room imports from the floors below, and

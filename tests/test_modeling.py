@@ -248,12 +248,6 @@ def test_disk_offload(model, batch, tmp_path):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
 
 
-def test_encoded_images_beside_embeddings_are_refused(model, batch):
-    embeddings = torch.zeros(1, 4, 32)
-    with pytest.raises(ValueError, match="mm_encoder_outputs need input_ids"):
-        model(inputs_embeds=embeddings, mm_encoder_outputs={"image": model.get_image_features(batch["pixel_values"])})
-
-
 def test_attention_implementation_can_be_changed():
     model = make_model()
     model.set_attn_implementation("eager")
@@ -282,7 +276,8 @@ def test_pooling_weights_and_query_attentions(model, processor, chats):
     rows, length = batch["input_ids"].shape
     views = batch["view_mask"].shape[1]
     assert out.pooling_weights.shape == (rows, views, 4, 9)
-    torch.testing.assert_close(out.pooling_weights.sum(-1), torch.ones(rows, views, 4))
+    expected = batch["view_mask"].unsqueeze(-1).expand(-1, -1, 4).float()  # of a view that pads a row: zero
+    torch.testing.assert_close(out.pooling_weights.sum(-1), expected)
     assert out.query_attentions.shape == (rows, 2, length, views, 36)
     total = out.query_attentions.sum((-1, -2))[:, 0]
     is_query = torch.isin(batch["input_ids"], torch.tensor(model.config.query_token_ids))
@@ -316,19 +311,102 @@ def test_images_that_do_not_fit_the_prompt(model, processor, chats, change):
 
 
 def test_exactly_one_of_ids_and_embeddings(model):
-    with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
-        model()
-    with pytest.raises(ValueError, match="pixel_values need input_ids"):
-        model(inputs_embeds=torch.zeros(1, 4, 32), pixel_values=torch.zeros(1, 3, 24, 24))
+    for inputs in ({}, {"input_ids": torch.zeros(1, 4).long(), "inputs_embeds": torch.zeros(1, 4, 32)}):
+        with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
+            model(**inputs)
 
 
-def test_pixels_without_view_mask_are_split_evenly(model, processor):
-    chats = [[user(make_image(i), "What?")] for i in range(2)]
-    inputs = dict(prepare(processor, chats))
-    expected = real_logits(model, inputs)
-    del inputs["view_mask"]
-    for one, two in zip(real_logits(model, inputs), expected, strict=True):
+@pytest.mark.parametrize("hd", [False, True])
+def test_embeddings_of_placeholders_are_as_good_as_their_ids(model, processor, chats, hd):
+    """Also without `view_mask`: the placeholders in the embeddings say which images are whose."""
+    batch = dict(prepare(processor, list(chats.values()), hd=hd))
+    expected = real_logits(model, batch)
+    del batch["view_mask"]
+    batch["inputs_embeds"] = model.get_input_embeddings()(batch["input_ids"])
+    input_ids = batch.pop("input_ids")
+    with torch.no_grad():
+        logits = model(**batch).logits
+    for row, one in enumerate(expected):
+        torch.testing.assert_close(logits[row][batch["attention_mask"][row].bool()], one, atol=1e-5, rtol=1e-5)
+    # other vectors in place of text leave the placeholders where they are
+    is_text = (input_ids < 256).unsqueeze(-1)
+    batch["inputs_embeds"] = torch.where(is_text, batch["inputs_embeds"] + 1, batch["inputs_embeds"])
+    assert torch.equal(
+        model.model.find_special_tokens(batch["inputs_embeds"]), input_ids.masked_fill(input_ids < 256, -1)
+    )
+
+
+def test_special_tokens_with_the_same_embedding(model):
+    model = copy.deepcopy(model)
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        weight[model.config.image_token_id] = weight[model.config.first_query_token_id]
+    embeddings = model.get_input_embeddings()(torch.tensor([[70, 71, 72]]))
+    model(inputs_embeds=embeddings)
+    embeddings[0, 1] = weight[model.config.image_token_id]
+    with pytest.raises(ValueError, match="pass input_ids in place of inputs_embeds"):
+        model(inputs_embeds=embeddings)
+
+
+@pytest.mark.parametrize("hd", [False, True])
+def test_placeholders_say_which_images_are_whose(model, processor, chats, hd):
+    batch = dict(prepare(processor, list(chats.values()), hd=hd))
+    expected = real_logits(model, batch)
+    del batch["view_mask"]
+    for one, two in zip(real_logits(model, batch), expected, strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
-    inputs["pixel_values"] = inputs["pixel_values"].repeat(2, 1, 1, 1)[:3]
-    with pytest.raises(ValueError, match="3 views cannot be split evenly over 2 rows"):
+    batch["pixel_values"] = batch["pixel_values"][:-1]
+    with pytest.raises(ValueError, match=r"the rows' image tokens are those of \[.*\] views, but pixel_values holds"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e38])
+def test_rows_never_touch_each_other(model, processor, value):
+    """Whatever one row's image holds, the other rows' logits stay as they are, to the bit."""
+    chats = [[user(make_image(i), "Hue?")] if i else [user("Hue?")] for i in range(3)]
+    chats.append([user(make_image(3), make_image(4), "Hue?")])
+    batch = dict(prepare(processor, chats))
+    with torch.no_grad():
+        expected = model(**batch).logits
+        batch["pixel_values"][0] = value  # row 1's only image
+        logits = model(**batch).logits
+    assert torch.equal(logits[[0, 2, 3]], expected[[0, 2, 3]])
+    assert not torch.equal(logits[1], expected[1])
+
+
+@pytest.mark.parametrize("source", ["pixel_values", "mm_encoder_outputs"])
+def test_images_of_another_number_of_rows(model, processor, source):
+    inputs = dict(prepare(processor, [user(make_image(), "Hue?")]))
+    pixel_values, view_mask = inputs.pop("pixel_values").repeat(2, 1, 1, 1), torch.ones(2, 1, dtype=torch.long)
+    if source == "pixel_values":
+        inputs |= {"pixel_values": pixel_values, "view_mask": view_mask}
+    else:
+        del inputs["view_mask"]
+        inputs |= {"mm_encoder_outputs": {"image": model.get_image_features(pixel_values, view_mask)}}
+    with pytest.raises(ValueError, match="of 2 rows, but the prompts are 1"):
         model(**inputs)
+
+
+def test_image_features_honour_their_arguments(batch):
+    model = make_model()
+    model.set_attn_implementation("eager")
+    features = model.get_image_features(
+        batch["pixel_values"], batch["view_mask"], output_hidden_states=True, output_attentions=True
+    )
+    layers = model.config.vision_config.num_hidden_layers
+    assert len(features.hidden_states) == layers + 1 and len(features.attentions) == layers
+    plain = model.get_image_features(batch["pixel_values"], batch["view_mask"])
+    assert plain.hidden_states is None and plain.attentions is None
+    as_tuple = model.get_image_features(batch["pixel_values"], batch["view_mask"], return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[1], plain.pooler_output)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'foo'"):
+        model.get_image_features(batch["pixel_values"], foo=1)
+
+
+def test_query_slot_that_was_not_expanded(model, processor):
+    """A tokenizer alone leaves `<learnable>` one token, of which the model knows nothing."""
+    inputs = processor.tokenizer("Hue?<learnable> ASSISTANT:", return_tensors="pt")
+    with pytest.raises(ValueError, match="holds the query slot token 256, which the processor replaces"):
+        model(**inputs)
+    with pytest.raises(ValueError, match="holds the query slot token 256"):
+        model(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]))

@@ -140,7 +140,10 @@ def test_loads_without_the_package(folder, work, expected, source):
     logits, ids = expected
     torch.testing.assert_close(torch.tensor(result["logits"]), logits, atol=1e-4, rtol=1e-4)
     assert result["ids"] == ids.tolist()
-    code = {f"{part}_flashsloth.py" for part in ("configuration", "modeling", "processing", "image_processing")}
+    code = {
+        f"{part}_flashsloth.py"
+        for part in ("configuration", "embedded_query", "modeling", "processing", "image_processing")
+    }
     assert code | {"chat_template.jinja", "generation_config.json", "model.safetensors"} <= set(result["files"])
 
 

@@ -13,14 +13,14 @@ decoder whose query tokens attend to the un-pooled patches.
 | language model                   | `language_model` (Phi), `lm_head`   | `embed_tokens`, `layers`, ...        |
 
 Shapes: B rows of the batch, L positions of the sequence, N views of the whole batch, V views of the row that has
-most, P patches per view, T visual tokens per view, R patches per pooled region, C vision width, Q width of EmbQ,
-D decoder width. No shape depends on the values of a tensor, so prefill and decode compile and export as they are.
+most, P patches per view, T visual tokens per view, R patches per pooled region, C vision width,
+D decoder width. With `view_mask`, no shape depends on the values of a tensor, so prefill and decode compile and export
+as they are.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import transformers
@@ -31,14 +31,15 @@ from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
-from transformers.utils import can_return_tuple, torch_compilable_check
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, torch_compilable_check
 
 from .configuration_flashsloth import FlashSlothConfig
+from .embedded_query_flashsloth import EmbeddedQuery, is_query_token, query_context
 
 
 # transformers 5.24 renamed the key-value cache, as an argument and in outputs. This is its name there.
 CACHE_NAME = "cache" if version.parse(transformers.__version__) >= version.parse("5.24.0.dev0") else "past_key_values"
-HEAD_ALIGNMENT = 8  # elements: what SDPA's memory-efficient kernel asks of the width of a head in 16 bits
 
 
 @dataclass
@@ -46,7 +47,7 @@ class FlashSlothImageFeatures(ModelOutput):
     """
     The encoded images of a batch, by row. Encode once with `get_image_features`, then pass the result to `forward` or
     `generate` as `mm_encoder_outputs={"image": features}` in every turn. A row's real views come first; padding, which
-    no position reads, follows them. All fields are `None` for a text-only batch.
+    is zero, follows them. All fields are `None` for a text-only batch.
 
     Args:
         last_hidden_state (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches, for the query tokens.
@@ -54,12 +55,16 @@ class FlashSlothImageFeatures(ModelOutput):
         view_mask (`torch.LongTensor` of shape `(B, V)`): 1 for each real view of a row.
         pooling_weights (`torch.Tensor` of shape `(B, V, T, R)`): share of each patch in its visual token, `None` with
             `pooling_mode="none"`.
+        hidden_states, attentions (`tuple[torch.Tensor]`): of the vision tower, one tensor a layer, of all `N` views;
+            with `output_hidden_states=True` and `output_attentions=True`.
     """
 
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     view_mask: torch.Tensor | None = None
     pooling_weights: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -118,7 +123,8 @@ class SpatialPooling(nn.Module):
         if self.mode == "average":
             weights = regions.new_full(regions.shape[:-1], 1 / regions.shape[2])
         else:
-            scores = self.fc2(self.dropout(F.relu(self.fc1(regions)))).squeeze(-1)
+            # linear layers of 8 bits (bitsandbytes) take three axes
+            scores = self.fc2(self.dropout(F.relu(self.fc1(regions.flatten(1, 2))))).view(regions.shape[:-1])
             weights = scores.softmax(dim=-1, dtype=torch.float32).to(patches.dtype)
         return (weights.unsqueeze(-2) @ regions).squeeze(-2), weights
 
@@ -138,172 +144,6 @@ class MultiModalProjector(nn.Module):
 
 class QueryTokens(nn.Embedding):
     """The learned vectors `(num_query_tokens, D)`. A module of its own, so that PEFT's `modules_to_save` finds it."""
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention with values of another width than the keys, and without an output projection."""
-
-    def __init__(self, hidden_size: int, value_size: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(hidden_size, hidden_size)
-        self.v_proj = nn.Linear(value_size, value_size)
-
-    def forward(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor,
-        output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            query (`torch.Tensor` of shape `(B, L, hidden_size)`), key (`(B, K, hidden_size)`),
-            value (`(B, K, value_size)`), mask (`torch.BoolTensor` of shape `(B, L, K)`): `True` for the keys that a
-                position attends to. A position without any gets zeros.
-
-        Returns:
-            `(B, L, value_size)`, and the attention weights `(B, heads, L, K)` if asked for.
-        """
-        query, key, value = (
-            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projected in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
-        )
-        has_keys = mask.any(dim=-1, keepdim=True)
-        # softmax over nothing is NaN, also in the gradient: such positions attend to all, and are zeroed afterwards
-        safe_mask = (mask | ~has_keys).unsqueeze(1)
-        if output_attentions:
-            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-            scores = scores.masked_fill(~safe_mask, torch.finfo(scores.dtype).min)
-            weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) * has_keys.unsqueeze(1)
-            attended = weights @ value
-        else:
-            weights, attended = None, _fused_attention(query, key, value, safe_mask)
-        return attended.transpose(1, 2).flatten(2) * has_keys, weights
-
-
-def _fused_attention(query, key, value, mask):
-    """
-    Attention by a kernel that holds no scores: those of all positions over all patches would be a training run's
-    largest tensors. The kernels of SDPA want heads of one width, of a multiple of 8; zeros add nothing to a product.
-    """
-    width, value_width = query.shape[-1], value.shape[-1]
-    padded_width = math.ceil(max(width, value_width) / HEAD_ALIGNMENT) * HEAD_ALIGNMENT
-    query, key, value = (F.pad(states, (0, padded_width - states.shape[-1])) for states in (query, key, value))
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=width**-0.5)
-    return attended[..., :value_width]
-
-
-class EmbeddedQuery(nn.Module):
-    """
-    Embedded Query module (paper section 3.3): each query token attends to its instruction, then, with what it found
-    there, to the un-pooled patches. It computes the whole sequence and keeps the query tokens: next to the decoder the
-    extra work is small, and no shape depends on where the slots are.
-    """
-
-    def __init__(self, config: FlashSlothConfig):
-        super().__init__()
-        text_size, vision_size = config.text_config.hidden_size, config.vision_config.hidden_size
-        hidden_size, num_heads = config.query_hidden_size, config.query_num_heads
-        self.down_proj = nn.Linear(text_size, hidden_size)
-        self.query_norm = nn.LayerNorm(hidden_size)
-        self.text_norm = nn.LayerNorm(hidden_size)
-        self.text_attention = CrossAttention(hidden_size, hidden_size, num_heads)
-        self.patch_proj = nn.Linear(vision_size, hidden_size)
-        self.patch_norm = nn.LayerNorm(hidden_size)
-        self.patch_attention = CrossAttention(hidden_size, vision_size, num_heads)
-        self.up_proj = nn.Linear(vision_size, text_size)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        patches: torch.Tensor,
-        query_mask: torch.Tensor,
-        instruction_mask: torch.Tensor,
-        patch_mask: torch.Tensor,
-        output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            hidden_states (`torch.Tensor` of shape `(B, L, D)`)
-
-            The other arguments are the fields of [`QueryContext`].
-
-        Returns:
-            `hidden_states` with the query tokens' states updated, and the weights over patches `(B, heads, L, V * P)`
-            if asked for.
-        """
-        text = self.down_proj(hidden_states)
-        query, text = self.query_norm(text), self.text_norm(text)
-        query, _ = self.text_attention(query, text, text, instruction_mask)
-        patches = patches.to(hidden_states.dtype)
-        keys = self.patch_norm(self.patch_proj(patches))
-        attended, weights = self.patch_attention(query, keys, patches, patch_mask, output_attentions)
-        query_mask = query_mask.unsqueeze(-1)
-        hidden_states = torch.where(query_mask, hidden_states + self.up_proj(attended), hidden_states)
-        return hidden_states, None if weights is None else weights * query_mask.unsqueeze(1)
-
-
-class QueryContext(NamedTuple):
-    """What [`EmbeddedQuery`] needs besides the hidden states: immutable, and a pytree, for sharding and export."""
-
-    patches: torch.Tensor  # (B, V * P, C): un-pooled patches of each row's images
-    query_mask: torch.Tensor  # (B, L): query tokens with an image before them
-    instruction_mask: torch.Tensor  # (B, L, L): the instruction of each position
-    patch_mask: torch.Tensor  # (B, L, V * P): the patches of the images before each position
-
-
-def query_context(
-    config: FlashSlothConfig,
-    input_ids: torch.Tensor,
-    patches: torch.Tensor,
-    num_views: torch.Tensor,
-    past_length: int | torch.Tensor,
-) -> QueryContext:
-    """
-    Finds what each query token attends to. Its instruction is the text between its slot and the last image or the last
-    `</s>` before that, whichever is nearer. If there is none (the image ends the message), it is the text of the whole
-    turn. Its patches are those of all images before it.
-
-    Args:
-        config ([`FlashSlothConfig`]), input_ids (`torch.LongTensor` of shape `(B, L)`)
-        patches (`torch.Tensor` of shape `(B, V, P, C)`): un-pooled patches.
-        num_views (`torch.LongTensor` of shape `(B, L)`): how many of its row's views have begun by each position.
-        past_length (`int` or `torch.Tensor`): positions in the cache.
-    """
-    is_query = _is_query_token(config, input_ids)
-    is_image = input_ids == config.image_token_id
-    is_padding = input_ids == config.pad_token_id
-    is_text = ~(is_query | is_image | is_padding)
-    is_end = torch.stack([input_ids == token_id for token_id in config.eos_token_ids]).any(dim=0)
-    # In tokens: padding may stand anywhere, also where a row's earlier answer ended before the others'.
-    position = (~is_padding).cumsum(dim=-1) - 1
-
-    def start_after(marker, length):  # the position `length` tokens after the last marker, 0 before the first
-        number = marker.cumsum(dim=-1)
-        starts = torch.where(marker, position + 1 + length, 0)
-        # every start is stored under its marker's number; ONNX has no cumulative maximum
-        return F.pad(torch.zeros_like(starts), (1, 0)).scatter(-1, number * marker, starts).gather(-1, number)
-
-    # Input that continues a cache is taken to start right after </s>, as a chat's next turn does.
-    turn_start = start_after(is_end, config.turn_prefix_length)
-    turn_start = turn_start.clamp(min=(past_length > 0) * config.turn_prefix_length)
-    start = torch.maximum(turn_start, start_after(is_image, config.image_suffix_length))
-    slot_start = position - (input_ids - config.first_query_token_id)
-    key = position.unsqueeze(1)
-    turn_mask = is_text.unsqueeze(1) & (key < slot_start.unsqueeze(-1)) & (key >= turn_start.unsqueeze(-1))
-    instruction_mask = turn_mask & (key >= start.unsqueeze(-1))
-    instruction_mask = instruction_mask | (turn_mask & ~instruction_mask.any(dim=-1, keepdim=True))
-
-    view_mask = torch.arange(patches.shape[1], device=input_ids.device) < num_views.unsqueeze(-1)  # (B, L, V)
-    return QueryContext(
-        patches=patches.flatten(1, 2),
-        query_mask=is_query & (num_views > 0),
-        instruction_mask=instruction_mask,
-        patch_mask=view_mask.repeat_interleave(patches.shape[2], dim=-1),
-    )
 
 
 class FlashSlothPreTrainedModel(PreTrainedModel):
@@ -365,8 +205,9 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             query_layer.register_forward_pre_hook(self._update_query_tokens, with_kwargs=True)
         self.post_init()
 
+    @can_return_tuple
     def get_image_features(
-        self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None, **kwargs
+        self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> FlashSlothImageFeatures:
         """
         Encodes, pools and projects the views of a batch.
@@ -376,10 +217,15 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 after the other; `N` may be 0.
             view_mask (`torch.LongTensor` of shape `(B, V)`, *optional*): 1 for each view of a row, 0 for none; its
                 sum is `N`. Without it all views belong to one row.
+            kwargs: of the vision tower, such as `output_hidden_states`.
 
         Raises:
             ValueError: If `view_mask` counts another number of views than `pixel_values` holds.
+            TypeError: If another argument is given.
         """
+        unknown = kwargs.keys() - TransformersKwargs.__annotations__
+        if unknown:
+            raise TypeError(f"get_image_features() got an unexpected keyword argument {min(unknown)!r}.")
         num_views = pixel_values.shape[0]
         if view_mask is None:
             view_mask = torch.ones(1, num_views, dtype=torch.long, device=pixel_values.device)
@@ -392,24 +238,77 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         )
         if num_views == 0:
             return FlashSlothImageFeatures()
-        patches = self.vision_tower(pixel_values.to(self.vision_tower.dtype)).last_hidden_state  # (N, P, C)
+        encoded = self.vision_tower(pixel_values.to(self.vision_tower.dtype), **kwargs)
+        patches = encoded.last_hidden_state  # (N, P, C)
         visual_tokens, weights = self.pooling(patches)
         view_index, view_mask = _rows_of_views(view_mask, num_views)
         return FlashSlothImageFeatures(
-            last_hidden_state=_by_row(patches, view_index),
-            pooler_output=_by_row(self.multi_modal_projector(visual_tokens), view_index),
+            last_hidden_state=_by_row(patches, view_index, view_mask),
+            pooler_output=_by_row(self.multi_modal_projector(visual_tokens), view_index, view_mask),
             view_mask=view_mask,
-            pooling_weights=None if weights is None else _by_row(weights, view_index),
+            pooling_weights=None if weights is None else _by_row(weights, view_index, view_mask),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
         )
 
-    def _embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def find_views(self, input_ids: torch.Tensor, num_views: int, view_mask: torch.Tensor | None = None):
+        """
+        The `view_mask` of a batch, of shape `(B, V)`: the given one, or how many views the placeholders of each row
+        stand for.
+
+        Raises:
+            ValueError: If `view_mask` is of another number of rows, or the placeholders stand for other than
+                `num_views` views.
+        """
+        num_rows = input_ids.shape[0]
+        if view_mask is not None:
+            if view_mask.shape[0] != num_rows:
+                raise ValueError(f"view_mask is of {view_mask.shape[0]} rows, but the prompts are {num_rows}.")
+            return view_mask
+        if num_rows == 1:
+            return input_ids.new_ones(1, num_views)  # those of images in the cache too
+        views_per_row = (input_ids == self.config.image_token_id).sum(dim=-1) // self.config.num_visual_tokens
+        _check_values(
+            views_per_row.sum() == num_views,
+            lambda: (
+                f"Image features and image tokens do not match: the rows' image tokens are those of "
+                f"{views_per_row.tolist()} views, but pixel_values holds {num_views}. Pass view_mask too, as the "
+                "processor returns it, if the cache holds images."
+            ),
+        )
+        return (torch.arange(views_per_row.max(), device=input_ids.device) < views_per_row.unsqueeze(-1)).long()
+
+    def find_special_tokens(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """
+        Token ids `(B, L)` of the placeholders, padding and ends in embeddings, found by their rows of the embedding
+        matrix; -1 for everything else.
+
+        Raises:
+            ValueError: If two of these tokens have the same embedding.
+        """
+        token_ids = [*self.config.placeholder_token_ids, *self.config.eos_token_ids]
+        token_ids = torch.tensor(token_ids, device=inputs_embeds.device)
+        rows = self.get_input_embeddings()(token_ids)
+        is_token = torch.stack([(inputs_embeds == row).all(dim=-1) for row in rows], dim=-1)  # (B, L, tokens)
+        _check_values(
+            (is_token.sum(dim=-1) <= 1).all(),
+            lambda: "Some special tokens have the same embedding: pass input_ids in place of inputs_embeds.",
+        )
+        return torch.where(is_token.any(dim=-1), token_ids[is_token.long().argmax(dim=-1)], -1)
+
+    def _embed_tokens(self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Embeds text; a query token becomes its learned vector plus the embedding of `query_base_token_id`."""
-        config = self.config
+        config, embed = self.config, self.get_input_embeddings()
         if not config.num_query_tokens:
-            return self.get_input_embeddings()(input_ids)
-        is_query, base_token_id = _is_query_token(config, input_ids), config.query_base_token_id
-        token_ids = input_ids if base_token_id is None else input_ids.masked_fill(is_query, base_token_id)
-        inputs_embeds = self.get_input_embeddings()(token_ids)
+            return embed(input_ids) if inputs_embeds is None else inputs_embeds
+        is_query, base_token_id = is_query_token(config, input_ids), config.query_base_token_id
+        if inputs_embeds is None:
+            inputs_embeds = embed(
+                input_ids if base_token_id is None else input_ids.masked_fill(is_query, base_token_id)
+            )
+        elif base_token_id is not None:
+            base = embed(torch.full_like(input_ids[:1, :1], base_token_id))
+            inputs_embeds = torch.where(is_query.unsqueeze(-1), base, inputs_embeds)
         query_index = (input_ids - config.first_query_token_id).clamp(0, config.num_query_tokens - 1)
         query_embeds = self.query_tokens(query_index).to(inputs_embeds.device, inputs_embeds.dtype)
         if base_token_id is not None:
@@ -468,15 +367,17 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         mm_encoder_outputs: dict[str, FlashSlothImageFeatures] | None = None,
         output_query_attentions: bool = False,
         cache: Cache | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> FlashSlothModelOutputWithPast:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(B, L)`): with every placeholder expanded by the processor.
             pixel_values (`torch.Tensor` of shape `(N, 3, image_size, image_size)`, *optional*): views of all rows.
-            view_mask (`torch.LongTensor` of shape `(B, V)`, *optional*): see `get_image_features`. Without it the
-                views are split evenly over the rows.
-            inputs_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): used as they are, without images.
+            view_mask (`torch.LongTensor` of shape `(B, V)`, *optional*): see `get_image_features`. Without it each
+                row's placeholders say how many views it has.
+            inputs_embeds (`torch.Tensor` of shape `(B, L, D)`, *optional*): `get_input_embeddings()(input_ids)`, with
+                other vectors in place of text, or around it. Images and query tokens go where the embeddings of their
+                placeholders are.
             mm_encoder_outputs (`dict`, *optional*): `{"image": FlashSlothImageFeatures}` in place of `pixel_values`.
                 Holds all views of a row, those already in the cache too.
             output_query_attentions (`bool`, *optional*, defaults to `False`): whether to return `query_attentions`.
@@ -484,15 +385,15 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                 transformers used before 5.24.
 
         Raises:
-            ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, if images come twice or with
-                `inputs_embeds`, or if the images do not fit the placeholders.
+            ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, if images come twice, if they
+                do not fit the placeholders, or if a query slot was not expanded by the processor.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         cache = past_key_values if cache is None else cache
+        input_ids = self.find_special_tokens(inputs_embeds) if input_ids is None else input_ids
         features = self._resolve_features(input_ids, pixel_values, view_mask, mm_encoder_outputs)
-        if inputs_embeds is None:
-            inputs_embeds = self._embed_tokens(input_ids)
+        inputs_embeds = self._embed_tokens(input_ids, inputs_embeds)
         query_attentions = []
         if features is not None:
             patches = features.last_hidden_state
@@ -510,7 +411,10 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             **kwargs,
         )
         return FlashSlothModelOutputWithPast(
-            **outputs,
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             image_hidden_states=None if features is None else features.pooler_output,
             pooling_weights=None if features is None else features.pooling_weights,
             query_attentions=query_attentions[0].unflatten(-1, patches.shape[1:3]) if query_attentions else None,
@@ -521,19 +425,18 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         features = (mm_encoder_outputs or {}).get("image")
         if features is not None and pixel_values is not None:
             raise ValueError("Pass pixel_values or mm_encoder_outputs, not both: each holds the same images.")
-        has_pixels = pixel_values is not None and pixel_values.shape[0] > 0
-        if input_ids is None and (has_pixels or features is not None):
-            source = "pixel_values" if has_pixels else "mm_encoder_outputs"
-            raise ValueError(f"{source} need input_ids: inputs_embeds do not show where the images go.")
-        if has_pixels:
-            if view_mask is None:
-                num_rows, num_views = input_ids.shape[0], pixel_values.shape[0]
-                if num_views % num_rows:
-                    raise ValueError(
-                        f"{num_views} views cannot be split evenly over {num_rows} rows: pass view_mask, as the "
-                        "processor returns it."
-                    )
-                view_mask = input_ids.new_ones(num_rows, num_views // num_rows)
+        is_step = input_ids.shape[1] == 1  # of decoding, in which a check would make the device wait for the host
+        if not is_step:
+            slot_token_id = self.config.query_slot_token_id
+            _check_values(
+                (input_ids != slot_token_id).all(),
+                lambda: (
+                    f"The input holds the query slot token {slot_token_id}, which the processor replaces by the query "
+                    "tokens: make the inputs with the processor, or with a tokenizer that was saved again."
+                ),
+            )
+        if pixel_values is not None and pixel_values.shape[0] > 0:
+            view_mask = self.find_views(input_ids, pixel_values.shape[0], view_mask)
             features = self.get_image_features(pixel_values, view_mask)
         if features is not None and features.pooler_output is not None:
             if features.last_hidden_state is None or features.view_mask is None:
@@ -541,9 +444,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
                     "mm_encoder_outputs lack last_hidden_state or view_mask: pass what get_image_features returned, "
                     "and no prefill_chunk_size (an instruction and its query tokens must come in one piece)."
                 )
+            if features.view_mask.shape[0] != input_ids.shape[0]:
+                raise ValueError(
+                    f"The image features are of {features.view_mask.shape[0]} rows, but the prompts are "
+                    f"{input_ids.shape[0]}."
+                )
             return features
-        # One token is a decoding step, in which the check would make the device wait for the host.
-        if input_ids is not None and input_ids.shape[1] > 1:
+        if not is_step:
             num_tokens = (input_ids == self.config.image_token_id).sum()
             _check_values(
                 num_tokens == 0,
@@ -567,7 +474,9 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
-    def get_image_features(self, pixel_values, view_mask=None, **kwargs) -> FlashSlothImageFeatures:
+    def get_image_features(
+        self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> FlashSlothImageFeatures:
         """See [`FlashSlothModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, view_mask, **kwargs)
 
@@ -586,7 +495,7 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         output_query_attentions: bool = False,
         cache: Cache | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> FlashSlothCausalLMOutputWithPast:
         """
         Args:
@@ -624,7 +533,22 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
             kwargs[CACHE_NAME] = cache
         return super().generate(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, next_sequence_length=None, is_first_iteration=False, **kwargs):
+    def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
+        pixel_values = model_kwargs.get("pixel_values")
+        if pixel_values is None or pixel_values.shape[0] == 0:
+            model_kwargs.pop("pixel_values", None)
+        else:
+            # The library hands only the arguments of `get_image_features` on, which does not see the placeholders.
+            input_ids = inputs_tensor
+            if inputs_tensor.is_floating_point():
+                input_ids = self.model.find_special_tokens(inputs_tensor)
+            view_mask = self.model.find_views(input_ids, pixel_values.shape[0], model_kwargs.get("view_mask"))
+            model_kwargs["view_mask"] = view_mask
+        return super()._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids, next_sequence_length=None, inputs_embeds=None, is_first_iteration=False, **kwargs
+    ):
         cache = kwargs.get(CACHE_NAME)
         # The prefill of an assistant model is not marked as a first iteration; it would lose its images.
         if not is_first_iteration and next_sequence_length != 1 and cache is not None:
@@ -632,19 +556,21 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         if is_first_iteration and cache is not None:
             self._check_images(input_ids, int(cache.get_seq_length()), **kwargs)
         return super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length=next_sequence_length, is_first_iteration=is_first_iteration, **kwargs
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
         )
 
-    def _check_images(self, input_ids, past_length, view_mask=None, pixel_values=None, mm_encoder_outputs=None, **_):
+    def _check_images(self, input_ids, past_length, mm_encoder_outputs=None, **_):
         """Query tokens behind a kept cache attend to the patches of all images before them, which no cache holds."""
-        if past_length == 0 or not _is_query_token(self.config, input_ids[:, past_length:]).any():
+        if past_length == 0 or not is_query_token(self.config, input_ids[:, past_length:]).any():
             return
         features = (mm_encoder_outputs or {}).get("image")
-        view_mask = view_mask if features is None else features.view_mask
-        if view_mask is None and pixel_values is not None:
-            return  # split evenly over the rows; `forward` compares them
         num_tokens = (input_ids == self.config.image_token_id).sum(dim=-1)
-        num_views = torch.zeros_like(num_tokens) if view_mask is None else view_mask.sum(dim=-1)
+        is_text_only = features is None or features.view_mask is None
+        num_views = torch.zeros_like(num_tokens) if is_text_only else features.view_mask.sum(dim=-1)
         num_features = num_views * self.config.num_visual_tokens
         if (num_tokens != num_features).any():
             raise ValueError(
@@ -658,7 +584,8 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         features = mm_encoder_output.get("image")
         if features is None:
             return mm_encoder_output
-        expanded = {name: tensor.repeat_interleave(expand_size, dim=0) for name, tensor in features.items()}
+        by_row = {name: tensor for name, tensor in features.items() if isinstance(tensor, torch.Tensor)}
+        expanded = {name: tensor.repeat_interleave(expand_size, dim=0) for name, tensor in by_row.items()}
         return {**mm_encoder_output, "image": FlashSlothImageFeatures(**expanded)}
 
 
@@ -673,16 +600,13 @@ def _rows_of_views(view_mask: torch.Tensor, num_views: int) -> tuple[torch.Tenso
     return (first_view + column).clamp(max=num_views - 1), (column < views_per_row).long()
 
 
-def _by_row(tensor: torch.Tensor, view_index: torch.Tensor) -> torch.Tensor:
+def _by_row(tensor: torch.Tensor, view_index: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
     """`(N, ...)` to `(B, V, ...)`. Where no row is padded, the order stays as it is and nothing is copied."""
     if view_index.numel() == tensor.shape[0]:
         return tensor.unflatten(0, view_index.shape)
-    return tensor[view_index]
-
-
-def _is_query_token(config: FlashSlothConfig, input_ids: torch.Tensor) -> torch.Tensor:
-    first = config.first_query_token_id
-    return (input_ids >= first) & (input_ids < first + config.num_query_tokens)
+    # Zeros: another row's NaN would be NaN times a weight of zero.
+    is_padding = (view_mask == 0).view(*view_mask.shape, *[1] * (tensor.ndim - 1))
+    return tensor[view_index].masked_fill(is_padding, 0)
 
 
 def _check_values(condition: torch.Tensor, message: Callable[[], str]) -> None:

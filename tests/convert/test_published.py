@@ -106,6 +106,7 @@ def test_folder_is_complete(converted):
         "chat_template.jinja",
         "config.json",
         "configuration_flashsloth.py",
+        "embedded_query_flashsloth.py",
         "generation_config.json",
         "image_processing_flashsloth.py",
         "model.safetensors",

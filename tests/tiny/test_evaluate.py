@@ -47,6 +47,7 @@ def test_a_checkpoint_is_complete_and_small(name):
         "tokenizer.json",
         "chat_template.jinja",
         "configuration_flashsloth.py",
+        "embedded_query_flashsloth.py",
         "modeling_flashsloth.py",
         "processing_flashsloth.py",
         "image_processing_flashsloth.py",

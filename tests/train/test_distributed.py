@@ -113,7 +113,9 @@ def test_sharded_training_equals_one_process(kind, start, alone, sharded):
     # From the file, which has the names that `flashsloth convert --to-original` and `quantize` read.
     assert_same_training(losses, load_file(folder / "model.safetensors"), *alone)
     # The folder holds our code and names our class, not those that FSDP2 makes of them.
-    assert {"modeling_flashsloth.py", "configuration_flashsloth.py"} == {file.name for file in folder.glob("*.py")}
+    assert {"modeling_flashsloth.py", "embedded_query_flashsloth.py", "configuration_flashsloth.py"} == {
+        file.name for file in folder.glob("*.py")
+    }
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (start, folder))
     assert after["auto_map"] == before["auto_map"]
 
