@@ -2,12 +2,15 @@
 """Turns images and prompts, or whole conversations, into what the model takes."""
 
 import itertools
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.utils import logging
 
 from .image_processing_flashsloth import FlashSlothImageProcessorKwargs
 
@@ -18,13 +21,17 @@ QUERY_TOKEN = "<query_{}>"
 END_TOKEN = "</s>"
 PAD_TOKEN = "<pad>"
 
+ROLE_OF_ANSWERS = "ASSISTANT:"  # in a prompt; a space, which belongs to the answer's first token, follows it
 IMAGE_TYPES = ("image", "image_url")  # the types of a message's parts that are images
 
 # Put into the middle of text that only looks like a special token. The tokenizer finds special tokens before it
 # normalizes, and its normalizer takes this character out again: the text stays what it was, and stays text.
 ESCAPE = "\U000f0000"
 
-# The published evaluation prompt: system prompt, roles, and no space before the query slot.
+logger = logging.get_logger(__name__)
+
+# The published evaluation prompt: system prompt, roles, and no space before the query slot. Saved templates hold the
+# query tokens in place of `<learnable>`, for whoever renders them with the tokenizer alone.
 CHAT_TEMPLATE = r"""
 {%- macro render(content) -%}
     {%- if content is string -%}
@@ -112,7 +119,14 @@ def check_content(messages: list[dict], name: str) -> None:
         if not content and content != "":
             detail = f"{name}, message {index} has no content: pass text or a list of parts."
             raise ConversationError(detail, EMPTY_TURN)
-        for part in [] if isinstance(content, str) else content:
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if isinstance(part, dict) and isinstance(part.get("text"), str):
+                try:
+                    part["text"].encode()
+                except UnicodeEncodeError as error:
+                    problem = f"the lone surrogate {part['text'][error.start]!r}"
+                    detail = f"{name}, message {index} has {problem}, which is no character: take it out."
+                    raise ConversationError(detail, UNKNOWN_CONTENT) from error
             if not isinstance(part, dict):
                 problem = f"the part {part!r}"
             elif part.get("type") in IMAGE_TYPES or part.get("type") == "text" and isinstance(part.get("text"), str):
@@ -141,6 +155,8 @@ class FlashSlothProcessor(ProcessorMixin):
         num_visual_tokens (`int`, *optional*, defaults to 81): tokens per view, `FlashSlothConfig.num_visual_tokens`.
         num_query_tokens (`int`, *optional*, defaults to 9): tokens per slot, `FlashSlothConfig.num_query_tokens`.
         chat_template (`str`, *optional*): a Jinja template in place of the published prompt.
+        escaped_tokens (`list[str]`, *optional*): what stays text where it stands in a conversation: by default all
+            special tokens that the tokenizer has now. Tokens that are added to the tokenizer later work in messages.
 
     Raises:
         ValueError: If the tokenizer lacks a special token, or cannot keep special tokens out of a user's text.
@@ -155,6 +171,7 @@ class FlashSlothProcessor(ProcessorMixin):
         num_visual_tokens: int = 81,
         num_query_tokens: int = 9,
         chat_template: str | None = None,
+        escaped_tokens: list[str] | None = None,
         **kwargs,
     ):
         self.num_visual_tokens = num_visual_tokens
@@ -162,12 +179,17 @@ class FlashSlothProcessor(ProcessorMixin):
         self.image_token = IMAGE_TOKEN
         query_tokens = [QUERY_TOKEN.format(index) for index in range(num_query_tokens)]
         self.query_slot = "".join(query_tokens)
-        self._check_tokenizer(tokenizer, [IMAGE_TOKEN, QUERY_SLOT_TOKEN, END_TOKEN, PAD_TOKEN, *query_tokens])
+        own_tokens = [IMAGE_TOKEN, QUERY_SLOT_TOKEN, END_TOKEN, PAD_TOKEN, *query_tokens]
+        self._check_tokenizer(tokenizer, own_tokens)
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.query_slot_token_id = tokenizer.convert_tokens_to_ids(QUERY_SLOT_TOKEN)
         self.query_token_ids = tokenizer.convert_tokens_to_ids(query_tokens)
-        self._special_token = re.compile("|".join(re.escape(token) for token in _special_tokens(tokenizer)))
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        escaped_tokens = _special_tokens(tokenizer) if escaped_tokens is None else escaped_tokens
+        self.escaped_tokens = list(dict.fromkeys([*own_tokens, *escaped_tokens]))
+        longest_first = sorted(self.escaped_tokens, key=len, reverse=True)
+        self._escaped_token = re.compile("|".join(re.escape(token) for token in longest_first))
+        chat_template = chat_template or CHAT_TEMPLATE.replace(QUERY_SLOT_TOKEN, self.query_slot)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @staticmethod
     def _check_tokenizer(tokenizer, special_tokens: list[str]):
@@ -182,38 +204,46 @@ class FlashSlothProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "view_mask"]
 
-    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
+    def __call__(
+        self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[FlashSlothProcessorKwargs]
+    ) -> BatchFeature:
         """
         Args:
             images: one image, a list of them (taken by the prompts in turn), or a list of lists (one per prompt); see
                 [`FlashSlothImageProcessor`] for what an image may be.
             text (`str` or `list[str]`): prompts with an `<image>` for each image, and a `<learnable>` where the query
                 tokens go, which is right behind the question.
-            hd (`bool`, *optional*): whether to add the high-resolution tiles.
+            hd (`bool`, *optional*): whether to add the high-resolution tiles; the checkpoint's default if unset.
             return_tensors (`str`, *optional*): `"pt"` for tensors.
 
         Returns:
-            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(B, L)`, `pixel_values` of shape
-            `(N, 3, height, width)` (`N` is 0 without images) and `view_mask` of shape `(B, V)`. Without text only
+            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(B, L)`, and if there are images,
+            `pixel_values` of shape `(N, 3, height, width)` and `view_mask` of shape `(B, V)`. Without text only
             `pixel_values`.
 
         Raises:
-            ValueError: If a prompt's placeholders do not fit its images, or a prompt is longer than the decoder.
+            ValueError: If a prompt is no text, its placeholders do not fit its images, it is longer than the decoder,
+                or an image or an option cannot be used.
         """
         if videos is not None or audio is not None:
             raise ValueError("FlashSloth takes images and text: videos and audio are not supported.")
-        if images is None and text is None:
+        if text is not None:
+            _check_prompts(text)
+        elif images is None:
             raise ValueError("Pass images, text or both.")
         # Converted last: the tokenizer would take longer, and fail before the lengths are checked.
         return_tensors = kwargs.pop("return_tensors", None)
         inputs = super().__call__(images=[] if images is None else images, text=text, **kwargs)
         if text is None:
-            del inputs["view_mask"]
+            inputs.pop("view_mask", None)
         return inputs.convert_to_tensors(return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
     def prepare_inputs_layout(self, images=None, text=None, **kwargs):
         """Reads the images, and gives each prompt a list of its own."""
-        images, text, *others = super().prepare_inputs_layout(images=images, text=text, **kwargs)
+        options = {**kwargs, **kwargs.get("images_kwargs", {})}
+        reading = {name: options[name] for name in ("input_data_format", "local_sources") if name in options}
+        images = self.image_processor.fetch_images(images, **reading)
+        _, text, *others = super().prepare_inputs_layout(text=text, **kwargs)
         images_by_prompt = self._split_images(images, text) if text is not None else [make_flat_list_of_images(images)]
         return images_by_prompt, text, *others
 
@@ -235,17 +265,28 @@ class FlashSlothProcessor(ProcessorMixin):
         return [images[start:end] for start, end in itertools.pairwise(itertools.accumulate(expected, initial=0))]
 
     def _process_images(self, images: list[list], **kwargs):
+        if not any(images):
+            return {}, []
+        size = self.image_processor._standardize_kwargs(size=kwargs.get("size"))["size"]
+        if size not in (None, self.image_processor.size):
+            raise ValueError(f"size={kwargs['size']!r} is not the size of the model's views: leave it out.")
+        if kwargs.get("hd") and not self.image_processor.hd:
+            logger.warning_once(
+                "hd=True, but this checkpoint's own setting is hd=False: a model that was not trained with tiles "
+                "answers worse with them. Leave hd out, or take a checkpoint that was trained with hd."
+            )
         inputs, replacements = super()._process_images(images, **kwargs)
-        num_views = np.array([len(row) for row in images]) * self.image_processor.num_views(kwargs.get("hd"))
+        views_per_image = self.image_processor.num_views(kwargs.get("hd"), kwargs.get("tile_grid"))
+        num_views = np.array([len(row) for row in images]) * views_per_image
         view_mask = np.arange(max([1, *num_views])) < num_views[:, None]
         return {**inputs, "view_mask": view_mask.astype(np.int64)}, replacements
 
-    def num_image_tokens(self, hd: bool | None = None) -> int:
-        """Positions that an image takes in the decoder; `None` takes the image processor's own default of `hd`."""
-        return self.num_visual_tokens * self.image_processor.num_views(hd)
+    def num_image_tokens(self, hd: bool | None = None, tile_grid: int | None = None) -> int:
+        """Positions that an image takes in the decoder; `None` takes the image processor's own setting."""
+        return self.num_visual_tokens * self.image_processor.num_views(hd, tile_grid)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        return IMAGE_TOKEN * self.num_image_tokens(kwargs.get("hd"))
+        return IMAGE_TOKEN * self.num_image_tokens(kwargs.get("hd"), kwargs.get("tile_grid"))
 
     def get_text_with_replacements(self, text: list[str], images_replacements: list[str] = (), *others):
         """Expands query slots too; the base class knows placeholders of images, videos and audio only."""
@@ -269,6 +310,11 @@ class FlashSlothProcessor(ProcessorMixin):
                 )
             expanded.append("".join([*pieces, prompt[last:]]))
             offsets.append(replaced)
+            if IMAGE_TOKEN in prompt and self.query_slot not in expanded[-1]:
+                logger.warning_once(
+                    f"A prompt has an image but no {QUERY_SLOT_TOKEN}, so no query tokens attend to the image: write "
+                    f"{QUERY_SLOT_TOKEN} right behind the question, or use apply_chat_template."
+                )
         return expanded, offsets
 
     def _check_special_mm_tokens(self, text: list[str], text_inputs, modalities: list[str]):
@@ -328,9 +374,39 @@ class FlashSlothProcessor(ProcessorMixin):
             [{**message, "content": self._escape_content(message["content"])} for message in messages]
             for messages in conversations
         ]
-        return super().apply_chat_template(
+        result = super().apply_chat_template(
             conversations if is_batched else conversations[0], chat_template=chat_template, **kwargs
         )
+        if kwargs.get("tokenize") or not self.num_query_tokens:
+            return result
+        prompts = [
+            prompt.replace(self.query_slot, QUERY_SLOT_TOKEN) for prompt in (result if is_batched else [result])
+        ]
+        return prompts if is_batched else prompts[0]
+
+    def decode(self, *args, **kwargs):
+        """The tokenizer's `decode`, without the space in front of an answer."""
+        text = super().decode(*args, **kwargs)
+        return text.removeprefix(" ") if isinstance(text, str) else [one.removeprefix(" ") for one in text]
+
+    def batch_decode(self, *args, **kwargs):
+        """The tokenizer's `batch_decode`, without the space in front of an answer."""
+        return [text.removeprefix(" ") for text in super().batch_decode(*args, **kwargs)]
+
+    def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs):
+        """The texts of generated sequences, prompts included, without the space in front of an answer."""
+        texts = self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+        return [text.replace(f"{ROLE_OF_ANSWERS} ", ROLE_OF_ANSWERS) for text in texts]
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Saves processor, tokenizer and code."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        # The library names the processor's code in the tokenizer's file, though a tokenizer may be saved without it.
+        file = Path(save_directory) / "tokenizer_config.json"
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings.pop("auto_map", None)
+        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return files
 
     def _adjust_assistant_masks_indices(self, processed_dict, generation_indices):
         # It reads all offsets once for every answer: from tensors that took ten times as long as all the rest.
@@ -351,7 +427,24 @@ class FlashSlothProcessor(ProcessorMixin):
 
     def _escape(self, text: str) -> str:
         text = text.replace(ESCAPE, "")
-        return self._special_token.sub(lambda match: match.group()[0] + ESCAPE + match.group()[1:], text)
+        return self._escaped_token.sub(lambda match: match.group()[0] + ESCAPE + match.group()[1:], text)
+
+
+def _check_prompts(text) -> None:
+    """Raises a `ValueError` unless `text` is a prompt, or a list of prompts."""
+    prompts = [text] if isinstance(text, str) else text
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        raise ValueError(f"text is {text!r}: pass a prompt, or a list of at least one.")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(f"Prompt {index} is {prompt!r}: a prompt is a string.")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"Prompt {index} has the lone surrogate {prompt[error.start]!r} at position {error.start}, which is "
+                "no character: take it out."
+            ) from error
 
 
 def _special_tokens(tokenizer) -> list[str]:

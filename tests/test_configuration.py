@@ -92,3 +92,15 @@ def test_variants_save_load_and_run(overrides, tmp_path):
 def test_no_query_tokens_leaves_the_module_out():
     names = {name.split(".")[1] for name, _ in make_model(make_config(num_query_tokens=0)).named_parameters()}
     assert not names & {"query_tokens", "embedded_query"}
+
+
+@pytest.mark.parametrize("name", ["num_visual_tokens", "num_patches", "grid_size", "query_token_ids"])
+def test_fields_that_follow_from_others_are_refused(tmp_path, name):
+    make_config().save_pretrained(tmp_path)
+    for make in (
+        lambda: FlashSlothConfig(**{name: 9}),
+        lambda: FlashSlothConfig.from_pretrained(tmp_path, **{name: 9}),
+        lambda: FlashSlothConfig.from_dict(make_config().to_dict() | {name: 9}),
+    ):
+        with pytest.raises(ValueError, match=f"{name}=9 cannot be set: it follows from other fields"):
+            make()

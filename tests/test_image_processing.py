@@ -2,23 +2,17 @@
 """Any image becomes the right views, and one that cannot be used an error that names it."""
 
 import base64
-import errno
-import http.server
-import pickle
 import subprocess
 import sys
-import threading
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import make_image
+from samples import encode_image, make_image
 
 from flashsloth import FlashSlothImageProcessor, image_processing_flashsloth
-from flashsloth.image_processing_flashsloth import ImageError, read_image
 
 
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"]
@@ -29,12 +23,6 @@ RAW = {"do_rescale": False, "do_normalize": False}
 def image_processor():
     """An image processor of small views."""
     return FlashSlothImageProcessor(size={"height": 24, "width": 24})
-
-
-def encode(image, format="PNG", **kwargs) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, format, **kwargs)
-    return buffer.getvalue()
 
 
 def direct_views(image, hd, size=24, grid=2):
@@ -77,14 +65,14 @@ def test_normalization(image_processor):
 def test_all_kinds_of_sources(image_processor, tmp_path):
     image = make_image(0)
     path = tmp_path / "image.png"
-    path.write_bytes(encode(image))
-    text = base64.b64encode(encode(image)).decode()
+    path.write_bytes(encode_image(image))
+    text = base64.b64encode(encode_image(image)).decode()
     array = np.asarray(image)
     sources = {
         "PIL": image,
         "path": path,
         "path string": str(path),
-        "bytes": encode(image),
+        "bytes": encode_image(image),
         "data URL": f"data:image/png;base64,{text}",
         "base64": text,
         "array, channels last": array,
@@ -100,57 +88,6 @@ def test_all_kinds_of_sources(image_processor, tmp_path):
         np.testing.assert_array_equal(image_processor(source, **RAW)["pixel_values"], expected, err_msg=name)
     several = image_processor(list(sources.values()), hd=True, **RAW)["pixel_values"]
     assert several.shape == (5 * len(sources), 3, 24, 24)
-
-
-@pytest.fixture
-def asked() -> list[str]:
-    """The paths that a server was asked for."""
-    return []
-
-
-@pytest.fixture
-def server(asked):
-    """The address of a server of `/image.png`, and of `/late.png` at its third request."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            is_there = self.path == "/image.png" or self.path == "/late.png" and asked.count("/late.png") == 3
-            body = encode(make_image(0)) if is_there else b"no such image"
-            self.send_response(200 if is_there else 404 if self.path == "/missing.png" else 503)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_url(image_processor, server):
-    views = image_processor(f"{server}/image.png", **RAW)["pixel_values"]
-    np.testing.assert_array_equal(views, direct_views(make_image(0), hd=False))
-    with pytest.raises(ValueError, match="missing.png.* cannot be fetched: the server answered 404"):
-        image_processor(f"{server}/missing.png")
-
-
-def test_unreachable_url(image_processor):
-    with pytest.raises(ImageError, match="http://127.0.0.1:9/x.png.* cannot be fetched") as error:
-        image_processor("http://127.0.0.1:9/x.png")
-    assert error.value.reason == "unreachable image"
-
-
-def test_servers_are_asked_again_only_if_the_image_may_still_come(server, asked):
-    image = read_image(f"{server}/late.png", "late", retry_waits=(0, 0))
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image(0)))
-    for path, reason, tries in (("/missing.png", "missing image", 1), ("/down.png", "unreachable image", 3)):
-        with pytest.raises(ImageError) as error:
-            read_image(f"{server}{path}", "it", retry_waits=(0, 0))
-        assert error.value.reason == reason and asked.count(path) == tries
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -184,7 +121,7 @@ def test_exif_rotation(image_processor):
     upright = make_image(0, 40, 20)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated by 270 degrees
-    data = encode(upright.rotate(90, expand=True), exif=exif)
+    data = encode_image(upright.rotate(90, expand=True), exif=exif)
     np.testing.assert_array_equal(
         image_processor(data, **RAW)["pixel_values"], image_processor(upright, **RAW)["pixel_values"]
     )
@@ -192,7 +129,7 @@ def test_exif_rotation(image_processor):
 
 def test_first_frame_of_an_animation(image_processor):
     frames = [Image.new("RGB", (30, 30), color) for color in ("red", "lime", "blue")]
-    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    data = encode_image(frames[0], "GIF", save_all=True, append_images=frames[1:])
     opened = Image.open(BytesIO(data))
     opened.seek(2)
     for source in (data, opened):
@@ -203,93 +140,6 @@ def test_an_extreme_image_does_not_fill_the_memory(image_processor):
     # its square canvas would have 3.6 billion pixels
     views = image_processor(Image.new("RGB", (60000, 4), "red"), hd=True, **RAW)["pixel_values"]
     assert views.shape == (5, 3, 24, 24)
-
-
-def damaged_sources(tmp_path):
-    good = encode(make_image(0, 200, 200))
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
-    (tmp_path / "closed.png").write_bytes(good)
-    with Image.open(tmp_path / "closed.png") as closed:
-        pass
-    return {
-        "missing": (tmp_path / "gone.png", "gone.png.* is not an existing file .No such file"),
-        "missing string": (
-            str(tmp_path / "gone.png"),
-            "gone.png.* is neither an existing file, nor a URL",
-        ),
-        "empty": (tmp_path / "empty.png", "empty.png.* is not in a format"),
-        "text": (str(tmp_path / "notes.txt"), "notes.txt.* is not in a format"),
-        "truncated": (tmp_path / "cut.png", "cut.png.* cannot be decoded"),
-        "truncated bytes": (good[: len(good) // 2], "bytes.* cannot be decoded"),
-        "number": (7, "int.* is not an image"),
-        "flat array": (np.zeros(5), "shape"),
-        "folder": (tmp_path, "is not an existing file"),
-        "header": (good[:11] + b"\1" + good[12:], "bytes.* cannot be decoded"),
-        "closed": (closed, "closed.png.* cannot be decoded"),
-        "not ASCII": ("bïld.png", "bïld.png.* is neither an existing file"),
-        "bad URL": ("http://[::1", "cannot be fetched"),
-        "null byte": (Path("a\0b"), "cannot be decoded"),
-        "too long": (Image.new("L", (1, 65536)), "65536 pixels long"),
-        "negative array": (np.full((4, 4, 3), -0.5), "cannot be read as an image"),
-        "five channels": (np.zeros((8, 8, 5)), "cannot be read as an image"),
-    }
-
-
-REASONS = {
-    "missing": "missing image",
-    "missing string": "missing image",
-    "empty": "undecodable image",
-    "text": "undecodable image",
-    "truncated": "truncated image",
-    "truncated bytes": "truncated image",
-    "number": "invalid image",
-    "flat array": "invalid image",
-    "folder": "missing image",
-    "header": "truncated image",
-    "closed": "undecodable image",
-    "not ASCII": "missing image",
-    "bad URL": "missing image",
-    "null byte": "undecodable image",
-    "too long": "invalid image",
-    "negative array": "invalid image",
-    "five channels": "invalid image",
-}
-
-
-@pytest.mark.parametrize("name", REASONS)
-def test_an_unusable_image_is_named(image_processor, tmp_path, name):
-    source, message = damaged_sources(tmp_path)[name]
-    with pytest.raises(ImageError, match=f"image 1 .*{message}") as error:
-        image_processor([make_image(0), source])
-    assert error.value.reason == REASONS[name] and error.value.detail == str(error.value)
-
-
-def test_a_disk_that_fails(image_processor, monkeypatch):
-    def fail(*args):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(ImageError, match="a.png. cannot be read: Input/output error") as error:
-        image_processor(Path("a.png"))
-    assert error.value.reason == "unreachable image"
-
-
-def test_errors_pass_between_processes():
-    error = pickle.loads(pickle.dumps(ImageError("a.png is empty", "undecodable image")))
-    assert (str(error), error.detail, error.reason) == ("a.png is empty", "a.png is empty", "undecodable image")
-    assert str(ImageError("the text that a DataLoader keeps")) == "the text that a DataLoader keeps"
-
-
-def test_reduced_images(tmp_path):
-    image = make_image(0, 200, 160)
-    for format, size in (("JPEG", (25, 20)), ("PNG", (200, 160))):
-        assert read_image(encode(image, format), "it", reduced=True).size == size
-    opened = Image.open(BytesIO(encode(image, "JPEG")))
-    assert read_image(opened, "it", reduced=True).size == opened.size == (200, 160)
-    with pytest.raises(ImageError, match="65536 pixels long"):  # at its own size
-        read_image(encode(Image.new("L", (65536, 8))), "it", reduced=True)
 
 
 def test_works_without_torch(tmp_path):
@@ -310,16 +160,6 @@ print(FlashSlothImageProcessor(hd=True)(sys.argv[1])["pixel_values"].shape)
     assert done.stdout == "(5, 3, 384, 384)\n", done.stderr[-3000:]
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_decompression_bomb(image_processor, monkeypatch, tmp_path):
-    path = tmp_path / "bomb.png"
-    path.write_bytes(encode(Image.new("1", (3000, 3000))))
-    for limit in (8_000_000, 2_000_000):  # Pillow itself warns at the limit and raises at twice the limit
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(ValueError, match="bomb.png.*MAX_IMAGE_PIXELS.*bomb"):
-            image_processor(path)
-
-
 def test_save_and_load(image_processor, tmp_path):
     other = FlashSlothImageProcessor(size={"height": 24, "width": 24}, hd=True, tile_grid=3, fill_color=0)
     other.save_pretrained(tmp_path)
@@ -328,3 +168,68 @@ def test_save_and_load(image_processor, tmp_path):
     views = loaded(image, **RAW)["pixel_values"]
     assert views.shape == (10, 3, 24, 24) and loaded.num_views() == 10 and loaded.num_views(hd=False) == 1
     np.testing.assert_array_equal(views, other(image, **RAW)["pixel_values"])
+
+
+def test_unset_options_are_the_processor_s_own(image_processor):
+    image = make_image(0)
+    names = FlashSlothImageProcessor.valid_kwargs.__annotations__
+    unset = dict.fromkeys(set(names) - {"return_tensors"})
+    expected = image_processor(image)["pixel_values"]
+    np.testing.assert_array_equal(image_processor(image, **unset)["pixel_values"], expected)
+
+
+def test_options_are_honoured(image_processor):
+    image, raw = make_image(0), direct_views(make_image(0), hd=False).astype(np.float32)
+    cases = [
+        ({"do_normalize": False}, raw / 255),
+        (RAW, raw),
+        ({"image_mean": 0.0, "image_std": [1.0, 1.0, 1.0]}, raw / 255),
+        ({"rescale_factor": 1 / 510, "do_normalize": False}, raw / 510),
+        ({"size": {"height": 8, "width": 8}, **RAW}, direct_views(image, hd=False, size=8)),
+        ({"size": 24, **RAW}, raw),
+        ({"resample": Image.NEAREST, **RAW}, np.asarray(image.resize((24, 24), 0)).transpose(2, 0, 1)[None]),
+        ({"data_format": "channels_last", **RAW}, raw.transpose(0, 2, 3, 1)),
+        ({"hd": True, "tile_grid": 3, **RAW}, direct_views(image, hd=True, grid=3)),
+        ({"return_tensors": "np", **RAW}, raw),
+    ]
+    for options, views in cases:
+        found = image_processor(image, **options)["pixel_values"]
+        np.testing.assert_allclose(found, views, atol=1e-5, err_msg=str(options))
+    small = make_image(0, 24, 24)
+    found = image_processor(small, do_resize=False, **RAW)["pixel_values"][0]
+    np.testing.assert_array_equal(found, np.asarray(small).transpose(2, 0, 1))
+
+
+BAD_INPUT = {
+    "do_resize=False, an image of another size": ({"do_resize": False}, r"an image is \(40, 30\): pass images of"),
+    "do_resize=False with tiles": ({"do_resize": False, "hd": True}, "do_resize=False"),
+    "do_center_crop": ({"do_center_crop": True, "crop_size": 8}, "do_center_crop=True has no meaning"),
+    "do_pad": ({"do_pad": True, "pad_size": {"height": 48, "width": 48}}, "do_pad=True has no meaning"),
+    "do_convert_rgb=False": ({"do_convert_rgb": False}, "the vision tower takes RGB"),
+    "device": ({"device": "cuda"}, "device='cuda': images are processed on the CPU"),
+    "size by its shortest edge": ({"size": {"shortest_edge": 24}}, "is not the size of a view: pass its height"),
+    "size of 0": ({"size": {"height": 0, "width": 24}}, "is not the size of a view"),
+    "image_std of 0": ({"image_std": [0.5, 0.0, 0.5]}, "image_std=.* is not usable: pass one finite number or three"),
+    "image_std of NaN": ({"image_std": float("nan")}, "image_std=nan is not usable"),
+    "image_mean of infinity": ({"image_mean": [float("inf")] * 3}, "image_mean=.* is not usable"),
+    "image_mean of four channels": ({"image_mean": [0.5] * 4}, "image_mean=.* is not usable"),
+    "tile_grid of 0": ({"tile_grid": 0}, "tile_grid=0 is not usable: pass a whole number"),
+    "fill_color of 256": ({"fill_color": 256}, "fill_color=256 is not usable: pass a grey level"),
+    "rescale_factor of 0": ({"rescale_factor": 0.0}, "rescale_factor=0.0 is not usable"),
+    "data_format that does not exist": ({"data_format": "none"}, "ChannelDimension"),
+    "an unknown option": ({"no_such_option": 1}, "no_such_option"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_options_that_cannot_be_honoured(image_processor, case):
+    options, message = BAD_INPUT[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        image_processor(make_image(0), **options)
+
+
+@pytest.mark.parametrize("case", ["image_std of 0", "image_mean of infinity", "tile_grid of 0", "size of 0"])
+def test_settings_are_checked_when_they_are_loaded(case):
+    options, message = BAD_INPUT[case]
+    with pytest.raises(ValueError, match=message):
+        FlashSlothImageProcessor(**options)

@@ -21,7 +21,8 @@ NO_PART_OF_IT = {"build", "examples", "tests"}
 # is what transformers follows when it loads the code of a folder.
 REMOTE_CODE = {
     "configuration_flashsloth": set(),
-    "image_processing_flashsloth": set(),
+    "image_reading_flashsloth": set(),
+    "image_processing_flashsloth": {"image_reading_flashsloth"},
     "processing_flashsloth": {"image_processing_flashsloth"},
     "embedded_query_flashsloth": {"configuration_flashsloth"},
     "modeling_flashsloth": {"configuration_flashsloth", "embedded_query_flashsloth"},

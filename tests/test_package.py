@@ -26,6 +26,7 @@ ROOT_MODULES = {
     "configuration_flashsloth",
     "embedded_query_flashsloth",
     "image_processing_flashsloth",
+    "image_reading_flashsloth",
     "modeling_flashsloth",
     "processing_flashsloth",
 }
@@ -134,6 +135,6 @@ def test_embedded_checkpoints_are_small_and_hold_this_code(name):
     files = {path.name: path for path in (ROOT / "checkpoints" / name).iterdir()}
     assert {"config.json", "processor_config.json", "chat_template.jinja"} <= set(files)
     assert sum(path.stat().st_size for path in files.values()) <= 16e6
-    for module in ("configuration", "embedded_query", "image_processing", "modeling", "processing"):
+    for module in ("configuration", "embedded_query", "image_processing", "image_reading", "modeling", "processing"):
         code = f"{module}_flashsloth.py"
         assert files[code].read_bytes() == (ROOT / code).read_bytes(), f"stale: cp {code} checkpoints/{name}"

@@ -1,12 +1,17 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Prompts and conversations become exactly the tokens that the model expects."""
 
+import copy
+import json
+
+import numpy as np
 import pytest
 import torch
 from samples import assistant, make_image, make_tokenizer, user
 from tokenizers.normalizers import Lowercase
+from transformers import AutoTokenizer
 
-from flashsloth import FlashSlothImageProcessor, FlashSlothProcessor
+from flashsloth import FlashSlothImageProcessor, FlashSlothProcessor, processing_flashsloth
 from flashsloth.processing_flashsloth import ConversationError
 
 
@@ -66,10 +71,13 @@ def test_hd_is_the_checkpoints_default_and_can_be_overridden(processor):
     assert tokens(hd, chat, processor_kwargs={"hd": False})["pixel_values"].shape[0] == 1
 
 
-def test_text_only_has_the_same_keys(processor):
-    inputs = tokens(processor, [user("Hello")])
-    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values", "view_mask"}
-    assert inputs["pixel_values"].shape == (0, 3, 24, 24) and inputs["view_mask"].tolist() == [[0]]
+@pytest.mark.parametrize("images", [None, [], [[]]])
+def test_text_only_has_no_images(processor, images):
+    """Trainers of the field take a tensor that is there for one with images."""
+    assert set(tokens(processor, [user("Hello")])) == {"input_ids", "attention_mask"}
+    assert set(processor(images=images, text=["Hello"])) == {"input_ids", "attention_mask"}
+    mixed = tokens(processor, [[user("Hi")], [user(make_image(), "Hello")]], processor_kwargs={"padding": True})
+    assert mixed["view_mask"].tolist() == [[0], [1]]
 
 
 def test_batch_is_padded_on_the_left_and_counts_views_by_row(processor, chats):
@@ -106,7 +114,7 @@ def test_special_tokens_in_user_text_stay_text(processor, mask):
     if mask:
         picked = inputs["input_ids"][0][inputs["assistant_masks"][0].bool()].tolist()
         assert picked.count(257) == 2
-        assert processor.decode([i for i in picked if i < 256]) == f" I see {SPECIAL}. End."
+        assert processor.tokenizer.decode([i for i in picked if i < 256]) == f" I see {SPECIAL}. End."
 
 
 @pytest.mark.parametrize("token", ["<image>", "<learnable>", "<query_0>", "</s>"])
@@ -145,7 +153,7 @@ def test_assistant_mask_is_exact(processor, hd):
     )
     for row, expected in enumerate(["".join(f" {answer}</s>" for answer in answers), " Hi.</s>"]):
         picked = inputs["input_ids"][row][inputs["assistant_masks"][row].bool()]
-        assert processor.decode(picked) == expected
+        assert processor.tokenizer.decode(picked) == expected
 
 
 @pytest.mark.parametrize(
@@ -259,3 +267,115 @@ def test_save_and_load(processor, chats, tmp_path):
     for chat in chats.values():
         for name, value in tokens(processor, chat, hd=True).items():
             assert torch.equal(value, tokens(loaded, chat, hd=True)[name]), name
+
+
+BAD_INPUT = {
+    "no prompt": ({"text": []}, r"text is \[\]: pass a prompt, or a list of at least one"),
+    "a number as a prompt": ({"text": 1}, "text is 1: pass a prompt"),
+    "a list of numbers": ({"text": [1]}, "Prompt 0 is 1: a prompt is a string"),
+    "None among prompts": ({"text": ["Hi", None]}, "Prompt 1 is None: a prompt is a string"),
+    "words in place of prompts": ({"text": [["Hi", "there"]]}, "Prompt 0 is .* a prompt is a string"),
+    "a lone surrogate": ({"text": "a\ud800"}, "Prompt 0 has the lone surrogate .* at position 1"),
+    "a lone surrogate in a message": ({"text": None, "chat": [user("a\udfff")]}, "message 0 has the lone surrogate"),
+    "a video": ({"text": "Hi", "videos": ["a.mp4"]}, "videos and audio are not supported"),
+    "audio": ({"text": "Hi", "audio": ["a.wav"]}, "videos and audio are not supported"),
+    "nothing": ({"text": None}, "Pass images, text or both"),
+    "an image that no prompt names": ({"text": "Hi", "images": make_image()}, "0 <image> .* but 1 images"),
+    "a view of another size": (
+        {"text": "<image>", "images": make_image(), "size": {"height": 48, "width": 48}},
+        "size",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_prompts_that_cannot_be_taken(processor, case):
+    inputs, message = BAD_INPUT[case]
+    inputs = dict(inputs)
+    chat = inputs.pop("chat", None)
+    with pytest.raises(ValueError, match=message):
+        processor.apply_chat_template(chat, tokenize=True) if chat else processor(**inputs)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("grid", [1, 2, 3])
+def test_the_number_of_tiles_is_honoured(processor, grid, nested):
+    options = {"hd": True, "tile_grid": grid}
+    options = {"images_kwargs": options} if nested else options
+    inputs = processor(images=[make_image(0), make_image(1)], text=["<image><image>Hue?<learnable>"], **options)
+    views = 2 * (1 + grid**2)
+    assert len(inputs["pixel_values"]) == views == np.sum(inputs["view_mask"])
+    assert inputs["input_ids"][0].count(processor.image_token_id) == views * processor.num_visual_tokens
+
+
+def test_hd_unset_is_the_checkpoint_s(processor):
+    expected = processor(images=make_image(), text="<image>")
+    unset = processor(images=make_image(), text="<image>", hd=None)
+    assert unset["input_ids"] == expected["input_ids"]
+    assert np.array_equal(unset["pixel_values"], expected["pixel_values"])
+
+
+def test_the_tokenizer_alone_renders_the_processor_s_prompt(processor, tmp_path):
+    """`pipeline("text-generation")` has no processor: its prompt holds the query tokens already."""
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}]
+    chat.append({"role": "user", "content": "How are you?"})
+    expected = tokens(processor, chat)["input_ids"][0].tolist()
+    processor.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] == expected
+    assert "<learnable>" in processor.apply_chat_template(chat)
+
+
+def test_a_tokenizer_s_folder_names_no_code(processor, tmp_path):
+    processor.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "tokenizer")
+    for folder in ("model", "tokenizer"):
+        assert "auto_map" not in json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
+    assert "auto_map" in json.loads((tmp_path / "model" / "processor_config.json").read_text())
+
+
+def test_special_tokens_that_a_user_added(processor, tmp_path):
+    """They work in messages, before the processor is saved and after; FlashSloth's own tokens stay text there."""
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.add_tokens(["<spot>"], special_tokens=True)
+    chat = [user("Where is <spot> in <image>?")]
+    before = tokens(processor, chat)["input_ids"][0].tolist()
+    assert before.count(processor.tokenizer.convert_tokens_to_ids("<spot>")) == 1
+    processor.save_pretrained(tmp_path)
+    again = FlashSlothProcessor.from_pretrained(tmp_path)
+    assert tokens(again, chat)["input_ids"][0].tolist() == before
+    assert processor.image_token_id not in before
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """The warnings of the processor."""
+    messages = []
+    monkeypatch.setattr(processing_flashsloth.logger, "warning_once", messages.append)
+    return messages
+
+
+def test_warnings_name_the_remedy(processor, warned, chats):
+    processor(images=make_image(), text="USER: <image>\nHue?<learnable> ASSISTANT:")
+    processor(text="Hue?")
+    tokens(processor, chats["one image"])
+    tokens(processor, chats["text only"], hd=True)
+    assert not warned
+    processor(images=make_image(), text="USER: <image>\nHue? ASSISTANT:")
+    assert "write <learnable> right behind the question" in warned.pop()
+    tokens(processor, chats["one image"], hd=True)
+    assert "Leave hd out, or take a checkpoint that was trained with hd" in warned.pop()
+    processor = copy.deepcopy(processor)
+    processor.image_processor.hd = True
+    tokens(processor, chats["one image"], hd=True)
+    tokens(processor, chats["one image"], hd=False)
+    assert not warned
+
+
+def test_answers_do_not_begin_with_a_space(processor):
+    ids = processor.tokenizer(" The square is  red.")["input_ids"]
+    assert processor.decode(ids) == "The square is  red."
+    assert processor.batch_decode([ids, ids]) == ["The square is  red."] * 2
+    prompt = processor.tokenizer("USER: Hue? ASSISTANT:")["input_ids"]
+    texts = processor.post_process_image_text_to_text([prompt, prompt + ids])
+    assert texts[1].removeprefix(texts[0]) == "The square is  red."

@@ -79,10 +79,16 @@ chats = [
     [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "image", "image": other}, part]}],
     [{"role": "user", "content": [{"type": "image", "image": other}, part]}],
 ]
+# the library batches rows that all have images, or none
+batches = [[chats[0], chats[2], chats[3]], [chats[1], chats[1]]]
 kwargs = {"generate_kwargs": {"max_new_tokens": 8, "do_sample": False}, "return_full_text": False}
 single = [pipe(text=chat, **kwargs)[0]["generated_text"] for chat in chats]
-batched = [row[0]["generated_text"] for row in pipe(text=chats, batch_size=4, **kwargs)]
-hd = [row[0]["generated_text"] for row in pipe(text=chats, batch_size=4, processor_kwargs={"hd": True}, **kwargs)]
+def answers(**options):
+    rows = [pipe(text=batch, batch_size=4, **options, **kwargs) for batch in batches]
+    (first, third, fourth), (second, again) = [[row[0]["generated_text"] for row in batch] for batch in rows]
+    assert second == again
+    return [first, second, third, fourth]
+batched, hd = answers(), answers(processor_kwargs={"hd": True})
 hd_single = [pipe(text=chat, processor_kwargs={"hd": True}, **kwargs)[0]["generated_text"] for chat in chats]
 raw = pipe(images=[image], text="USER: <image>\\nWhat is this?<learnable> ASSISTANT:", **kwargs)[0]["generated_text"]
 print(json.dumps({"single": single, "batched": batched, "hd": hd, "hd_single": hd_single, "raw": raw}))
@@ -142,7 +148,7 @@ def test_loads_without_the_package(folder, work, expected, source):
     assert result["ids"] == ids.tolist()
     code = {
         f"{part}_flashsloth.py"
-        for part in ("configuration", "embedded_query", "modeling", "processing", "image_processing")
+        for part in ("configuration", "embedded_query", "modeling", "processing", "image_processing", "image_reading")
     }
     assert code | {"chat_template.jinja", "generation_config.json", "model.safetensors"} <= set(result["files"])
 
@@ -163,6 +169,7 @@ def test_pipeline_batches_equal_singles(folder, work):
     result = run(PIPELINE_SCRIPT, folder, work, HF_HOME=str(work / "home"), HF_MODULES_CACHE=str(work / "modules"))
     assert result["batched"] == result["single"]
     assert result["hd"] == result["hd_single"]
+    assert not any(text.startswith(" ") for text in result["single"])
     assert len(set(result["single"])) == 4 and result["hd"][0] != result["single"][0]
     assert result["hd"][1] == result["single"][1]
     assert result["raw"]

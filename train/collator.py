@@ -7,12 +7,13 @@ import torch
 from torch.nn import functional as F
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from flashsloth.image_processing_flashsloth import ImageError
+from flashsloth.image_reading_flashsloth import ImageError
 from flashsloth.train.data.broken_rows import BrokenRowError
 from flashsloth.train.data.images import read_row_image
 
 
 IGNORED = -100  # the label of tokens that the loss leaves out
+IMAGE_CHANNELS = 3  # RGB
 
 
 class Collator(DataCollatorForVisionLanguageModeling):
@@ -41,7 +42,7 @@ class Collator(DataCollatorForVisionLanguageModeling):
         batch = super().torch_call([self._decoded(row) for row in examples])
         is_filler = torch.tensor([row.get("is_filler", False) for row in examples])
         batch["labels"][is_filler] = IGNORED
-        return batch if len(batch["pixel_values"]) else self._with_blank_view(batch)
+        return batch if "pixel_values" in batch else self._with_blank_view(batch)
 
     def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with images in place of files. Rows that hold images already stay as they are."""
@@ -65,8 +66,8 @@ class Collator(DataCollatorForVisionLanguageModeling):
         for name, value in padding.items():
             batch[name] = F.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
         batch["input_ids"][row, start : start + num_tokens] = self.processor.image_token_id
-        batch["view_mask"] = torch.zeros_like(batch["view_mask"])
-        batch["view_mask"][row, 0] = 1
-        # The processor gives (0, channels, height, width) for no images.
-        batch["pixel_values"] = batch["pixel_values"].new_zeros(1, *batch["pixel_values"].shape[1:])
+        batch["view_mask"] = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
+        batch["view_mask"][row] = 1
+        size = self.processor.image_processor.size
+        batch["pixel_values"] = torch.zeros(1, IMAGE_CHANNELS, size.height, size.width)
         return batch

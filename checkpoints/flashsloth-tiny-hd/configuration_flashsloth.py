@@ -149,8 +149,21 @@ class FlashSlothConfig(PreTrainedConfig):
     original_config: dict | None = None
 
     def __post_init__(self, **kwargs):
+        self._refuse_derived(kwargs)
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        cls._refuse_derived(kwargs)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def _refuse_derived(cls, fields: dict):
+        """Raises a `ValueError` if one of the fields is a property, which follows from other fields."""
+        derived = [name for name in fields if isinstance(vars(cls).get(name), property)]
+        if derived:
+            raise ValueError(f"{derived[0]}={fields[derived[0]]!r} cannot be set: it follows from other fields.")
 
     @property
     def grid_size(self) -> int:

@@ -109,6 +109,7 @@ def test_folder_is_complete(converted):
         "embedded_query_flashsloth.py",
         "generation_config.json",
         "image_processing_flashsloth.py",
+        "image_reading_flashsloth.py",
         "model.safetensors",
         "modeling_flashsloth.py",
         "processing_flashsloth.py",

@@ -1,6 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """What tests share: a FlashSloth of a few thousand parameters, its tokenizer, images and conversations."""
 
+from io import BytesIO
+
 import numpy as np
 import torch
 from PIL import Image
@@ -95,6 +97,13 @@ def make_model(config: FlashSlothConfig | None = None, seed: int = 0) -> FlashSl
 def make_image(seed: int = 0, width: int = 40, height: int = 30) -> Image.Image:
     """An image of noise, another one for each seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encode_image(image: Image.Image, format: str = "PNG", **kwargs) -> bytes:
+    """The bytes of an image file."""
+    buffer = BytesIO()
+    image.save(buffer, format, **kwargs)
+    return buffer.getvalue()
 
 
 def user(*parts) -> dict:

@@ -51,6 +51,7 @@ def test_a_checkpoint_is_complete_and_small(name):
         "modeling_flashsloth.py",
         "processing_flashsloth.py",
         "image_processing_flashsloth.py",
+        "image_reading_flashsloth.py",
         "evaluation.json",
         "provenance.json",
     }

@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from flashsloth.image_processing_flashsloth import MISSING_IMAGE, UNREACHABLE_IMAGE, ImageError, read_image
+from flashsloth.image_reading_flashsloth import MISSING_IMAGE, UNREACHABLE_IMAGE, ImageError, read_image
 
 
 RETRY_WAITS = (0.5, 2.0, 8.0)  # seconds before a server is asked again

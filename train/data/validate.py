@@ -17,7 +17,7 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from flashsloth.image_processing_flashsloth import ImageError
+from flashsloth.image_reading_flashsloth import ImageError
 from flashsloth.processing_flashsloth import EMPTY_TURN, ConversationError, FlashSlothProcessor
 from flashsloth.train.data.broken_rows import (
     SKIPPED_FILE,

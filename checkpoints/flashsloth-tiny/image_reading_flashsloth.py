@@ -1,0 +1,377 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+Reads an image from whatever holds it: a PIL image, an array or tensor, a file, a URL, a data URL, base64 or bytes.
+All sources are taken to be hostile: downloads are bounded, and no server can redirect to another kind of address.
+"""
+
+import base64
+import errno
+import ipaddress
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub.utils import httpx
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from transformers.image_utils import ChannelDimension
+from transformers.utils import is_torch_available, is_torch_tensor
+
+
+if is_torch_available():
+    import torch
+
+
+# What may be wrong with an image.
+MISSING_IMAGE = "missing image"
+UNREACHABLE_IMAGE = "unreachable image"  # for now: its server or disk does not answer
+TRUNCATED_IMAGE = "truncated image"
+UNDECODABLE_IMAGE = "undecodable image"
+DECOMPRESSION_BOMB = "decompression bomb"
+INVALID_IMAGE = "invalid image"
+FORBIDDEN_IMAGE = "forbidden image"
+
+MAX_SIDE = 65535  # pixels, as in a JPEG; the work on a canvas for tiles grows with the square of its side
+MAX_CHANNELS = 4
+MAX_DOWNLOAD = 1 << 27  # bytes, after decompression
+URL_TIMEOUT = 15  # seconds without an answer
+DOWNLOAD_TIMEOUT = 60  # seconds for all of it
+MAX_REDIRECTS = 5
+GONE = (404, 410)  # status codes of HTTP
+NOT_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+PUBLIC = "public"
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: IPv4 addresses within IPv6
+
+
+class ImageError(ValueError):
+    """
+    An image that cannot be used.
+
+    Args:
+        detail (`str`): which image, what is wrong with it and what to do; the whole message.
+        reason (`str`, *optional*): one of the constants above; a `DataLoader` loses it, which keeps the text only.
+    """
+
+    def __init__(self, detail: str, reason: str | None = None):
+        super().__init__(detail)
+        self.detail = detail
+        self.reason = reason
+
+
+def read_images(images, label: str = "image", **options):
+    """Reads nested lists of images, which keep their shape. `options` are those of [`read_image`]."""
+    if isinstance(images, (list, tuple)):
+        by_prompt = any(isinstance(image, (list, tuple)) for image in images)
+        labels = (f"prompt {index}'s image" if by_prompt else f"{label} {index}" for index in range(len(images)))
+        return [read_images(image, name, **options) for image, name in zip(images, labels, strict=True)]
+    if getattr(images, "ndim", 0) == 4:  # a batch as one array
+        return read_images(list(images), label, **options)
+    return read_image(images, f"{label} ({_describe(images)})", **options)
+
+
+def _describe(source) -> str:
+    if isinstance(source, (str, Path)):
+        text = str(source)
+        if text.startswith(("http://", "https://")):
+            text = _without_secrets(text)
+        return text if len(text) <= 100 else text[:60] + "..."
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or "PIL image"
+    return type(source).__name__
+
+
+def _without_secrets(url: str) -> str:
+    """The URL without user name, password, query and fragment."""
+    scheme, _, rest = url.partition("://")
+    address = rest.partition("#")[0].partition("?")[0]
+    host, slash, path = address.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def read_image(
+    source,
+    name: str,
+    *,
+    input_data_format: str | ChannelDimension | None = None,
+    local_sources: bool = True,
+    reduced: bool = False,
+    retry_waits: Sequence[float] = (),
+) -> Image.Image:
+    """
+    Finds or fetches an image, decodes it, checks its size, rotates it upright and converts it to RGB.
+
+    Arrays hold floats from 0 to 1, integers from 0 to 255 (of `uint16` up to 65535), or booleans. The channels of an
+    array are its last axis if that has 1 to 4 entries, else its first; those of a tensor are its first axis if that
+    has 1 to 4 entries, else its last. `input_data_format` says it where that is wrong.
+
+    Args:
+        source (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str`, `Path` or `bytes`): the image, its file or what
+            that file holds; a string is a path, a URL, a data URL or base64.
+        name (`str`): what error messages call the image.
+        input_data_format (`str` or `ChannelDimension`, *optional*): `"channels_first"` or `"channels_last"`.
+        local_sources (`bool`, *optional*, defaults to `True`): whether strings and paths may name files of this
+            machine and addresses that are not public. A server sets it to `False`.
+        reduced (`bool`, *optional*, defaults to `False`): whether to decode a JPEG at an eighth of its size, which
+            reads the whole file in half the time.
+        retry_waits (sequence of `float`, *optional*): seconds to wait before each further try to fetch a URL.
+
+    Raises:
+        ImageError: If the image cannot be used.
+    """
+    try:
+        if isinstance(source, Image.Image):
+            image = _first_frame(source)
+        elif hasattr(source, "ndim"):
+            image = _from_array(source, name, input_data_format)
+        else:
+            image = _open(source, name, local_sources, retry_waits)
+        _check_size(image, name)
+        if reduced and image is not source:
+            image.draft(None, (1, 1))
+        image.load()  # decodes: a damaged file fails here
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image, name)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever damaged bytes lead them to
+        raise _image_error(name, error) from error
+
+
+def _first_frame(image: Image.Image) -> Image.Image:
+    """The first frame of an animation, which stays at the frame where it is."""
+    # A copy and an unpickled image hold pixels only; the classes of some formats fail there when asked for the frame.
+    has_file = isinstance(image, ImageFile.ImageFile) and "fp" in vars(image)
+    if not has_file or image.tell() == 0:
+        return image
+    frame = image.tell()
+    image.seek(0)
+    first = image.copy()
+    image.seek(frame)
+    return first
+
+
+def _open(source, name: str, local_sources: bool, retry_waits: Sequence[float]) -> Image.Image:
+    if isinstance(source, str):
+        source = _from_string(source, name, local_sources, retry_waits)
+    if isinstance(source, Path):
+        if not local_sources:
+            raise ImageError(f"{name} is a file, which may not be read here: send the image.", FORBIDDEN_IMAGE)
+        return Image.open(source)
+    if isinstance(source, (bytes, bytearray)):
+        return Image.open(BytesIO(source))
+    message = f"{name} is not an image: pass a PIL image, an array or tensor, a path, a URL, a data URL or bytes."
+    raise ImageError(message, INVALID_IMAGE)
+
+
+def _from_string(source: str, name: str, local_sources: bool, retry_waits: Sequence[float]) -> Path | bytes:
+    """The path, or what a URL, a data URL or base64 text holds."""
+    if source.startswith(("http://", "https://")):
+        return _fetch(source, name, local_sources, retry_waits)
+    if source.startswith("data:"):
+        source = source.partition(",")[2]
+    elif local_sources and os.path.isfile(source):
+        return Path(source)
+    try:
+        return base64.b64decode(source, validate=True)
+    except ValueError as error:  # of text that is not ASCII, and `binascii.Error`
+        kinds = "an existing file, nor a URL" if local_sources else "a URL"
+        raise ImageError(f"{name} is neither {kinds}, nor base64 data.", MISSING_IMAGE) from error
+
+
+def _fetch(url: str, name: str, local_sources: bool, retry_waits: Sequence[float]) -> bytes:
+    for seconds in (*retry_waits, None):
+        try:
+            return _download(url, name, local_sources)
+        except ImageError as error:
+            if error.reason != UNREACHABLE_IMAGE or seconds is None:
+                raise
+        time.sleep(seconds)
+
+
+def _download(url: str, name: str, local_sources: bool) -> bytes:
+    """One try, in a thread of its own: a server that sends a byte now and then never runs into a client's timeout."""
+    pool = ThreadPoolExecutor(1)
+    client = httpx.Client(timeout=URL_TIMEOUT)
+    try:
+        return pool.submit(_get, client, url, name, local_sources).result(DOWNLOAD_TIMEOUT)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise ImageError(f"{name} cannot be fetched: its address is not valid, check it.", MISSING_IMAGE) from error
+    except httpx.HTTPError as error:
+        problem = type(error).__name__  # its text may hold the address, and with it a password
+        raise ImageError(f"{name} cannot be fetched: {problem}.", UNREACHABLE_IMAGE) from error
+    except TimeoutError as error:
+        message = f"{name} cannot be fetched: it takes more than {DOWNLOAD_TIMEOUT} seconds."
+        raise ImageError(message, UNREACHABLE_IMAGE) from error
+    finally:
+        client.close()
+        pool.shutdown(wait=False)
+
+
+def _get(client, url: str, name: str, local_sources: bool) -> bytes:
+    request, kind = client.build_request("GET", url), None
+    for _ in range(1 + MAX_REDIRECTS):
+        is_direct = not _has_proxy(request.url)
+        address_kind = _host_kind(request.url.host, name) if is_direct else _proxied_kind(request.url.host)
+        kind = kind or (address_kind if local_sources else PUBLIC)
+        _check_kind(address_kind, kind, name)
+        response = client.send(request, stream=True)
+        try:
+            if is_direct:  # a name may have changed its address since it was looked up
+                peer = response.extensions["network_stream"].get_extra_info("server_addr")
+                _check_kind(_address_kind(peer[0]), kind, name)
+            if response.next_request is None:
+                return _content(response, name)
+        finally:
+            response.close()
+        request = response.next_request
+    raise ImageError(f"{name} cannot be fetched: its server redirects more than {MAX_REDIRECTS} times.", MISSING_IMAGE)
+
+
+def _content(response, name: str) -> bytes:
+    status = response.status_code
+    if not response.is_success:
+        reason = MISSING_IMAGE if status in GONE else UNREACHABLE_IMAGE
+        raise ImageError(f"{name} cannot be fetched: the server answered {status}.", reason)
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > MAX_DOWNLOAD:
+            raise ImageError(f"{name} has more than {MAX_DOWNLOAD >> 20} MiB: make it smaller.", DECOMPRESSION_BOMB)
+    return bytes(content)
+
+
+def _has_proxy(url) -> bool:
+    return url.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(url.host)
+
+
+def _host_kind(host: str, name: str) -> str:
+    """The kind of the addresses that a host name has now."""
+    try:
+        found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+    except (OSError, UnicodeError) as error:
+        raise ImageError(f"{name} cannot be fetched: its host is not known.", UNREACHABLE_IMAGE) from error
+    kinds = {_address_kind(address[0]) for *_, address in found}
+    return kinds.pop() if len(kinds) == 1 else min(kinds - {PUBLIC})
+
+
+def _proxied_kind(host: str) -> str:
+    """A proxy looks names up, which this machine may not know."""
+    try:
+        return _address_kind(host)
+    except ValueError:
+        return PUBLIC
+
+
+def _address_kind(text: str) -> str:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if address.version == 6:
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+        if address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        address = inner or address
+    if address.is_loopback:
+        return "loopback"
+    if address.is_link_local:  # metadata services of clouds too
+        return "link-local"
+    return PUBLIC if address.is_global and not address.is_multicast else "private"
+
+
+def _check_kind(kind: str, expected: str, name: str) -> None:
+    if kind != expected:
+        message = f"{name} is not fetched: it leads to a {kind} address where only a {expected} one is allowed."
+        raise ImageError(message, FORBIDDEN_IMAGE)
+
+
+def _from_array(array, name: str, input_data_format) -> Image.Image:
+    channel_axes = (-1, 0)
+    if is_torch_tensor(array):
+        array = array.detach().cpu()
+        array = array.float() if array.dtype == torch.bfloat16 else array
+        channel_axes = (0, -1)
+    array = np.asarray(array)
+    if array.ndim == 2:
+        array, channel_axes = array[..., None], (-1,)
+    elif input_data_format is not None:
+        channel_axes = (0,) if ChannelDimension(input_data_format) == ChannelDimension.FIRST else (-1,)
+    axis = next((axis for axis in channel_axes if array.ndim == 3 and 1 <= array.shape[axis] <= MAX_CHANNELS), None)
+    if axis is None or 0 in array.shape:
+        expected = f"height x width x channels or channels first, of 1 to {MAX_CHANNELS} channels"
+        raise ImageError(f"{name} has shape {array.shape}: pass {expected}.", INVALID_IMAGE)
+    array = _to_bytes(np.moveaxis(array, axis, -1), name)
+    array = array[..., :-1] if array.shape[-1] in (2, 4) else array  # transparency is dropped
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[-1] == 1 else array))
+
+
+def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype == np.bool_:
+        return array * np.uint8(255)
+    if np.issubdtype(array.dtype, np.floating):
+        array = np.rint(array * 255.0)
+    elif not np.issubdtype(array.dtype, np.integer):
+        raise ImageError(f"{name} holds {array.dtype}: pass integers, floats or booleans.", INVALID_IMAGE)
+    elif array.dtype == np.uint16 and array.max() > 255:
+        array = array >> 8
+    if not (array.min() >= 0 and array.max() <= 255):  # so that NaN is refused
+        message = f"{name} holds values out of range: pass integers from 0 to 255 or floats from 0 to 1."
+        raise ImageError(message, INVALID_IMAGE)
+    return array.astype(np.uint8)
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise _decompression_bomb(name)
+    if max(image.size) > MAX_SIDE:
+        message = f"{name} is {max(image.size)} pixels long: cut it to at most {MAX_SIDE}."
+        raise ImageError(message, INVALID_IMAGE)
+    if 0 in image.size:
+        raise ImageError(f"{name} has no pixels: its size is {image.width} x {image.height}.", INVALID_IMAGE)
+
+
+def _decompression_bomb(name: str) -> ImageError:
+    message = (
+        f"{name} has more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS} pixels and may be a "
+        "decompression bomb: make it smaller, or raise that limit if you trust it."
+    )
+    return ImageError(message, DECOMPRESSION_BOMB)
+
+
+def _image_error(name: str, error: Exception) -> ImageError:
+    """What an error of Pillow or of the system means for an image."""
+    if isinstance(error, Image.DecompressionBombError):
+        return _decompression_bomb(name)
+    if isinstance(error, UnidentifiedImageError):
+        message = f"{name} is not in a format that Pillow knows: pass a PNG, JPEG or the like."
+        return ImageError(message, UNDECODABLE_IMAGE)
+    if isinstance(error, OSError) and error.errno in NOT_A_FILE:
+        return ImageError(f"{name} is not an existing file ({error.strerror}): check the path.", MISSING_IMAGE)
+    if isinstance(error, OSError) and error.errno is not None:  # from the system: Pillow sets none
+        return ImageError(f"{name} cannot be read: {error.strerror}.", UNREACHABLE_IMAGE)
+    problem = str(error) or type(error).__name__
+    is_truncated = isinstance(error, EOFError) or "truncated" in problem.lower()
+    message = f"{name} cannot be decoded ({problem}): it is truncated, damaged or closed."
+    return ImageError(message, TRUNCATED_IMAGE if is_truncated else UNDECODABLE_IMAGE)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips integers above 255 to white; these modes hold 16 bits
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values if values.max() <= 255 else values >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        values = np.asarray(image)
+        if not np.isfinite(values).all():
+            raise ImageError(f"{name} holds values that are not finite.", INVALID_IMAGE)
+        image = Image.fromarray((values * 255 if values.max() <= 1 else values).clip(0, 255).astype(np.uint8))
+    elif image.mode == "La":  # Pillow knows the way from here to LA only
+        image = image.convert("LA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+__all__ = ["ImageError", "read_image", "read_images"]

@@ -1,0 +1,399 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Any source gives the right image or one error that names it; no server reaches what it was not asked for."""
+
+import copy
+import errno
+import gzip
+import http.server
+import pickle
+import socket
+import threading
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import encode_image, make_image
+
+from flashsloth import FlashSlothImageProcessor, image_reading_flashsloth
+from flashsloth.image_reading_flashsloth import ImageError, read_image, read_images
+
+
+RAW = {"do_rescale": False, "do_normalize": False}
+
+
+@pytest.fixture(scope="module")
+def image_processor():
+    """An image processor of small views."""
+    return FlashSlothImageProcessor(size={"height": 24, "width": 24})
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """The paths that a server was asked for."""
+    return []
+
+
+@pytest.fixture
+def server(asked):
+    """The address of a server of `/image.png`, and of `/late.png` at its third request."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            is_there = self.path == "/image.png" or self.path == "/late.png" and asked.count("/late.png") == 3
+            body = encode_image(make_image(0)) if is_there else b"no such image"
+            self.send_response(200 if is_there else 404 if self.path == "/missing.png" else 503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_url(image_processor, server):
+    views = image_processor(f"{server}/image.png", **RAW)["pixel_values"]
+    np.testing.assert_array_equal(views, image_processor(make_image(0), **RAW)["pixel_values"])
+    with pytest.raises(ValueError, match="missing.png.* cannot be fetched: the server answered 404"):
+        image_processor(f"{server}/missing.png")
+
+
+def test_unreachable_url(image_processor):
+    with pytest.raises(ImageError, match="http://127.0.0.1:9/x.png.* cannot be fetched") as error:
+        image_processor("http://127.0.0.1:9/x.png")
+    assert error.value.reason == "unreachable image"
+
+
+def test_servers_are_asked_again_only_if_the_image_may_still_come(server, asked):
+    image = read_image(f"{server}/late.png", "late", retry_waits=(0, 0))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(make_image(0)))
+    for path, reason, tries in (("/missing.png", "missing image", 1), ("/down.png", "unreachable image", 3)):
+        with pytest.raises(ImageError) as error:
+            read_image(f"{server}{path}", "it", retry_waits=(0, 0))
+        assert error.value.reason == reason and asked.count(path) == tries
+
+
+def damaged_sources(tmp_path):
+    good = encode_image(make_image(0, 200, 200))
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "closed.png").write_bytes(good)
+    with Image.open(tmp_path / "closed.png") as closed:
+        pass
+    return {
+        "missing": (tmp_path / "gone.png", "gone.png.* is not an existing file .No such file"),
+        "missing string": (
+            str(tmp_path / "gone.png"),
+            "gone.png.* is neither an existing file, nor a URL",
+        ),
+        "empty": (tmp_path / "empty.png", "empty.png.* is not in a format"),
+        "text": (str(tmp_path / "notes.txt"), "notes.txt.* is not in a format"),
+        "truncated": (tmp_path / "cut.png", "cut.png.* cannot be decoded"),
+        "truncated bytes": (good[: len(good) // 2], "bytes.* cannot be decoded"),
+        "number": (7, "int.* is not an image"),
+        "flat array": (np.zeros(5), "shape"),
+        "folder": (tmp_path, "is not an existing file"),
+        "header": (good[:11] + b"\1" + good[12:], "bytes.* cannot be decoded"),
+        "closed": (closed, "closed.png.* cannot be decoded"),
+        "not ASCII": ("bïld.png", "bïld.png.* is neither an existing file"),
+        "bad URL": ("http://[::1", "cannot be fetched"),
+        "null byte": (Path("a\0b"), "cannot be decoded"),
+        "too long": (Image.new("L", (1, 65536)), "65536 pixels long"),
+        "negative array": (np.full((4, 4, 3), -0.5), "holds values out of range: pass integers from 0 to 255"),
+        "five channels": (np.zeros((8, 8, 5)), r"has shape \(8, 8, 5\): pass height x width x channels"),
+        "array of NaN": (np.full((4, 4, 3), np.nan), "holds values out of range"),
+        "array of infinity": (np.full((4, 4), -np.inf), "holds values out of range"),
+        "floats above 1": (torch.full((3, 4, 4), 1.5), "floats from 0 to 1"),
+        "complex numbers": (np.ones((4, 4, 3), complex), "holds complex128: pass integers"),
+        "NaN in a float image": (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "not finite"),
+        "large integers": (np.full((4, 4, 3), 256), "integers from 0 to 255"),
+    }
+
+
+REASONS = {
+    "missing": "missing image",
+    "missing string": "missing image",
+    "empty": "undecodable image",
+    "text": "undecodable image",
+    "truncated": "truncated image",
+    "truncated bytes": "truncated image",
+    "number": "invalid image",
+    "flat array": "invalid image",
+    "folder": "missing image",
+    "header": "truncated image",
+    "closed": "undecodable image",
+    "not ASCII": "missing image",
+    "bad URL": "missing image",
+    "null byte": "undecodable image",
+    "too long": "invalid image",
+    "negative array": "invalid image",
+    "five channels": "invalid image",
+    "array of NaN": "invalid image",
+    "array of infinity": "invalid image",
+    "floats above 1": "invalid image",
+    "complex numbers": "invalid image",
+    "NaN in a float image": "invalid image",
+    "large integers": "invalid image",
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_an_unusable_image_is_named(image_processor, tmp_path, name):
+    source, message = damaged_sources(tmp_path)[name]
+    with pytest.raises(ImageError, match=f"image 1 .*{message}") as error:
+        image_processor([make_image(0), source])
+    assert error.value.reason == REASONS[name] and error.value.detail == str(error.value)
+
+
+def test_a_disk_that_fails(image_processor, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match="a.png. cannot be read: Input/output error") as error:
+        image_processor(Path("a.png"))
+    assert error.value.reason == "unreachable image"
+
+
+def test_errors_pass_between_processes():
+    error = pickle.loads(pickle.dumps(ImageError("a.png is empty", "undecodable image")))
+    assert (str(error), error.detail, error.reason) == ("a.png is empty", "a.png is empty", "undecodable image")
+    assert str(ImageError("the text that a DataLoader keeps")) == "the text that a DataLoader keeps"
+
+
+def test_reduced_images(tmp_path):
+    image = make_image(0, 200, 160)
+    for format, size in (("JPEG", (25, 20)), ("PNG", (200, 160))):
+        assert read_image(encode_image(image, format), "it", reduced=True).size == size
+    opened = Image.open(BytesIO(encode_image(image, "JPEG")))
+    assert read_image(opened, "it", reduced=True).size == opened.size == (200, 160)
+    with pytest.raises(ImageError, match="65536 pixels long"):  # at its own size
+        read_image(encode_image(Image.new("L", (65536, 8))), "it", reduced=True)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bomb(image_processor, monkeypatch, tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(encode_image(Image.new("1", (3000, 3000))))
+    for limit in (8_000_000, 2_000_000):  # Pillow itself warns at the limit and raises at twice the limit
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ValueError, match="bomb.png.*MAX_IMAGE_PIXELS.*bomb"):
+            image_processor(path)
+
+
+ARRAYS = {
+    "floats": np.float32,
+    "doubles": np.float64,
+    "halves": np.float16,
+    "booleans": np.bool_,
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("page", ["black and white", "white", "black"])
+def test_floats_are_from_0_to_1_at_any_value(kind, page):
+    """Also where all of them are exactly 0 or 1, which could be taken for integers."""
+    white = {"black and white": np.indices((9, 9)).sum(0) % 2, "white": np.ones((9, 9)), "black": np.zeros((9, 9))}[
+        page
+    ]
+    array = np.repeat(white[..., None], 3, axis=-1)
+    expected = (array * 255).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(array.astype(ARRAYS[kind]), "it"), expected)
+    tensor = torch.from_numpy(array.astype(ARRAYS[kind])).permute(2, 0, 1)
+    np.testing.assert_array_equal(read_image(tensor, "it"), expected)
+
+
+def test_every_grey_level_survives_as_a_float():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for dtype in (np.float32, np.float64):
+        np.testing.assert_array_equal(np.asarray(read_image(levels.astype(dtype) / 255, "it"))[..., 0], levels)
+    for dtype in (torch.float32, torch.bfloat16):
+        tensor = (torch.from_numpy(levels) / 255).to(dtype)
+        difference = np.asarray(read_image(tensor, "it"))[..., 0].astype(int) - levels
+        assert np.abs(difference).max() <= (0 if dtype == torch.float32 else 1)
+
+
+def test_uint16_of_small_and_of_large_values():
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for array in (levels, levels * 257):
+        np.testing.assert_array_equal(np.asarray(read_image(array, "it"))[..., 0], levels)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_the_layout_follows_a_rule(size):
+    """Channels come last in an array and first in a tensor where both are possible; the argument overrides both."""
+    array = np.random.default_rng(0).integers(0, 256, (size, 9, 3), dtype=np.uint8)  # `size` pixels high
+    expected = np.asarray(Image.fromarray(array))
+    np.testing.assert_array_equal(read_image(array, "it"), expected)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)  # 3 channels, `size` high
+    np.testing.assert_array_equal(read_image(tensor, "it"), expected)
+    narrow = np.moveaxis(array.swapaxes(0, 1), -1, 0)  # channels first, `size` pixels wide
+    image = read_image(narrow, "it", input_data_format="channels_first")
+    np.testing.assert_array_equal(image, expected.swapaxes(0, 1))
+    image = read_image(torch.from_numpy(array), "it", input_data_format="channels_last")
+    np.testing.assert_array_equal(image, expected)
+    with pytest.raises(ImageError, match="has shape"):
+        read_image(np.zeros((9, 9, 3)), "it", input_data_format="channels_first")
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP", "TIFF", "JPEG", "BMP"])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda image: pickle.loads(pickle.dumps(image))])
+def test_copied_images_are_as_good_as_the_original(format, duplicate):
+    opened = Image.open(BytesIO(encode_image(make_image(0), format)))
+    expected = np.asarray(opened.convert("RGB"))
+    np.testing.assert_array_equal(read_image(duplicate(opened), "it"), expected)
+
+
+def test_an_animation_stays_where_it_is():
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
+    for format in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = encode_image(frames[0], format, save_all=True, append_images=frames[1:])
+        opened = Image.open(BytesIO(data))
+        opened.seek(2)
+        read_image(opened, "it")
+        assert opened.tell() == 2, format
+        # lossy in WEBP
+        np.testing.assert_allclose(np.asarray(opened.convert("RGB"))[4, 4], (0, 0, 255), atol=3, err_msg=format)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Servers that nobody wants to meet. The first part of a path says which, the rest is its argument."""
+
+    def do_GET(self):
+        action, _, argument = self.path[1:].partition("/")
+        try:
+            getattr(self, action)(argument)
+        except OSError:
+            pass  # the client has gone
+
+    def redirect(self, target):
+        self.send_response(302)
+        self.send_header("Location", target.replace("|", "/"))
+        self.end_headers()
+
+    def endless(self, _):
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(b"x" * (1 << 20))
+
+    def drip(self, where):
+        if where == "body":
+            self.send_response(200)
+            self.end_headers()
+        else:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            self.wfile.write(b"x")
+            self.wfile.flush()
+            time.sleep(0.05)
+
+    def bomb(self, _):
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(gzip.compress(bytes(1 << 26)))
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hostile():
+    """The address of such a server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        server.daemon_threads = True
+        server.block_on_close = False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("endless/", "has more than 4 MiB"),
+        ("bomb/", "has more than 4 MiB"),
+        ("drip/body", "takes more than 1 seconds"),
+        ("drip/headers", "takes more than 1 seconds"),
+    ],
+)
+def test_downloads_are_bounded(hostile, monkeypatch, path, message):
+    monkeypatch.setattr(image_reading_flashsloth, "MAX_DOWNLOAD", 1 << 22)
+    monkeypatch.setattr(image_reading_flashsloth, "DOWNLOAD_TIMEOUT", 1)
+    start = time.monotonic()
+    with pytest.raises(ImageError, match=message):
+        read_images([f"{hostile}/{path}"])
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://169.254.169.254|latest", "http://10.0.0.1|", "http://[::ffff:10.0.0.1]|", "http://[64:ff9b::a00:1]|"],
+)
+def test_no_redirect_to_another_kind_of_address(hostile, target):
+    with pytest.raises(ImageError, match="leads to a (link-local|private) address where only a loopback one") as error:
+        read_image(f"{hostile}/redirect/{target}", "it")
+    assert error.value.reason == "forbidden image"
+
+
+def test_redirects_end(hostile, server):
+    image = read_image(f"{hostile}/redirect/{server.replace('/', '|')}|image.png", "it")
+    np.testing.assert_array_equal(image, make_image(0))
+    with pytest.raises(ImageError, match="redirects more than 5 times"):
+        read_image(f"{hostile}/redirect/|redirect|", "it")
+    with pytest.raises(ImageError, match="cannot be fetched: its address is not valid"):
+        read_image(f"{hostile}/redirect/file:|||etc|passwd", "it")
+
+
+def test_public_servers_lead_to_public_servers_only(hostile, monkeypatch):
+    """A name that is public when it is looked up, and this machine's when it is connected to."""
+    look_up = socket.getaddrinfo
+    public = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 0))]
+    monkeypatch.setattr(
+        image_reading_flashsloth.socket,
+        "getaddrinfo",
+        lambda host, port, *args, **kwargs: public if port is None else look_up(host, port, *args, **kwargs),
+    )
+    with pytest.raises(ImageError, match="leads to a loopback address where only a public one is allowed"):
+        read_image(f"{hostile}/redirect/x", "it")
+
+
+def test_a_server_forbids_local_sources(server, tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(encode_image(make_image(0)))
+    careful = FlashSlothImageProcessor(local_sources=False)
+    for source in (f"{server}/image.png", "http://localhost:1/a.png", "http://169.254.169.254/", "http://0.0.0.0/"):
+        with pytest.raises(ImageError, match="where only a public one is allowed") as error:
+            careful(source)
+        assert error.value.reason == "forbidden image"
+    for source in (path, str(path), "/etc/passwd", "file:///etc/passwd"):
+        with pytest.raises(ImageError):
+            careful(source)
+    careful(path.read_bytes())
+    FlashSlothImageProcessor()(path)
+    with pytest.raises(ImageError, match="may not be read here"):
+        FlashSlothImageProcessor()(path, local_sources=False)
+    assert "local_sources" not in careful.to_dict()
+
+
+@pytest.mark.parametrize("problem", ["refused", "unknown host", "404"])
+def test_no_error_tells_a_secret(server, problem):
+    address = {"refused": "127.0.0.1:1", "unknown host": "no-such-host.invalid", "404": server.removeprefix("http://")}
+    url = f"http://user:PASSWORD@{address[problem]}/missing.png?signature=SIGNATURE#FRAGMENT"
+    with pytest.raises(ImageError) as error:
+        read_images([url])
+    text = str(error.value)
+    assert address[problem] in text and "/missing.png" in text
+    assert not {"user", "PASSWORD", "SIGNATURE", "FRAGMENT"} & set(text.replace("/", " ").replace(":", " ").split())
+    assert "PASSWORD" not in text and "SIGNATURE" not in text
