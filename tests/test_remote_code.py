@@ -5,6 +5,9 @@ folder and from a Hub cache, and again after a second save.
 """
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +176,24 @@ def test_pipeline_batches_equal_singles(folder, work):
     assert len(set(result["single"])) == 4 and result["hd"][0] != result["single"][0]
     assert result["hd"][1] == result["single"][1]
     assert result["raw"]
+
+
+def test_nothing_asks_whether_to_run_a_folder_s_code(folder, tmp_path):
+    """The package has the classes; a folder's code runs only where a flag says so, whatever standard input says."""
+    shutil.copytree(folder, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    (tmp_path / "model" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    file.write_text(json.dumps(settings | {"auto_map": {"AutoTokenizer": ["evil.X", "evil.X"]}}))
+    script = """
+import sys
+from flashsloth import FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothModel, FlashSlothProcessor
+
+for part in (FlashSlothForCausalLM, FlashSlothModel, FlashSlothImageProcessor, FlashSlothProcessor):
+    part.from_pretrained(sys.argv[1])
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, input="y\n" * 9)
+    assert not (tmp_path / "ran").exists()
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr[-2000:]

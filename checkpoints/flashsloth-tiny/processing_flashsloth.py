@@ -12,7 +12,7 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 
-from .image_processing_flashsloth import FlashSlothImageProcessorKwargs
+from .image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorKwargs
 
 
 IMAGE_TOKEN = "<image>"
@@ -116,6 +116,9 @@ def check_content(messages: list[dict], name: str) -> None:
     """
     for index, message in enumerate(messages):
         content = message.get("content")
+        if content is not None and not isinstance(content, (str, list, tuple)):
+            detail = f"{name}, message {index} has the content {content!r}: pass text or a list of parts."
+            raise ConversationError(detail, UNKNOWN_CONTENT)
         if not content and content != "":
             detail = f"{name}, message {index} has no content: pass text or a list of parts."
             raise ConversationError(detail, EMPTY_TURN)
@@ -190,6 +193,15 @@ class FlashSlothProcessor(ProcessorMixin):
         self._escaped_token = re.compile("|".join(re.escape(token) for token in longest_first))
         chat_template = chat_template or CHAT_TEMPLATE.replace(QUERY_SLOT_TOKEN, self.query_slot)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        # Unless it is told, the library asks on standard input whether to run a folder's code.
+        kwargs["trust_remote_code"] = bool(kwargs.get("trust_remote_code"))
+        image_processor = FlashSlothImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return image_processor, cls._load_tokenizer_from_pretrained(
+            "tokenizer", pretrained_model_name_or_path, **kwargs
+        )
 
     @staticmethod
     def _check_tokenizer(tokenizer, special_tokens: list[str]):
