@@ -5,6 +5,7 @@ import pytest
 from stages import MINIMAL
 
 from flashsloth.train.config import DataSource, LoraSettings, read_config
+from flashsloth.train.settings import as_list, read_settings
 
 
 @pytest.mark.parametrize(
@@ -132,3 +133,49 @@ def test_the_old_name_of_on_broken_rows_still_works(file, caplog):
 def test_null_is_the_default(nested):
     stage = read_config(nested, ["hd=null", "optimizer=", "data_seed=null", "max_length=null"])
     assert (stage.hd, stage.optimizer, stage.data_seed, stage.max_length) == (False, "adamw", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("-2E+5", -200_000.0),
+        ("1.5e3", 1500.0),
+        ("1e", "1e"),
+        ("e3", "e3"),
+        ("'1e-3'", "1e-3"),
+        ("", None),
+        ("null", None),
+        ("yes", True),
+        ("[a, 1e2]", ["a", 100.0]),
+        ("a=b", "a=b"),
+    ],
+)
+def test_values_are_yaml(file, text, value):
+    assert read_settings(file, [f"model={text}"])["model"] == value
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "message"),
+    [
+        ("model: [", [], "stage.yaml is not YAML: "),
+        ("", [], "stage.yaml holds no settings: write `key: value` lines"),
+        ("[model, data]", [], "stage.yaml holds no settings"),
+        (MINIMAL, ["model=[a"], r"model=\[a is not YAML: "),
+        (MINIMAL, ["model"], "'model' is not an override: write key=value"),
+        ("{model: !!python/object/apply:os.getcwd []}", [], "stage.yaml is not YAML: could not determine a constr"),
+    ],
+)
+def test_what_holds_no_settings_is_named(file, content, overrides, message):
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_settings(file, overrides)
+
+
+def test_the_last_override_counts_and_the_file_stays(file):
+    assert read_settings(file, ["seed=1", "seed=2"])["seed"] == 2
+    assert file.read_text() == MINIMAL
+
+
+def test_one_item_needs_no_brackets():
+    assert as_list("lm_head") == ["lm_head"] and as_list(["a", "b"]) == ["a", "b"] and as_list([]) == []

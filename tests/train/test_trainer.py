@@ -89,3 +89,20 @@ def test_checkpoints_are_complete_folders(finished, chats):
     assert model.generation_config.suppress_tokens
     assert processor.chat_template
     assert (finished / "checkpoint-2" / "modeling_flashsloth.py").is_file()
+
+
+def test_data_without_lengths_names_the_remedy(start, tmp_path):
+    trainer = make_trainer(start, tmp_path, {})
+    trainer.train_dataset = trainer.train_dataset.remove_columns(["length", "num_images"])
+    with pytest.raises(ValueError, match="no column length and num_images to group .*train_sampling_strategy=random"):
+        trainer.get_train_dataloader()
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "random", "group_by_length"])
+def test_every_strategy_trains_on_each_row_once_an_epoch(strategy, start, tmp_path):
+    trainer = make_trainer(start, tmp_path, {}, f"train_sampling_strategy={strategy}")
+    ids = trainer.train_dataset["id"][:]
+    trainer.data_collator = lambda rows: torch.tensor([ids.index(row["id"]) for row in rows])
+    order = torch.cat(list(trainer.get_train_dataloader())).tolist()
+    assert sorted(order) == list(range(12))
+    assert (order == list(range(12))) == (strategy == "sequential")
