@@ -4,6 +4,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -13,6 +14,9 @@ from transformers import TrainerState
 
 from flashsloth.train import record as record_module
 from flashsloth.train.record import RunRecord, draw
+
+
+LINE = (31, 119, 180)  # the first color of matplotlib
 
 
 def test_training_json_holds_what_repeats_the_run(finished, start):
@@ -70,10 +74,11 @@ def test_a_record_that_cannot_be_written_names_the_file_and_the_remedy(tmp_path)
         write(tmp_path / "out")
 
 
-@pytest.mark.parametrize("values", [[2.0, 1.0], [0.0, 1.0], []], ids=["logarithmic", "linear", "none yet"])
+@pytest.mark.parametrize("values", [[2.0, 1.0], [0.0, 0.0], []], ids=["logarithmic", "zeros", "none yet"])
 def test_curves_have_a_panel_for_each_title(values, tmp_path):
     one = {"loss": {"loss": list(enumerate(values))}}
     draw(one, tmp_path / "one.png")
     draw(one | {"rates": {"first": list(enumerate(values)), "second": [(0, 3.0)]}}, tmp_path / "two.png")
-    (width, height), two = (Image.open(tmp_path / f"{name}.png").size for name in ("one", "two"))
-    assert two == (2 * width, height)
+    first, second = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("one", "two"))
+    assert second.shape == (first.shape[0], 2 * first.shape[1], 3)
+    assert (first == LINE).all(axis=-1).any() == bool(values)
