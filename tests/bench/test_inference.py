@@ -5,11 +5,10 @@ import json
 
 import pytest
 import torch
-from samples import make_config, make_image, make_model
+from samples import make_image, make_model
 
 from flashsloth import FlashSlothImageProcessor
 from flashsloth.bench import inference, main
-from flashsloth.bench.models import uncompressed_peer
 
 
 @pytest.fixture
@@ -30,19 +29,6 @@ def test_last_line_is_the_report(folder, capsys, hd):
     assert report["time_to_first_token_ratio"] == pytest.approx(
         own["time_to_first_token_s"] / peer["time_to_first_token_s"], rel=0.01
     )
-
-
-def test_peer_shares_the_towers_and_has_a_visual_token_for_every_patch():
-    model = make_model(make_config())
-    peer = uncompressed_peer(model)
-    image_processor = FlashSlothImageProcessor(size={"height": 24, "width": 24})
-    run = inference.LlavaRun(peer, image_processor, [make_image(0)])
-    with torch.no_grad():
-        features = run.encode(run.process())
-        patches = model.get_image_features(run.process()).last_hidden_state[0, 0]
-        expected = peer.model.multi_modal_projector(patches)
-    torch.testing.assert_close(features.pooler_output[0], expected)
-    assert peer.lm_head.weight is model.lm_head.weight
 
 
 def test_decoding_with_a_static_cache_is_one_graph(folder, capsys, monkeypatch):

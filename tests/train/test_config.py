@@ -14,15 +14,6 @@ from flashsloth.train.config import DataSource, LoraSettings, StageConfig, accum
 
 
 CONFIGS = Path(flashsloth.__file__).parent / "train" / "configs"
-MINIMAL = "{model: m, data: rows.json, output_dir: out, trainable: [lm_head], use_cpu: true, report_to: none}"
-
-
-@pytest.fixture
-def file(tmp_path):
-    """The shortest YAML file of a stage."""
-    path = tmp_path / "stage.yaml"
-    path.write_text(MINIMAL)
-    return path
 
 
 def test_defaults_learn_answers_only_and_cut_nothing(file):
@@ -50,28 +41,6 @@ def test_reporting_tools_get_values_that_json_knows(file):
     assert (settings["data"][0]["weight"], settings["lora"]["r"], settings["seed"]) == (2, 8, 42)
 
 
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        ("{path: a.json, image_folder: images}", [DataSource("a.json", image_folder="images")]),
-        ("[a.json, {path: b, weight: 2}]", [DataSource("a.json"), DataSource("b", weight=2)]),
-    ],
-)
-def test_data_is_one_source_or_a_list(file, data, expected):
-    assert read_config(file, [f"data={data}"]).data == expected
-
-
-def test_exponents_are_numbers(file):
-    stage = read_config(file, ["learning_rate=2e-5", "learning_rates={model.pooling: 1e-3}"])
-    assert stage.learning_rate == 2e-5
-    assert stage.learning_rates == {"model.pooling": 1e-3}
-
-
-def test_no_is_a_strategy_and_no_elsewhere_is_false(file):
-    stage = read_config(file, ["save_strategy=no", "eval_strategy=no", "dataloader_drop_last=no"])
-    assert (stage.save_strategy, stage.eval_strategy, stage.dataloader_drop_last) == ("no", "no", False)
-
-
 @pytest.mark.parametrize("override", ["fsdp=true", "fsdp=full_shard", "debug=[]", "debug=underflow_overflow"])
 def test_values_that_the_libraries_take_beside_their_annotations(file, override):
     assert read_config(file, ["fsdp_config={version: 2}", override]).fsdp_config["version"] == 2
@@ -85,113 +54,6 @@ def test_whole_numbers_are_numbers_and_names_are_lists(file):
     assert read_config(file, ["trainable=[]", "lora={}"]).lora.parts == ["model.language_model"]
     with pytest.raises(ValueError, match="optimizer muon is for the model's own matrices"):
         read_config(file, ["trainable=[]", "lora={}", "optimizer=muon"])
-
-
-# Nested values
-
-NESTED = """
-model: m
-data: [{path: a.json, image_folder: images, weight: 1}, {path: b.json, weight: 3}]
-output_dir: out
-lora: {parts: [model.vision_tower], r: 4, alpha: 64, modules_to_save: [model.pooling]}
-learning_rates: {model.pooling: 1e-3, model.query_tokens: 2e-3}
-lr_scheduler_type: warmup_stable_decay
-lr_scheduler_kwargs: {num_decay_steps: 10, decay_type: linear}
-use_cpu: true
-"""
-
-
-@pytest.fixture
-def nested(tmp_path):
-    """A YAML file with nested values."""
-    path = tmp_path / "nested.yaml"
-    path.write_text(NESTED)
-    return path
-
-
-@pytest.mark.parametrize("override", ["lora.r=8", "lora={r: 8}"])
-def test_a_nested_value_leaves_the_others(nested, override):
-    assert read_config(nested, [override]).lora == LoraSettings(
-        ["model.vision_tower"], r=8, alpha=64, modules_to_save=["model.pooling"]
-    )
-
-
-def test_nested_values_of_an_adapter(nested):
-    # without `alpha`, it follows from `r`
-    assert read_config(nested, ["lora.alpha=null", "lora.modules_to_save=lm_head"]).lora == LoraSettings(
-        ["model.vision_tower"], r=4, alpha=8, modules_to_save=["lm_head"]
-    )
-    assert read_config(nested, ["lora={}"]).lora == LoraSettings()
-    assert read_config(nested, ["lora={}", "lora.r=2"]).lora == LoraSettings(r=2)
-    assert read_config(nested, ["lora=null", "trainable=[lm_head]"]).lora is None
-
-
-def test_nested_values_of_sources(nested):
-    first, second = DataSource("a.json", image_folder="images", weight=1), DataSource("b.json", weight=3)
-    assert read_config(nested, []).data == [first, second]
-    assert read_config(nested, ["data.0.weight=2", "data.1.path=c.json"]).data == [
-        DataSource("a.json", image_folder="images", weight=2),
-        DataSource("c.json", weight=3),
-    ]
-    assert read_config(nested, ["data.0.weight=null", "data.1.weight="]).data == [
-        DataSource("a.json", image_folder="images"),
-        DataSource("b.json"),
-    ]
-    # another source has nothing of those in the file
-    assert read_config(nested, ["data={path: c.json}"]).data == [DataSource("c.json")]
-    assert read_config(nested, ["data=c.json", "data.0.split=test"]).data == [DataSource("c.json", split="test")]
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        # the name of a module has dots
-        ("learning_rates.model.query_tokens=1e-4", {"model.pooling": 1e-3, "model.query_tokens": 1e-4}),
-        ("learning_rates.lm_head=1e-4", {"model.pooling": 1e-3, "model.query_tokens": 2e-3, "lm_head": 1e-4}),
-        ("learning_rates={lm_head: 1e-4}", {"model.pooling": 1e-3, "model.query_tokens": 2e-3, "lm_head": 1e-4}),
-        ("learning_rates.model.pooling=null", {"model.query_tokens": 2e-3}),
-        ("learning_rates={}", {}),
-        ("learning_rates=null", {}),
-    ],
-)
-def test_nested_learning_rates(nested, override, expected):
-    assert read_config(nested, [override]).learning_rates == expected
-
-
-def test_null_is_the_default(nested):
-    stage = read_config(nested, ["hd=null", "optimizer=", "data_seed=null", "max_length=null"])
-    assert (stage.hd, stage.optimizer, stage.data_seed, stage.max_length) == (False, "adamw", None, None)
-
-
-def test_nested_values_of_trl(nested):
-    kwargs = read_config(nested, ["lr_scheduler_kwargs.num_decay_steps=20"]).lr_scheduler_kwargs
-    assert kwargs == {"num_decay_steps": 20, "decay_type": "linear"}
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("data.2.weight=1", "write data.N.setting=value, with N below 2, the number of sources"),
-        ("data.first.weight=1", "'data.first.weight=1' names no setting of a source"),
-        ("data.0=b.json", "names no setting of a source"),
-        ("data.0.wight=1", "data in .* unknown key 'wight'; .* 'weight'"),
-        ("lora.rank=8", "lora in .* unknown key 'rank'"),
-        ("lorra.r=8", "unknown key 'lorra'; the closest known one is 'lora'"),
-        ("model.folder=x", "'model.folder=x' sets a nested value, but model is 'm': write model=value"),
-        ("seed.x=1", "seed is {'x': 1}: it must be of type int"),
-    ],
-)
-def test_nested_values_that_cannot_exist(nested, override, message):
-    with pytest.raises(ValueError, match=message):
-        read_config(nested, [override])
-
-
-def test_the_old_name_of_on_broken_rows_still_works(file, caplog):
-    assert read_config(file, ["on_bad_rows=skip"]).on_broken_rows == "skip"
-    assert "on_bad_rows is now called on_broken_rows" in caplog.text
-    file.write_text(MINIMAL.replace("}", ", on_bad_rows: skip}"))
-    assert read_config(file, []).on_broken_rows == "skip"
-    assert read_config(file, ["on_broken_rows=stop"]).on_broken_rows == "stop"
 
 
 # Values that follow from others, and values that are not possible
