@@ -1,43 +1,41 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-The examples of README.md and docs/ print what they say, and their links and file names exist.
+The examples of the documentation print what it says (see `documentation`), and its links and file names exist.
 
-An example is a block of `sh` or `python` with a block of `text` behind it, its expected output; there `...` stands for
-anything. The Python blocks of a page are one program, and print nothing else. Commands without expected output are not
-run: they need the Hub, a GPU or hours.
+The Python blocks of a page are one program, and print nothing else. Commands without a block of expected output are
+not run: they need the network, a GPU or hours. A sentence says what they print. In the place of the large checkpoints
+that the pages name, the Hub's local cache holds tiny ones.
 """
 
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+import golden_checkpoint
 import pytest
+from backbones import save_language_model, save_siglip
+from documentation import Block, blocks, matches
+from huggingface_hub import constants
 from shell import run_script
+
+from flashsloth.convert.composition import LANGUAGE_MODEL, VISION_MODEL
 
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", flags=re.DOTALL | re.MULTILINE)
+# tests/test_examples.py runs the commands of examples/, and .ci/run those of CONTRIBUTING.md.
+OTHER_PAGES = [*sorted((ROOT / "examples").glob("*.md")), ROOT / "notebooks" / "README.md", ROOT / "CONTRIBUTING.md"]
+NO_EXAMPLES = [ROOT / "CHANGELOG.md", ROOT / "checkpoints" / "README.md", ROOT / "bench" / "results.md"]
+# What the blocks of indented commands begin with.
+PROGRAMS = ("flashsloth", "make", "pip", "python", "torchrun", "accelerate", "jupyter", "PYTHONPATH=tests/support")
+INDENTED_COMMANDS = tuple(f"    {program} " for program in PROGRAMS)
 READ = ("checkpoints", "examples", "train")  # what the examples read of the checkout
 NOT_RUN = ("make quickstart",)  # it would install an environment; the tests run in one
 BOUNDARY = "-- next block --"
 MAX_README_LINES = 150
-
-
-@dataclass
-class Block:
-    """An example of a page: its language, what is run, and what it prints (`None`: it is not run)."""
-
-    language: str
-    source: str
-    expected: str | None
-
-
-def blocks(page: Path, language: str) -> list[Block]:
-    found = [Block(*match.groups()) for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
-    return [block for block in found if block.language == language]
+PUBLISHED = "Tongbo/FlashSloth-3.2B"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def commands(page: Path) -> list[Block]:
@@ -46,17 +44,32 @@ def commands(page: Path) -> list[Block]:
     ]
 
 
-def matches(expected: str, printed: str) -> bool:
-    pattern = ".*".join(re.escape(part) for part in expected.strip().split("..."))
-    return re.fullmatch(pattern, printed.strip(), flags=re.DOTALL) is not None
-
-
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """A folder with what the examples read; what they write stays in it."""
     for name in READ:
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
+
+
+def put_in_cache(cache: Path, model: str) -> Path:
+    """The place of a model on the Hub (`owner/name[@commit]`) in the Hub's local cache."""
+    repo, _, commit = model.partition("@")
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit or COMMIT)
+    (folder / "snapshots").mkdir()
+    return folder / "snapshots" / (commit or COMMIT)
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory) -> Path:
+    """A cache of the Hub, with a tiny model in the place of each large one that the pages convert or compose."""
+    cache = tmp_path_factory.mktemp("cache")
+    golden_checkpoint.write(put_in_cache(cache, PUBLISHED), golden_checkpoint.weights())
+    save_language_model(put_in_cache(cache, LANGUAGE_MODEL), num_hidden_layers=8)  # the default query layer is the 8th
+    save_siglip(put_in_cache(cache, VISION_MODEL))
+    return cache
 
 
 def name_of(page: Path) -> str:
@@ -74,16 +87,34 @@ def test_python_prints_what_the_page_says(page, checkout):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
-def test_commands_print_what_the_page_says(page, checkout):
+def test_commands_print_what_the_page_says(page, checkout, tiny_models, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tiny_models))
     for block in commands(page):
         script = "\n".join(line for line in block.source.splitlines() if not line.startswith("source "))
         output, _ = run_script(script, checkout)
         assert matches(block.expected, output), f"{block.source}\nprinted\n{output}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=name_of)
+def without_output(page: Path) -> list[str]:
+    """The blocks of commands of a page for which neither a block of output nor a sentence says what they print."""
+    parts = re.split(r"\n\n+", page.read_text(encoding="utf-8"))
+    missing = []
+    for before, part, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
+        is_fenced, is_indented = part.startswith("```sh"), part.startswith(INDENTED_COMMANDS)
+        has_output = after.startswith("```text") or "print" in after or (is_indented and "print" in before)
+        if (is_fenced or is_indented) and not has_output:
+            missing.append(part)
+    return missing
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=name_of)
+def test_every_command_has_its_output(page):
+    assert without_output(page) == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES, *NO_EXAMPLES], ids=name_of)
 def test_links_exist(page):
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 

@@ -2,7 +2,7 @@
 """
 Each notebook runs as written, shows what it promises, leaves no file behind, and is committed with its outputs.
 
-    python tests/test_notebooks.py [NAME.ipynb ...]
+    PYTHONPATH=tests/support python tests/test_notebooks.py [NAME.ipynb ...]
 
 runs them in the same way and saves their outputs in the notebooks, without those on standard error.
 """
