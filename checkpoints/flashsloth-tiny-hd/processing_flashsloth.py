@@ -4,6 +4,7 @@
 import itertools
 import json
 import re
+import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +91,12 @@ def check_roles(messages: list[dict], name: str) -> None:
     prompt. `name` is what the error calls the conversation.
     """
     if not isinstance(messages, (list, tuple)):
-        raise ConversationError(f"{name} is {messages!r}: a conversation is a list of messages.", UNKNOWN_CONTENT)
+        raise ConversationError(
+            f"{name} is {reprlib.repr(messages)}: a conversation is a list of messages.", UNKNOWN_CONTENT
+        )
     for message in messages:
         if not isinstance(message, dict):
-            detail = f"{name} holds {message!r}: a message is a dict with a role and a content."
+            detail = f"{name} holds {reprlib.repr(message)}: a message is a dict with a role and a content."
             raise ConversationError(detail, UNKNOWN_CONTENT)
     roles = [message.get("role") for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
@@ -103,8 +106,8 @@ def check_roles(messages: list[dict], name: str) -> None:
     for index, (role, expected) in enumerate(zip(turns, itertools.cycle(("user", "assistant")), strict=False)):
         if role != expected:
             detail = (
-                f"{name} has the role {role!r} where {expected!r} is expected (message {index} after the system "
-                "prompt): user and assistant take turns, the user first."
+                f"{name} has the role {reprlib.repr(role)} where {expected!r} is expected (message {index} "
+                "after the system prompt): user and assistant take turns, the user first."
             )
             raise ConversationError(detail, WRONG_ORDER)
 
@@ -117,30 +120,35 @@ def check_content(messages: list[dict], name: str) -> None:
     for index, message in enumerate(messages):
         content = message.get("content")
         if content is not None and not isinstance(content, (str, list, tuple)):
-            detail = f"{name}, message {index} has the content {content!r}: pass text or a list of parts."
+            detail = f"{name}, message {index} has the content {reprlib.repr(content)}: pass text or a list of parts."
             raise ConversationError(detail, UNKNOWN_CONTENT)
         if not content and content != "":
             detail = f"{name}, message {index} has no content: pass text or a list of parts."
             raise ConversationError(detail, EMPTY_TURN)
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-            if isinstance(part, dict) and isinstance(part.get("text"), str):
-                try:
-                    part["text"].encode()
-                except UnicodeEncodeError as error:
-                    problem = f"the lone surrogate {part['text'][error.start]!r}"
-                    detail = f"{name}, message {index} has {problem}, which is no character: take it out."
-                    raise ConversationError(detail, UNKNOWN_CONTENT) from error
             if not isinstance(part, dict):
-                problem = f"the part {part!r}"
-            elif part.get("type") in IMAGE_TYPES or part.get("type") == "text" and isinstance(part.get("text"), str):
+                problem = f"the part {reprlib.repr(part)}"
+            elif part.get("type") in IMAGE_TYPES:
+                continue
+            elif part.get("type") == "text" and isinstance(part.get("text"), str):
+                check_text(part["text"], f"{name}, message {index}")
                 continue
             else:
-                problem = f"a part of type {part.get('type')!r}"
+                problem = f"a part of type {reprlib.repr(part.get('type'))}"
             detail = (
                 f"{name}, message {index} has {problem}: pass {{'type': 'text', 'text': ...}} or "
                 "{'type': 'image', 'image' or 'path' or 'url' or 'base64': ...}."
             )
             raise ConversationError(detail, UNKNOWN_CONTENT)
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises a [`ConversationError`] if a text holds a lone surrogate; `name` is what the error calls the text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        detail = f"{name} has the lone surrogate {text[error.start]!r} at position {error.start}: take it out."
+        raise ConversationError(detail, UNKNOWN_CONTENT) from error
 
 
 class FlashSlothProcessorKwargs(ProcessingKwargs, total=False):
@@ -451,17 +459,11 @@ def _check_prompts(text) -> None:
     """Raises a `ValueError` unless `text` is a prompt, or a list of prompts."""
     prompts = [text] if isinstance(text, str) else text
     if not isinstance(prompts, (list, tuple)) or not prompts:
-        raise ValueError(f"text is {text!r}: pass a prompt, or a list of at least one.")
+        raise ValueError(f"text is {reprlib.repr(text)}: pass a prompt, or a list of at least one.")
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
-            raise ValueError(f"Prompt {index} is {prompt!r}: a prompt is a string.")
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"Prompt {index} has the lone surrogate {prompt[error.start]!r} at position {error.start}, which is "
-                "no character: take it out."
-            ) from error
+            raise ValueError(f"Prompt {index} is {reprlib.repr(prompt)}: a prompt is a string.")
+        check_text(prompt, f"Prompt {index}")
 
 
 def _special_tokens(tokenizer) -> list[str]:

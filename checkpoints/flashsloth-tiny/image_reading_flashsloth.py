@@ -207,14 +207,21 @@ def _download(url: str, name: str, local_sources: bool) -> bytes:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise ImageError(f"{name} cannot be fetched: its address is not valid, check it.", MISSING_IMAGE) from error
     except httpx.HTTPError as error:
-        problem = type(error).__name__  # its text may hold the address, and with it a password
-        raise ImageError(f"{name} cannot be fetched: {problem}.", UNREACHABLE_IMAGE) from error
+        raise ImageError(f"{name} cannot be fetched: {_problem(error, url)}.", UNREACHABLE_IMAGE) from error
     except TimeoutError as error:
         message = f"{name} cannot be fetched: it takes more than {DOWNLOAD_TIMEOUT} seconds."
         raise ImageError(message, UNREACHABLE_IMAGE) from error
     finally:
         client.close()
         pool.shutdown(wait=False)
+
+
+def _problem(error: Exception, url: str) -> str:
+    """The text of an error, unless it holds a secret of the URL."""
+    parts = httpx.URL(url)
+    secrets = [parts.username, parts.password, parts.query.decode()]
+    text = str(error)
+    return text if text and not any(secret and secret in text for secret in secrets) else type(error).__name__
 
 
 def _get(client, url: str, name: str, local_sources: bool) -> bytes:

@@ -316,7 +316,7 @@ def test_command_and_the_examples_of_its_card(hub, tmp_path):
     environment.pop("PYTHONPATH", None)
     done = run("-P", "-c", script, env=environment, cwd=tmp_path)
     answers = [line.strip() for line in done.stdout.splitlines() if not line.startswith("{")]  # the trainer's metrics
-    assert answers[:4] == ["pink", "pink", "[' pink', ' 2']", "pink"]
+    assert answers[:4] == ["pink", "pink", "['pink', '2']", "pink"]
     assert answers[-1] == "FlashSlothForCausalLM"
     assert (tmp_path / "fine-tuned" / "modeling_flashsloth.py").is_file()
 

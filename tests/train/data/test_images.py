@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 from samples import make_image
 
-from flashsloth.image_processing_flashsloth import MISSING_IMAGE, TRUNCATED_IMAGE, UNDECODABLE_IMAGE, ImageError
+from flashsloth.image_reading_flashsloth import MISSING_IMAGE, TRUNCATED_IMAGE, UNDECODABLE_IMAGE, ImageError
 from flashsloth.train.data import images
 from flashsloth.train.data.formats import FEATURES
 from flashsloth.train.data.images import FromWorker, UnreachableImage, file_sizes, read_row_image
