@@ -220,12 +220,18 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             kwargs: of the vision tower, such as `output_hidden_states`.
 
         Raises:
-            ValueError: If `view_mask` counts another number of views than `pixel_values` holds.
+            ValueError: If `pixel_values` are no views of the tower's size, or others than `view_mask` counts.
             TypeError: If another argument is given.
         """
         unknown = kwargs.keys() - TransformersKwargs.__annotations__
         if unknown:
             raise TypeError(f"get_image_features() got an unexpected keyword argument {min(unknown)!r}.")
+        size = self.config.vision_config.image_size
+        if pixel_values.shape[1:] != (self.config.vision_config.num_channels, size, size):
+            raise ValueError(
+                f"pixel_values is of shape {tuple(pixel_values.shape)}, but the vision tower takes views of {size} x "
+                f"{size} pixels, (N, 3, {size}, {size}): make them with the model's own processor."
+            )
         num_views = pixel_values.shape[0]
         if view_mask is None:
             view_mask = torch.ones(1, num_views, dtype=torch.long, device=pixel_values.device)
@@ -238,7 +244,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         )
         if num_views == 0:
             return FlashSlothImageFeatures()
-        encoded = self.vision_tower(pixel_values.to(self.vision_tower.dtype), **kwargs)
+        encoded = self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
         patches = encoded.last_hidden_state  # (N, P, C)
         visual_tokens, weights = self.pooling(patches)
         view_index, view_mask = _rows_of_views(view_mask, num_views)
@@ -408,6 +414,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             **{CACHE_NAME: cache},
+            return_dict=True,
             **kwargs,
         )
         return FlashSlothModelOutputWithPast(
@@ -437,7 +444,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             )
         if pixel_values is not None and pixel_values.shape[0] > 0:
             view_mask = self.find_views(input_ids, pixel_values.shape[0], view_mask)
-            features = self.get_image_features(pixel_values, view_mask)
+            features = self.get_image_features(pixel_values, view_mask, return_dict=True)
         if features is not None and features.pooler_output is not None:
             if features.last_hidden_state is None or features.view_mask is None:
                 raise ValueError(
@@ -516,6 +523,7 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
             mm_encoder_outputs=mm_encoder_outputs,
             output_query_attentions=output_query_attentions,
             cache=cache,
+            return_dict=True,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -527,7 +535,14 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
         return FlashSlothCausalLMOutputWithPast(loss=loss, logits=logits, **shared)
 
     def generate(self, *args, past_key_values: Cache | None = None, cache: Cache | None = None, **kwargs):
-        """`generate` of transformers, with the cache's name since 5.24, `cache`, or before, `past_key_values`."""
+        """
+        `generate` of transformers, with the cache's name since 5.24, `cache`, or before, `past_key_values`.
+
+        Raises:
+            ValueError: If `output_query_attentions` is set: what `generate` returns has no place for them.
+        """
+        if kwargs.pop("output_query_attentions", False):
+            raise ValueError("generate returns no query_attentions: call the model on the prompt to get them.")
         cache = past_key_values if cache is None else cache
         if cache is not None:
             kwargs[CACHE_NAME] = cache

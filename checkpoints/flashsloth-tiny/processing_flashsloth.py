@@ -23,6 +23,7 @@ END_TOKEN = "</s>"
 PAD_TOKEN = "<pad>"
 
 ROLE_OF_ANSWERS = "ASSISTANT:"  # in a prompt; a space, which belongs to the answer's first token, follows it
+NO_PROMPTS = ("text_pair", "is_split_into_words", "return_overflowing_tokens")  # what tokenizers take besides prompts
 IMAGE_TYPES = ("image", "image_url")  # the types of a message's parts that are images
 
 # Put into the middle of text that only looks like a special token. The tokenizer finds special tokens before it
@@ -255,6 +256,9 @@ class FlashSlothProcessor(ProcessorMixin):
             _check_prompts(text)
         elif images is None:
             raise ValueError("Pass images, text or both.")
+        for name in NO_PROMPTS:
+            if kwargs.get(name) or kwargs.get("text_kwargs", {}).get(name):
+                raise ValueError(f"{name} has no meaning for prompts with placeholders: leave it out.")
         # Converted last: the tokenizer would take longer, and fail before the lengths are checked.
         return_tensors = kwargs.pop("return_tensors", None)
         inputs = super().__call__(images=[] if images is None else images, text=text, **kwargs)
@@ -386,7 +390,10 @@ class FlashSlothProcessor(ProcessorMixin):
         """
         kwargs.pop("sanitize_control_tokens", None)  # is always done here, and with exact assistant masks
         if hd is not None:
-            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), "hd": hd}
+            processor_kwargs = {"hd": hd, **(kwargs.get("processor_kwargs") or {})}
+            if processor_kwargs["hd"] != hd:
+                raise ValueError(f"hd={hd!r} and processor_kwargs={{'hd': {not hd}}} contradict each other: drop one.")
+            kwargs["processor_kwargs"] = processor_kwargs
         if not isinstance(conversation, (list, tuple)) and not hasattr(conversation, "messages"):
             raise ValueError(f"A conversation is a list of messages, got {type(conversation).__name__}.")
         is_batched = bool(conversation) and not isinstance(conversation[0], dict)
