@@ -325,8 +325,8 @@ def _add_ask(commands) -> None:
     ask.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run the code in the model's folder or Hub repository, if this package does not know the model; without "
-        "this option no such code is run",
+        help="run the code in the model's folder or Hub repository in place of this package's; without this option no "
+        "such code is run",
     )
 
 

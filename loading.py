@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from flashsloth import register_auto_classes
@@ -101,9 +102,12 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
     Raises:
         ValueError: If it contradicts itself.
     """
-    register_auto_classes()
-    with config_errors(folder / CONFIG_NAME):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    file = folder / CONFIG_NAME
+    with config_errors(file):
+        if trust_remote_code:
+            return _class_in(folder, file, "AutoConfig").from_pretrained(folder)
+        register_auto_classes()
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_processor(folder: Path, trust_remote_code: bool = False):
@@ -113,7 +117,6 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     Raises:
         ValueError: If there is none, or its files are damaged.
     """
-    register_auto_classes()
     file = folder / PROCESSOR_NAME
     if not file.is_file():
         raise ValueError(f"{folder} holds no processor ({PROCESSOR_NAME}). Save the processor there too.")
@@ -122,7 +125,42 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     if not has_own_file and not isinstance(read_json(file).get("image_processor"), dict):
         raise ValueError(f"{file} describes no image processor. Save the processor there again.")
     with reading_errors("processor", folder):
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if trust_remote_code:
+            return _processor_by_its_own_code(folder, file)
+        register_auto_classes()
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
+def _processor_by_its_own_code(folder: Path, file: Path):
+    """The processor and the image processor of a folder, by the code in it."""
+    processor = _class_in(folder, file, "AutoProcessor").from_pretrained(folder, trust_remote_code=True)
+    # The processor makes its parts by Auto classes, which prefer this package's image processor once it is registered.
+    image_file = folder / IMAGE_PROCESSOR_NAME if (folder / IMAGE_PROCESSOR_NAME).is_file() else file
+    fields = read_json(image_file)
+    image_processor_class = _class_in(folder, image_file, "AutoImageProcessor", fields.get("image_processor", fields))
+    processor.image_processor = image_processor_class.from_pretrained(folder)
+    return processor
+
+
+def _class_in(folder: Path, file: Path, auto_class: str, fields: dict | None = None) -> type:
+    """
+    A class of the code in a folder, which is run. The Auto classes of transformers do not give it once this package
+    has registered its own for the same model type.
+
+    Args:
+        folder (`Path`): the model folder.
+        file (`Path`): its JSON file with an `auto_map`.
+        auto_class (`str`): name of the Auto class.
+        fields (`dict`, *optional*): the part of the file that has the `auto_map`; the whole file if unset.
+
+    Raises:
+        ValueError: If the file names no such class.
+    """
+    auto_map = (read_json(file) if fields is None else fields).get("auto_map")
+    reference = auto_map.get(auto_class) if isinstance(auto_map, dict) else None
+    if not isinstance(reference, str):
+        raise ValueError(f"{file} names no code for {auto_class} (auto_map). Leave out --trust-remote-code.")
+    return get_class_from_dynamic_module(reference, folder)
 
 
 def load_model(folder: Path, trust_remote_code: bool = False, **options):
@@ -144,8 +182,10 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
             "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or the "
             "model that it was made from."
         )
+    auto_class = AutoModelForImageTextToText
     with weight_errors(folder):
-        model, loaded = AutoModelForImageTextToText.from_pretrained(
+        model_class = _class_in(folder, folder / CONFIG_NAME, auto_class.__name__) if trust_remote_code else auto_class
+        model, loaded = model_class.from_pretrained(
             folder, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
     if loaded["missing_keys"]:
@@ -166,8 +206,8 @@ def load(
     Args:
         model_id (`str`): A folder, or `owner/name` on the Hub.
         revision (`str`, *optional*): Commit, branch or tag of the Hub repository. All files are of one commit.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds,
-            which is needed where that code differs from this package's.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds
+            in place of this package's. Without it no code of theirs is run, whatever they ask for.
         dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): Of the weights and of all computation:
             `"auto"` for the checkpoint's own, `"fast"` for float32 in its place where that is bfloat16 and the CPU has
             no instructions for it.

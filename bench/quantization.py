@@ -101,7 +101,7 @@ def _write_random_model(folder: Path) -> None:
     check_free_disk(folder.parent.parent, 2.25 * weight_bytes(random_weights(model)))
     write_random_model(model, folder)
     register_auto_classes()
-    FlashSlothProcessor.from_pretrained(SHIPPED_CHECKPOINT).save_pretrained(folder)
+    FlashSlothProcessor.from_pretrained(SHIPPED_CHECKPOINT, trust_remote_code=False).save_pretrained(folder)
 
 
 def _decode_apart(model: Path, args: argparse.Namespace) -> dict[str, float]:

@@ -97,7 +97,7 @@ def run(name: str, args: argparse.Namespace) -> dict:
     """Some steps of one of the models, in this process."""
     torch.manual_seed(0)
     register_auto_classes()
-    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_CHECKPOINT)
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_CHECKPOINT, trust_remote_code=False)
     model = FlashSlothForCausalLM(_model_config(args)).float()  # the checkpoint's config says bfloat16 of its parts
     config = model.config
     image_processor = FlashSlothImageProcessor(size={"height": args.image_size, "width": args.image_size})

@@ -8,9 +8,10 @@ from pathlib import Path
 from flashsloth.folders.json_files import read_json
 
 
-# transformers makes lists of these lengths as soon as it reads a config. No model comes near the bound.
-LISTED_COUNTS = ("num_labels", "num_hidden_layers")
+# Lists of these lengths are made as soon as a config is read. No model comes near the bound.
+LISTED_COUNTS = ("num_labels", "num_hidden_layers", "num_query_tokens")
 MAX_COUNT = 100_000
+IMPLEMENTATION = "_implementation"  # how the fields end that choose a kernel, such as attn_implementation
 
 
 def read_config_file(file: Path) -> dict:
@@ -18,10 +19,19 @@ def read_config_file(file: Path) -> dict:
     The fields of a config.json.
 
     Raises:
-        ValueError: If there is none, it is damaged, or transformers would take memory beyond reason to read it.
+        ValueError: If there is none, it is damaged, transformers would take memory beyond reason to read it, or it
+            asks for code of a Hub repository.
     """
     fields = read_json(file)
     parts = [fields, *(value for value in fields.values() if isinstance(value, dict))]
+    for part in parts:
+        for name, value in part.items():
+            # transformers would fetch a kernel of this name, and run it
+            if name.endswith(IMPLEMENTATION) and "/" in str(value):
+                raise ValueError(
+                    f"{file} has {name} {value!r}, which is code of a Hub repository. Remove it from the config; a "
+                    "kernel that you trust is chosen where the model is loaded."
+                )
     for name in LISTED_COUNTS:
         largest = max((part[name] for part in parts if isinstance(part.get(name), int)), default=0)
         if largest > MAX_COUNT:

@@ -130,7 +130,7 @@ def train_stages(settings: dict, work: Path) -> None:
 def export(source: Path, destination: Path) -> None:
     """Saves a stage's model in bfloat16 as a complete model folder, which replaces an earlier one."""
     model = FlashSlothForCausalLM.from_pretrained(source, dtype="bfloat16")
-    processor = FlashSlothProcessor.from_pretrained(source)
+    processor = FlashSlothProcessor.from_pretrained(source, trust_remote_code=False)
     unfinished = destination.with_name(destination.name + ".new")
     with new_folder(unfinished) as folder:
         model.save_pretrained(folder)
