@@ -4,6 +4,8 @@ A model and its processor, from a folder or the Hub, on the device and in the dt
 wrong with the folder is one `ValueError` that says what and what to do.
 """
 
+import itertools
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,11 +14,21 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
-from flashsloth import register_auto_classes
+from flashsloth import FlashSlothProcessor, register_auto_classes
+from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.downloads import TOKENIZER_FILES, find_files, find_model
 from flashsloth.folders.errors import config_errors, reading_errors, weight_errors
-from flashsloth.folders.json_files import read_json
-from flashsloth.folders.model_folder import check_is_flashsloth
+from flashsloth.folders.fit import (
+    REMEDY,
+    check_generation_config,
+    check_image_processor,
+    check_processor,
+    check_processor_sizes,
+)
+from flashsloth.folders.json_files import read_settings
+from flashsloth.folders.model_folder import check_is_flashsloth, check_weights
+from flashsloth.folders.new_folder import quiet_transformers
+from flashsloth.folders.tensors import NOT_FINITE, is_finite
 
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
@@ -103,6 +115,7 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
         ValueError: If it contradicts itself.
     """
     file = folder / CONFIG_NAME
+    read_config_file(file)
     with config_errors(file):
         if trust_remote_code:
             return _class_in(folder, file, "AutoConfig").from_pretrained(folder)
@@ -115,20 +128,30 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     The processor of a FlashSloth; `folder` and `trust_remote_code` as in [`load_config`].
 
     Raises:
-        ValueError: If there is none, or its files are damaged.
+        ValueError: If there is none, its files are damaged, or it does not belong to the model in the folder, if there
+            is one.
     """
     file = folder / PROCESSOR_NAME
     if not file.is_file():
         raise ValueError(f"{folder} holds no processor ({PROCESSOR_NAME}). Save the processor there too.")
     # transformers before version 5 keeps the image processor in a file of its own
     has_own_file = (folder / IMAGE_PROCESSOR_NAME).is_file()
-    if not has_own_file and not isinstance(read_json(file).get("image_processor"), dict):
+    if not has_own_file and not isinstance(read_settings(file).get("image_processor"), dict):
         raise ValueError(f"{file} describes no image processor. Save the processor there again.")
-    with reading_errors("processor", folder):
-        if trust_remote_code:
+    if trust_remote_code:
+        with reading_errors("processor", folder):
             return _processor_by_its_own_code(folder, file)
-        register_auto_classes()
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    config = load_config(folder) if (folder / CONFIG_NAME).is_file() else None
+    check_processor_sizes(read_settings(file), config, file)
+    register_auto_classes()
+    with reading_errors("processor", folder):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    if not isinstance(processor, FlashSlothProcessor):
+        raise ValueError(f"The processor in {folder} is a {type(processor).__name__}, not a FlashSloth's. {REMEDY}")
+    check_image_processor(processor.image_processor, folder)
+    if config is not None:
+        check_processor(processor, config, folder)
+    return processor
 
 
 def _processor_by_its_own_code(folder: Path, file: Path):
@@ -136,7 +159,7 @@ def _processor_by_its_own_code(folder: Path, file: Path):
     processor = _class_in(folder, file, "AutoProcessor").from_pretrained(folder, trust_remote_code=True)
     # The processor makes its parts by Auto classes, which prefer this package's image processor once it is registered.
     image_file = folder / IMAGE_PROCESSOR_NAME if (folder / IMAGE_PROCESSOR_NAME).is_file() else file
-    fields = read_json(image_file)
+    fields = read_settings(image_file)
     image_processor_class = _class_in(folder, image_file, "AutoImageProcessor", fields.get("image_processor", fields))
     processor.image_processor = image_processor_class.from_pretrained(folder)
     return processor
@@ -156,7 +179,7 @@ def _class_in(folder: Path, file: Path, auto_class: str, fields: dict | None = N
     Raises:
         ValueError: If the file names no such class.
     """
-    auto_map = (read_json(file) if fields is None else fields).get("auto_map")
+    auto_map = (read_settings(file) if fields is None else fields).get("auto_map")
     reference = auto_map.get(auto_class) if isinstance(auto_map, dict) else None
     if not isinstance(reference, str):
         raise ValueError(f"{file} names no code for {auto_class} (auto_map). Leave out --trust-remote-code.")
@@ -172,8 +195,8 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
         options: Of `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation`, `quantization_config`.
 
     Raises:
-        ValueError: If the weights are damaged, incomplete, of other shapes than the config says, or int4 on a machine
-            that cannot compute with them.
+        ValueError: If the weights are damaged, incomplete, not those of the config or not finite, the generation
+            config does not fit, or the weights are int4 on a machine that cannot compute with them.
     """
     config = load_config(folder, trust_remote_code)
     if is_int4(config) and not runs_int4():
@@ -183,18 +206,33 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
             "model that it was made from."
         )
     auto_class = AutoModelForImageTextToText
-    with weight_errors(folder):
+    if not trust_remote_code:
+        checkpoint = check_weights(folder, config)
+        check_generation_config(folder, config)
+        if options.get("quantization_config") is not None:
+            _check_finite(((name, tensor.read()) for name, tensor in checkpoint.items()), folder)
+    with weight_errors(folder), quiet_transformers():
         model_class = _class_in(folder, folder / CONFIG_NAME, auto_class.__name__) if trust_remote_code else auto_class
         model, loaded = model_class.from_pretrained(
             folder, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])
-        raise ValueError(
-            f"The model {folder} lacks {len(missing)} tensors, {missing[0]} among them. Download it again, or save it "
-            "again."
-        )
+    for kind in ("missing_keys", "unexpected_keys"):
+        if loaded[kind]:
+            names = sorted(loaded[kind])
+            raise ValueError(
+                f"The tensors of {folder} do not fit its config ({len(names)} {kind}, {names[0]} among them). "
+                "Download it again, or save it again."
+            )
+    _check_finite(itertools.chain(model.named_parameters(), model.named_buffers()), folder)
     return model
+
+
+def _check_finite(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
+    for name, tensor in tensors:
+        if not is_finite(tensor):
+            raise ValueError(
+                f"{name} of the model {folder} holds numbers that are not finite in {tensor.dtype}. {NOT_FINITE}"
+            )
 
 
 def load(

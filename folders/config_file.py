@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from flashsloth.folders.json_files import read_json
+from flashsloth.folders.json_files import read_settings
 
 
 # Lists of these lengths are made as soon as a config is read. No model comes near the bound.
@@ -22,7 +22,7 @@ def read_config_file(file: Path) -> dict:
         ValueError: If there is none, it is damaged, transformers would take memory beyond reason to read it, or it
             asks for code of a Hub repository.
     """
-    fields = read_json(file)
+    fields = read_settings(file)
     parts = [fields, *(value for value in fields.values() if isinstance(value, dict))]
     for part in parts:
         for name, value in part.items():
