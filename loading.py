@@ -15,6 +15,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from flashsloth import FlashSlothProcessor, register_auto_classes
+from flashsloth.folders.chat_template import check_chat_template
 from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.downloads import TOKENIZER_FILES, find_files, find_model
 from flashsloth.folders.errors import config_errors, reading_errors, weight_errors
@@ -149,6 +150,7 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     if not isinstance(processor, FlashSlothProcessor):
         raise ValueError(f"The processor in {folder} is a {type(processor).__name__}, not a FlashSloth's. {REMEDY}")
     check_image_processor(processor.image_processor, folder)
+    check_chat_template(processor.chat_template, folder, processor.num_query_tokens > 0)
     if config is not None:
         check_processor(processor, config, folder)
     return processor
@@ -186,6 +188,33 @@ def _class_in(folder: Path, file: Path, auto_class: str, fields: dict | None = N
     return get_class_from_dynamic_module(reference, folder)
 
 
+def check_runs_here(folder: Path, config: PreTrainedConfig) -> None:
+    """
+    Raises:
+        ValueError: If the weights are int4, and this machine cannot compute with them.
+    """
+    if is_int4(config) and not runs_int4():
+        raise ValueError(
+            f"The model {folder} has int4 weights, which need an NVIDIA GPU with mslk "
+            "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or the "
+            "model that it was made from."
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """
+    Checks all of a model folder that [`load`] checks before it reads the weights.
+
+    Raises:
+        ValueError: If it is no FlashSloth, incomplete or damaged, or if its parts do not fit each other.
+    """
+    check_is_flashsloth(folder)
+    config = load_config(folder)
+    check_weights(folder, config)
+    check_generation_config(folder, config)
+    load_processor(folder)
+
+
 def load_model(folder: Path, trust_remote_code: bool = False, **options):
     """
     The model in a folder, in evaluation mode.
@@ -199,12 +228,7 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
             config does not fit, or the weights are int4 on a machine that cannot compute with them.
     """
     config = load_config(folder, trust_remote_code)
-    if is_int4(config) and not runs_int4():
-        raise ValueError(
-            f"The model {folder} has int4 weights, which need an NVIDIA GPU with mslk "
-            "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or the "
-            "model that it was made from."
-        )
+    check_runs_here(folder, config)
     auto_class = AutoModelForImageTextToText
     if not trust_remote_code:
         checkpoint = check_weights(folder, config)

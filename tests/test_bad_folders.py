@@ -59,6 +59,16 @@ BAD_INPUT = {
     "an index with a file of another folder": (ASK, "which is not a file name in its own folder", 2),
     "an index with a file by its whole path": (ASK, "which is not a file name in its own folder", 2),
     "weights both whole and in parts": (ASK, "are there twice", 2),
+    "a chat template without an end": (ASK, "takes more than 5 seconds for a short conversation", 2),
+    "a chat template of much text": (ASK, "makes more than 100000 characters of a short conversation", 2),
+    "a chat template of all memory": (ASK, "does not work (MemoryError", 2),
+    "a chat template that counts for ever": (ASK, "takes more than 5 seconds for a short conversation", 2),
+    "a chat template that is no template": (ASK, "does not work (TemplateSyntaxError", 2),
+    "a chat template that refuses": (ASK, "does not work (TemplateError: no", 2),
+    "a chat template without the image": (ASK, "writes 0 <image> for one image", 2),
+    "a chat template without the question": (ASK, "leaves out the question", 2),
+    "a chat template without query tokens": (ASK, "writes no <learnable>, the place of the query tokens", 2),
+    "a chat template that is a number": (ASK, "is a int, not a text", 2),
     "another name of the weights in the config": (ASK, "names a file of weights (transformers_weights)", 2),
 }
 
@@ -140,6 +150,19 @@ def twice(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}<image>"
+
+
+def template(text: str) -> Callable[[Path], None]:
+    """Another chat template."""
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
+def number_as_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    edit("processor_config.json", chat_template=5)(folder)
+
+
 CHANGES = {
     "fewer vision layers in the config than stored": edit("config.json", vision_config={"num_hidden_layers": 1}),
     "fewer decoder layers in the config than stored": edit("config.json", text_config={"num_hidden_layers": 2}),
@@ -182,6 +205,16 @@ CHANGES = {
     "an index with a file of another folder": indexed("../weights.safetensors"),
     "an index with a file by its whole path": indexed("ABOVE/weights.safetensors"),
     "weights both whole and in parts": twice,
+    "a chat template without an end": template(LOOPS),
+    "a chat template of much text": template("{% for i in range(99999) %}{{ messages }}{% endfor %}"),
+    "a chat template of all memory": template("{{ 'a' * 10 ** 10 }}"),
+    "a chat template that counts for ever": template("{{ 10 ** (10 ** 10) }}"),
+    "a chat template that is no template": template("{% for %}"),
+    "a chat template that refuses": template("{{ raise_exception('no') }}"),
+    "a chat template without the image": template("{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}"),
+    "a chat template without the question": template("<image><learnable>"),
+    "a chat template without query tokens": replaced("chat_template.jinja", "<learnable>", ""),
+    "a chat template that is a number": number_as_template,
     "another name of the weights in the config": edit("config.json", transformers_weights="model.safetensors"),
 }
 
@@ -220,7 +253,7 @@ def test_ask(given, broken, capsys):
     assert message.replace("MODEL", str(broken)) in error
 
 
-@pytest.mark.parametrize("given", BAD_INPUT)
+@pytest.mark.parametrize("given", [given for given in BAD_INPUT if "template" not in given])
 def test_quantize_writes_nothing(given, broken, tmp_path, capsys):
     status, error = run(capsys, "quantize", broken, tmp_path / "dst", "--weights", "int8")
     assert status == 2 and error.startswith("flashsloth quantize: error: ")
