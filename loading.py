@@ -17,7 +17,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from flashsloth import FlashSlothProcessor, register_auto_classes
 from flashsloth.folders.chat_template import check_chat_template
 from flashsloth.folders.config_file import read_config_file
-from flashsloth.folders.downloads import TOKENIZER_FILES, find_files, find_model
+from flashsloth.folders.downloads import TOKENIZER_FILES, check_is_repo_id, find_files, find_model, is_folder
 from flashsloth.folders.errors import config_errors, reading_errors, weight_errors
 from flashsloth.folders.fit import (
     REMEDY,
@@ -90,14 +90,13 @@ def find_flashsloth(name, revision: str | None = None) -> Path:
         OSError: If the Hub cannot be reached, or the connection is lost.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if is_folder(name):
         if revision:
             raise ValueError(f"'{name}' is a folder, which has no revision {revision}; a Hub repository may have one.")
         check_is_flashsloth(folder)
         return folder
     repo_id = str(name)
-    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"No model folder at '{name}'; give a folder or a Hub id such as owner/name.")
+    check_is_repo_id(repo_id)
     folder = find_files(f"{repo_id}@{revision}" if revision else repo_id, MODEL_FILES)
     check_is_flashsloth(folder)
     commit = folder.name
@@ -121,7 +120,8 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
         if trust_remote_code:
             return _class_in(folder, file, "AutoConfig").from_pretrained(folder)
         register_auto_classes()
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_processor(folder: Path, trust_remote_code: bool = False):
@@ -145,7 +145,7 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     config = load_config(folder) if (folder / CONFIG_NAME).is_file() else None
     check_processor_sizes(read_settings(file), config, file)
     register_auto_classes()
-    with reading_errors("processor", folder):
+    with reading_errors("processor", folder), quiet_transformers():
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     if not isinstance(processor, FlashSlothProcessor):
         raise ValueError(f"The processor in {folder} is a {type(processor).__name__}, not a FlashSloth's. {REMEDY}")

@@ -36,6 +36,7 @@ import torch
 from transformers import DynamicCache
 
 from flashsloth import FlashSlothConfig, FlashSlothProcessor, register_auto_classes
+from flashsloth.arguments import OneLineParser
 from flashsloth.bench.measure import (
     Clock,
     check_free_disk,
@@ -137,9 +138,7 @@ def _decode(folder: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="flashsloth bench quantize", description="Size and speed of quantized models."
-    )
+    parser = OneLineParser(prog="flashsloth bench quantize", description="Size and speed of quantized models.")
     parser.add_argument("--model", metavar="DIR", help="model folder (default: random weights of the published size)")
     parser.add_argument("--new-tokens", type=int, default=8, help="timed tokens (8)")
     parser.add_argument("--device", default=str(default_device()), help="cpu, cuda, mps... (%(default)s)")

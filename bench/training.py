@@ -37,6 +37,7 @@ from flashsloth import (
     FlashSlothProcessor,
     register_auto_classes,
 )
+from flashsloth.arguments import OneLineParser
 from flashsloth.bench.measure import Clock, default_dtype, device_name, peak_memory, print_table
 from flashsloth.bench.models import random_image, uncompressed_peer
 from flashsloth.loading import SHIPPED_CHECKPOINT, default_device
@@ -195,7 +196,7 @@ def _rows(args: argparse.Namespace) -> Dataset:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="flashsloth bench train", description="Time and memory of a training step.")
+    parser = OneLineParser(prog="flashsloth bench train", description="Time and memory of a training step.")
     for name, value, unit in (
         ("image-size", 384, "pixels along a side of the view"),
         ("patch-size", 14, "pixels along a side of a patch"),

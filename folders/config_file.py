@@ -2,14 +2,20 @@
 """A config.json as plain fields, with bounds on its numbers, before any library builds something from it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flashsloth.folders.json_files import read_settings
 
 
 # Lists of these lengths are made as soon as a config is read. No model comes near the bound.
-LISTED_COUNTS = ("num_labels", "num_hidden_layers", "num_query_tokens")
+LISTED_COUNTS = (
+    "num_labels",
+    "num_hidden_layers",
+    "num_query_tokens",
+    "image_suffix_length",
+    "turn_prefix_length",
+)
 MAX_COUNT = 100_000
 IMPLEMENTATION = "_implementation"  # how the fields end that choose a kernel, such as attn_implementation
 
@@ -23,8 +29,11 @@ def read_config_file(file: Path) -> dict:
             asks for code of a Hub repository.
     """
     fields = read_settings(file)
-    parts = [fields, *(value for value in fields.values() if isinstance(value, dict))]
+    parts = list(_objects(fields))
     for part in parts:
+        share = part.get("partial_rotary_factor")
+        if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
+            raise ValueError(f"{file} has partial_rotary_factor {share!r}, which is not a share above 0 and up to 1.")
         for name, value in part.items():
             # transformers would fetch a kernel of this name, and run it
             if name.endswith(IMPLEMENTATION) and "/" in str(value):
@@ -37,6 +46,14 @@ def read_config_file(file: Path) -> dict:
         if largest > MAX_COUNT:
             raise ValueError(f"{file} has {name} {largest}; no model has more than {MAX_COUNT}.")
     return fields
+
+
+def _objects(value) -> Iterator[dict]:
+    """All objects of a JSON value, at any depth."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects(item)
 
 
 def check_depth(fields: dict, names: Iterable[str], layers: str, where) -> None:

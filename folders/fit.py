@@ -7,6 +7,7 @@ that do not fit would load without a word, and answer wrongly.
 import math
 from pathlib import Path
 
+from PIL import Image
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor, FlashSlothProcessor
@@ -20,6 +21,7 @@ SIZES = ("num_query_tokens", "num_visual_tokens")  # that a processor has from t
 MAX_TILE_GRID = 16  # tiles along a side of an image; the published model has 2
 NUM_CHANNELS = 3  # of an RGB image
 GREY_LEVELS = 256
+MAX_PIXEL = 255  # of processed pixels, whose values are usually within 3 of 0
 
 # What a generation config may set, by kind; other settings need more than a model and its inputs.
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens")
@@ -54,9 +56,9 @@ def check_processor_sizes(fields: dict, config: FlashSlothConfig | None, where) 
     if config is not None:
         sizes["num_visual_tokens"] = config.num_visual_tokens
     for name in SIZES:
-        found = fields.get(name)
-        if found is None:
+        if name not in fields:
             continue
+        found = fields[name]
         if not _is_whole(found) or not 0 <= found <= MAX_COUNT:
             raise ValueError(f"{where} has {name} {found!r}, which is not a count of tokens. {REMEDY}")
         if name in sizes and found != sizes[name]:
@@ -74,19 +76,41 @@ def check_image_processor(image_processor: FlashSlothImageProcessor, where) -> N
         raise ValueError(f"The image processor in {where} has {name} {settings[name]!r}, which is not {needed}.")
 
     for name in ("image_mean", "image_std"):
-        values = settings[name] if isinstance(settings[name], list | tuple) else [settings[name]] * NUM_CHANNELS
+        values = _channels(settings[name])
         if len(values) != NUM_CHANNELS or not all(map(_is_finite, values)):
             refuse(name, "three finite numbers")
         if name == "image_std" and min(values) <= 0:
             refuse(name, "three numbers above 0")
     if not _is_finite(settings["rescale_factor"]) or settings["rescale_factor"] <= 0:
         refuse("rescale_factor", "a finite number above 0")
+    if settings["resample"] not in list(Image.Resampling):
+        refuse("resample", f"one of Pillow's filters, 0 to {max(Image.Resampling)}")
     for name, largest in (("tile_grid", MAX_TILE_GRID), ("fill_color", GREY_LEVELS - 1)):
         if not _is_whole(settings[name]) or not (name == "tile_grid") <= settings[name] <= largest:
             refuse(name, f"a whole number up to {largest}")
     for name in ("hd", "do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         if not isinstance(settings[name], bool):
             refuse(name, "true or false")
+    largest = _largest_pixel(settings)
+    if largest > MAX_PIXEL:
+        raise ValueError(
+            f"The image processor in {where} makes pixels of values up to {largest:g}, beyond {MAX_PIXEL}: its "
+            "rescale_factor, image_mean and image_std do not belong together."
+        )
+
+
+def _largest_pixel(settings: dict) -> float:
+    """The largest absolute value that an image processor makes of a grey level."""
+    scale = settings["rescale_factor"] if settings["do_rescale"] else 1
+    if not settings["do_normalize"]:
+        return scale * (GREY_LEVELS - 1)
+    pairs = zip(_channels(settings["image_mean"]), _channels(settings["image_std"]), strict=True)
+    return max(abs(scale * grey - mean) / std for mean, std in pairs for grey in (0, GREY_LEVELS - 1))
+
+
+def _channels(value) -> list:
+    """A value for each channel; a single one is that of all."""
+    return list(value) if isinstance(value, list | tuple) else [value] * NUM_CHANNELS
 
 
 def check_processor(processor: FlashSlothProcessor, config: FlashSlothConfig, where) -> None:
@@ -104,7 +128,7 @@ def check_processor(processor: FlashSlothProcessor, config: FlashSlothConfig, wh
     found = {name: vars(processor)[name] for name in SIZES}
     check_processor_sizes(found, config, where)
     side = config.vision_config.image_size
-    size = dict(processor.image_processor.size)
+    size = dict(processor.image_processor.size or {})
     if (size.get("height"), size.get("width")) != (side, side):
         raise ValueError(
             f"The image processor in {where} makes views of {size}, but the vision tower takes {side} x {side} "
@@ -124,7 +148,7 @@ def check_processor(processor: FlashSlothProcessor, config: FlashSlothConfig, wh
             f"{config.text_config.vocab_size} tokens. {REMEDY}"
         )
     positions = config.text_config.max_position_embeddings
-    if not _is_finite(tokenizer.model_max_length) or not 1 <= tokenizer.model_max_length <= positions:
+    if not _is_whole(tokenizer.model_max_length) or not 1 <= tokenizer.model_max_length <= positions:
         raise ValueError(
             f"The tokenizer in {where} has model_max_length {tokenizer.model_max_length!r}, but the decoder has "
             f"{positions} positions. {REMEDY}"

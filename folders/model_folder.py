@@ -15,6 +15,8 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
 from flashsloth.folders.config_file import check_depth, read_config_file
 from flashsloth.folders.errors import config_errors
+from flashsloth.folders.git_lfs import check_is_fetched
+from flashsloth.folders.new_folder import UNFINISHED_NAME
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
 
@@ -97,12 +99,20 @@ def check_is_flashsloth(folder: Path) -> None:
     Checks what kind of model a folder holds, before anything is built from it.
 
     Raises:
-        ValueError: If it is an adapter, has no config, or is another model than a FlashSloth.
+        ValueError: If it is an adapter, unfinished or not fetched, has no config, or is another model than a
+            FlashSloth.
     """
+    if UNFINISHED_NAME.search(folder.resolve().name):
+        raise ValueError(f"{folder} is left over from an interrupted command. Remove it and run the command again.")
+    check_is_fetched(folder)
     if (folder / ADAPTER_CONFIG_NAME).is_file():
         raise ValueError(
             f"{folder} is an adapter: merge it first (flashsloth merge {folder} DST), and use the result."
         )
+    if not (folder / CONFIG_NAME).is_file():
+        inside = [file.parent.name for file in sorted(folder.glob(f"*/{CONFIG_NAME}"))]
+        hint = f"Name the folder in it: {folder / inside[0]}" if inside else "Name the folder that was saved."
+        raise ValueError(f"{folder} holds no model: {folder / CONFIG_NAME} does not exist. {hint}")
     model_type = read_config_file(folder / CONFIG_NAME).get("model_type")
     if model_type != FlashSlothConfig.model_type:
         raise ValueError(

@@ -19,6 +19,7 @@ from datasets import concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth.arguments import OneLineParser
 from flashsloth.convert import compose
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, read_provenance, write_provenance
@@ -151,7 +152,7 @@ def measure(checkpoints: dict[str, Path], split: str, questions: int, small: int
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--work", type=Path, default=Path("build/tiny"), help="folder of all intermediate results (%(default)s)"
     )
