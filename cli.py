@@ -105,16 +105,18 @@ def run_ask(args: argparse.Namespace) -> None:
     from flashsloth.ask import ask, read_images
     from flashsloth.loading import SHIPPED_CHECKPOINT, load
 
-    images = read_images(args.image)
-    model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
-    _log(f"Loading {model_id}")
-    model, processor = load(model_id, args.revision, args.trust_remote_code, args.dtype)
-    dtype = str(model.dtype).removeprefix("torch.")
-    _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
-    if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
-        _log("Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd")
-    start = time.perf_counter()
     with _quiet_libraries():
+        images = read_images(args.image)
+        model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
+        _log(f"Loading {model_id}")
+        model, processor = load(model_id, args.revision, args.trust_remote_code, args.dtype)
+        dtype = str(model.dtype).removeprefix("torch.")
+        _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
+        if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
+            _log(
+                "Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd"
+            )
+        start = time.perf_counter()
         answer = ask(model, processor, args.question, images, args.hd, args.max_new_tokens, echo=not args.json)
     if args.json:
         print(json.dumps(asdict(answer), ensure_ascii=False))
@@ -134,12 +136,21 @@ def _has_seen_tiles(folder: str) -> bool:
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Keeps notices of libraries from between the words of an answer."""
+    """Keeps notices of libraries from between the words of an answer, and progress bars out of files and pipes."""
+    from transformers.utils import logging as transformers_logging
+
     from flashsloth.folders.new_folder import quiet_transformers
 
+    had_bars = transformers_logging.is_progress_bar_enabled()
     with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        if not sys.stderr.isatty():
+            transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if had_bars:
+                transformers_logging.enable_progress_bar()
 
 
 def run_convert(args: argparse.Namespace) -> None:

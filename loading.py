@@ -4,7 +4,6 @@ A model and its processor, from a folder or the Hub, on the device and in the dt
 wrong with the folder is one `ValueError` that says what and what to do.
 """
 
-import itertools
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -247,7 +246,12 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
                 f"The tensors of {folder} do not fit its config ({len(names)} {kind}, {names[0]} among them). "
                 "Download it again, or save it again."
             )
-    _check_finite(itertools.chain(model.named_parameters(), model.named_buffers()), folder)
+    _check_finite(model.named_parameters(), folder)
+    for name, tensor in model.named_buffers():  # computed from the config
+        if not is_finite(tensor):
+            raise ValueError(
+                f"{folder / CONFIG_NAME} makes {name} hold numbers that are not finite. Correct its sizes."
+            )
     return model
 
 

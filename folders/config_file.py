@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from transformers.activations import ACT2FN
+
 from flashsloth.folders.json_files import read_settings
 
 
@@ -17,6 +19,9 @@ LISTED_COUNTS = (
     "turn_prefix_length",
 )
 MAX_COUNT = 100_000
+# Fields of a rotary embedding that are divisors or shares, and their largest values.
+ROTARY = {"partial_rotary_factor": 1, "rope_theta": 1e15, "factor": 1e6}
+ACTIVATION = "hidden_act"  # how the fields end that name one
 IMPLEMENTATION = "_implementation"  # how the fields end that choose a kernel, such as attn_implementation
 
 
@@ -31,10 +36,16 @@ def read_config_file(file: Path) -> dict:
     fields = read_settings(file)
     parts = list(_objects(fields))
     for part in parts:
-        share = part.get("partial_rotary_factor")
-        if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1):
-            raise ValueError(f"{file} has partial_rotary_factor {share!r}, which is not a share above 0 and up to 1.")
+        for name in ROTARY.keys() & part.keys():
+            value = part[name]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value <= ROTARY[name]):
+                raise ValueError(
+                    f"{file} has {name} {value!r}, which is not a number above 0 and up to {ROTARY[name]}."
+                )
         for name, value in part.items():
+            if name.endswith(ACTIVATION) and (not isinstance(value, str) or value not in ACT2FN):
+                raise ValueError(f"{file} has {name} {value!r}, an activation that transformers does not know.")
             # transformers would fetch a kernel of this name, and run it
             if name.endswith(IMPLEMENTATION) and "/" in str(value):
                 raise ValueError(

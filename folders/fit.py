@@ -21,7 +21,9 @@ SIZES = ("num_query_tokens", "num_visual_tokens")  # that a processor has from t
 MAX_TILE_GRID = 16  # tiles along a side of an image; the published model has 2
 NUM_CHANNELS = 3  # of an RGB image
 GREY_LEVELS = 256
-MAX_PIXEL = 255  # of processed pixels, whose values are usually within 3 of 0
+# Of processed pixels, whose values usually lie within 3 of 0, with about 2 between black and white.
+MAX_PIXEL = 255
+MIN_CONTRAST = 0.1
 
 # What a generation config may set, by kind; other settings need more than a model and its inputs.
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens")
@@ -91,21 +93,21 @@ def check_image_processor(image_processor: FlashSlothImageProcessor, where) -> N
     for name in ("hd", "do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
         if not isinstance(settings[name], bool):
             refuse(name, "true or false")
-    largest = _largest_pixel(settings)
-    if largest > MAX_PIXEL:
-        raise ValueError(
-            f"The image processor in {where} makes pixels of values up to {largest:g}, beyond {MAX_PIXEL}: its "
-            "rescale_factor, image_mean and image_std do not belong together."
-        )
+    for black, white in _extremes(settings):
+        if max(abs(black), abs(white)) > MAX_PIXEL or white - black < MIN_CONTRAST:
+            raise ValueError(
+                f"The image processor in {where} turns black into {black:g} and white into {white:g}: its "
+                "rescale_factor, image_mean and image_std do not belong together."
+            )
 
 
-def _largest_pixel(settings: dict) -> float:
-    """The largest absolute value that an image processor makes of a grey level."""
-    scale = settings["rescale_factor"] if settings["do_rescale"] else 1
+def _extremes(settings: dict) -> list[tuple[float, float]]:
+    """What an image processor makes of the darkest and of the brightest pixel, for each channel."""
+    white = (GREY_LEVELS - 1) * (settings["rescale_factor"] if settings["do_rescale"] else 1)
     if not settings["do_normalize"]:
-        return scale * (GREY_LEVELS - 1)
+        return [(0, white)]
     pairs = zip(_channels(settings["image_mean"]), _channels(settings["image_std"]), strict=True)
-    return max(abs(scale * grey - mean) / std for mean, std in pairs for grey in (0, GREY_LEVELS - 1))
+    return [((0 - mean) / std, (white - mean) / std) for mean, std in pairs]
 
 
 def _channels(value) -> list:

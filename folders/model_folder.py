@@ -30,7 +30,7 @@ TOWER_LAYERS = {
     "text_config": "model.language_model.layers.",
     "vision_config": "model.vision_tower.encoder.layers.",
 }
-MAX_LISTED = 20  # tensors named per kind of mistake; the rest is counted
+MAX_LISTED = 5  # tensors named per kind of mistake; the rest is counted
 
 
 REMEDY = "Download the model again, or save it again."

@@ -4,8 +4,10 @@ Model folders whose parts do not fit each other, are damaged or hostile: each co
 line that names what is wrong and what to do, before it costs time or memory.
 """
 
+import itertools
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import torch
 from model_folders import error_of, read_json, with_config
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from samples import make_model
+from samples import make_image, make_model
 
 from flashsloth import cli
 from flashsloth.convert.quantization import quantize
@@ -69,6 +71,13 @@ BAD_INPUT = {
     "a chat template without the question": (ASK, "leaves out the question", 2),
     "a chat template without query tokens": (ASK, "writes no <learnable>, the place of the query tokens", 2),
     "a chat template that is a number": (ASK, "is a int, not a text", 2),
+    "an unknown activation in the config": (ASK, "has hidden_act 'gelo', an activation that transformers does not", 2),
+    "a rotary embedding that is not finite": (ASK, "has rope_theta 0, which is not a number above 0", 2),
+    "an image_std beyond reason": (ASK, "do not belong together", 2),
+    "an adapter": (ASK, "is an adapter: merge it first (flashsloth merge MODEL DST)", 2),
+    "a clone without Git LFS": (ASK, "model.safetensors is a pointer of Git LFS, not the file itself", 2),
+    "an empty folder": (ASK, "config.json does not exist. Name the folder that was saved", 2),
+    "the folder above a model": (ASK, "config.json does not exist. Name the folder in it: MODEL/inner", 2),
     "another name of the weights in the config": (ASK, "names a file of weights (transformers_weights)", 2),
 }
 
@@ -163,6 +172,23 @@ def number_as_template(folder: Path) -> None:
     edit("processor_config.json", chat_template=5)(folder)
 
 
+def pointer(folder: Path) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "model.safetensors").write_text(text)
+
+
+def emptied(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def moved_down(folder: Path) -> None:
+    files = list(folder.iterdir())
+    (folder / "inner").mkdir()
+    for file in files:
+        file.rename(folder / "inner" / file.name)
+
+
 CHANGES = {
     "fewer vision layers in the config than stored": edit("config.json", vision_config={"num_hidden_layers": 1}),
     "fewer decoder layers in the config than stored": edit("config.json", text_config={"num_hidden_layers": 2}),
@@ -215,6 +241,15 @@ CHANGES = {
     "a chat template without the question": template("<image><learnable>"),
     "a chat template without query tokens": replaced("chat_template.jinja", "<learnable>", ""),
     "a chat template that is a number": number_as_template,
+    "an unknown activation in the config": edit("config.json", text_config={"hidden_act": "gelo"}),
+    "a rotary embedding that is not finite": edit(
+        "config.json", text_config={"rope_parameters": {"rope_type": "default", "rope_theta": 0}}
+    ),
+    "an image_std beyond reason": edit("processor_config.json", image_processor={"image_std": [1e30, 0.5, 0.5]}),
+    "an adapter": edit("adapter_config.json", peft_type="LORA"),
+    "a clone without Git LFS": pointer,
+    "an empty folder": emptied,
+    "the folder above a model": moved_down,
     "another name of the weights in the config": edit("config.json", transformers_weights="model.safetensors"),
 }
 
@@ -258,6 +293,142 @@ def test_quantize_writes_nothing(given, broken, tmp_path, capsys):
     status, error = run(capsys, "quantize", broken, tmp_path / "dst", "--weights", "int8")
     assert status == 2 and error.startswith("flashsloth quantize: error: ")
     assert [file.name for file in tmp_path.iterdir() if "dst" in file.name] == []
+
+
+# For each command that reads a model folder, what it says of one whose parts do not fit.
+OTHER_COMMANDS = {
+    "convert back": ["convert", "--to-original", "MODEL", "DST"],
+    "data check": ["data", "check", "STAGE"],
+    "train": ["train", "STAGE", "max_steps=1", "use_cpu=true", "bf16=false"],
+    "merge": ["merge", "ADAPTER", "DST", "--base", "MODEL"],
+    "push": ["push", "--dry-run", "--license", "mit", "MODEL", "lab/model"],
+    "bench": ["bench", "--model", "MODEL", "--no-peer", "--repeats", "1", "--new-tokens", "1"],
+}
+WRONG_PROCESSOR = "another number of visual tokens in the processor"
+WRONG_WEIGHTS = "fewer vision layers in the config than stored"
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        *((command, WRONG_WEIGHTS) for command in OTHER_COMMANDS if command != "data check"),
+        *((command, WRONG_PROCESSOR) for command in OTHER_COMMANDS if command != "bench"),
+        *((command, "a clone without Git LFS") for command in OTHER_COMMANDS),
+    ],
+)
+def test_other_commands(command, given, broken, tmp_path, capsys):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "x"}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    rows = [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    stage = {"model": broken, "data": tmp_path / "rows.json", "output_dir": tmp_path / "out", "trainable": ["lm_head"]}
+    (tmp_path / "stage.yaml").write_text(json.dumps(stage, default=str))
+    places = {"MODEL": broken, "ADAPTER": adapter, "DST": tmp_path / "dst", "STAGE": tmp_path / "stage.yaml"}
+    words = [places.get(word, word) for word in OTHER_COMMANDS[command]]
+    status, error = run(capsys, *words)
+    assert status == 2
+    assert error.startswith(f"flashsloth {command.removesuffix(' back')}: error: ")
+    assert BAD_INPUT[given][1].replace("MODEL", str(broken)) in error
+
+
+# Values of the wrong type, or far from any that a model has.
+WRONG = [None, [], {}, "x", 10**30, -1, [[{"a": []}]], True, 1.5, 0]
+JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+)
+# Fields whose other values make another model, which is not to be told from the right one.
+OTHER_MODELS = {
+    "query_base_token_id",
+    "query_layer",
+    "layer_norm_eps",
+    "rope_theta",
+    "hd",
+    "image_mean",
+    "image_std",
+    "resample",
+    "pre_tokenizer",
+    "add_prefix_space",
+    "decoder",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+}
+SAMPLES = 40  # of the wrong values of each file
+
+
+def places(value, place: tuple = ()) -> Iterator[tuple]:
+    """Where a JSON value has values in it, as keys and indices from the outside; long lists are not followed."""
+    yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in itertools.islice(items, 20):
+        yield from places(item, (*place, key))
+
+
+def with_value(content, place: tuple, value):
+    """A JSON value with another one at a place of it."""
+    if not place:
+        return value
+    content = content.copy()
+    content[place[0]] = with_value(content[place[0]], place[1:], value)
+    return content
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_wrong_values_anywhere(name, folder, tmp_path, capsys):
+    """A wrong value is an error of one line, or it does not matter."""
+    model = with_config(folder, tmp_path / "model")
+    make_image(0).save(tmp_path / "image.png")
+    question = ["ask", "--model", str(model), "--image", str(tmp_path / "image.png"), "--max-new-tokens", "4", "What?"]
+    assert cli.main(question) == 0
+    right = capsys.readouterr().out
+    content = read_json(folder / name)
+    cases = list(itertools.product(places(content), WRONG))
+    for place, value in random.Random(0).sample(cases, min(SAMPLES, len(cases))):
+        (model / name).write_text(json.dumps(with_value(content, place, value)))
+        status = cli.main(question)
+        output = capsys.readouterr()
+        case = f"{name} {place} {value!r}: {output.err}"
+        if status:
+            assert status == 2 and output.out == "", case
+            assert [line for line in output.err.splitlines() if not line.startswith(("Loading ", "Loaded "))] == [
+                output.err.splitlines()[-1]
+            ], case
+            assert output.err.splitlines()[-1].startswith("flashsloth ask: error: "), case
+        else:
+            assert output.out == right or OTHER_MODELS.intersection(place), case
+
+
+RAW = {
+    "nothing": b"",
+    "no text": b"\xff\xfe",
+    "zeros": bytes(50),
+    "a list": b"[]",
+    "null": b"null",
+    "a string": b'"x"',
+    "an open bracket": b"{",
+    "depth": b'{"a":' * 100_000,
+    "many digits": b"1" * 10_000,
+}
+
+
+@pytest.mark.parametrize("raw", RAW)
+def test_files_that_hold_something_else(raw, folder, tmp_path, capsys):
+    names = [*JSON_FILES, "model.safetensors", "chat_template.jinja"]
+    for name in names:
+        model = with_config(folder, tmp_path / name)
+        (model / name).write_bytes(RAW[raw])
+        status = cli.main(["ask", "--model", str(model), "--max-new-tokens", "1", "What?"])
+        output = capsys.readouterr()
+        # an empty template is none, and the package has one
+        assert status == (0 if (name, raw) == ("chat_template.jinja", "nothing") else 2), name
+        if status:
+            (error,) = [line for line in output.err.splitlines() if not line.startswith("Loading ")]
+            assert error.startswith("flashsloth ask: error: ") and str(model) in error
 
 
 @pytest.mark.parametrize("given", ["fewer vision layers in the config than stored", "an infinite weight"])
