@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         _discard_output()
         if status == 0:  # else the same error is reported already
-            _log(f"{PROG}: error: the output cannot be written: {error.strerror}")
+            _log(f"{PROG}: error: the output cannot be written: {_describe(error)}")
         return 1
     return status
 
@@ -384,8 +384,17 @@ def _report(error: Exception, args: argparse.Namespace, status: int) -> int:
     """Writes an error as one line, and returns the exit status."""
     if args.traceback:
         traceback.print_exc()
-    _log(f"{args.prog}: error: {' '.join(str(error).split()) or type(error).__name__}")
+    _log(f"{args.prog}: error: {_describe(error)}")
     return status
+
+
+def _describe(error: Exception) -> str:
+    """An error in one line; of one of the system, its file and its words without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

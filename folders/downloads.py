@@ -104,7 +104,7 @@ def check_is_repo_id(name: str) -> None:
     """
     repo_id = name.partition("@")[0]
     if Path(name).is_file():
-        hint = " An image is given with --image." if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
+        hint = " An image is given with ask --image." if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
         raise FileNotFoundError(f"'{name}' is a file, not a model folder.{hint}")
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
         raise FileNotFoundError(f"No model folder at '{name}'; give a folder or a Hub id such as owner/name.")

@@ -133,7 +133,7 @@ def test_names_that_cannot_be_on_the_hub(find, name):
 
 
 def test_files_in_the_place_of_a_folder(tmp_path):
-    for name, hint in (("model.safetensors", ""), ("photo.JPG", " An image is given with --image.")):
+    for name, hint in (("model.safetensors", ""), ("photo.JPG", " An image is given with ask --image.")):
         (tmp_path / name).touch()
         with pytest.raises(FileNotFoundError, match=f"{name}' is a file, not a model folder.{hint}$"):
             find_model(tmp_path / name)
