@@ -297,6 +297,7 @@ def test_quantize_writes_nothing(given, broken, tmp_path, capsys):
 
 # For each command that reads a model folder, what it says of one whose parts do not fit.
 OTHER_COMMANDS = {
+    "train --plan": ["train", "STAGE", "--plan"],
     "convert back": ["convert", "--to-original", "MODEL", "DST"],
     "data check": ["data", "check", "STAGE"],
     "train": ["train", "STAGE", "max_steps=1", "use_cpu=true", "bf16=false"],
@@ -312,7 +313,7 @@ WRONG_WEIGHTS = "fewer vision layers in the config than stored"
     ("command", "given"),
     [
         *((command, WRONG_WEIGHTS) for command in OTHER_COMMANDS if command != "data check"),
-        *((command, WRONG_PROCESSOR) for command in OTHER_COMMANDS if command != "bench"),
+        *((command, WRONG_PROCESSOR) for command in OTHER_COMMANDS if command not in ("bench", "train --plan")),
         *((command, "a clone without Git LFS") for command in OTHER_COMMANDS),
     ],
 )
@@ -329,7 +330,7 @@ def test_other_commands(command, given, broken, tmp_path, capsys):
     words = [places.get(word, word) for word in OTHER_COMMANDS[command]]
     status, error = run(capsys, *words)
     assert status == 2
-    assert error.startswith(f"flashsloth {command.removesuffix(' back')}: error: ")
+    assert error.startswith(f"flashsloth {command.removesuffix(' back').removesuffix(' --plan')}: error: ")
     assert BAD_INPUT[given][1].replace("MODEL", str(broken)) in error
 
 
