@@ -38,7 +38,19 @@ COUNTS = {  # and their smallest values
     "top_k": 0,
 }
 POSITIVE = ("length_penalty", "min_p", "repetition_penalty", "temperature", "top_p", "typical_p")
-SWITCHES = ("do_sample", "early_stopping", "output_attentions", "output_hidden_states", "use_cache")
+SWITCHES = (
+    "do_sample",
+    "early_stopping",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "return_dict_in_generate",
+    "use_cache",
+)
+WORDS = {"cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static")}
 NOTES = ("transformers_version", "_from_model_config")
 
 
@@ -199,6 +211,8 @@ def _is_setting(name: str, value) -> bool:
         return _is_whole(value) and COUNTS[name] <= value <= MAX_COUNT
     if name in POSITIVE:
         return _is_finite(value) and value > 0
+    if name in WORDS:
+        return value in WORDS[name]
     return name in SWITCHES and isinstance(value, bool)
 
 

@@ -19,6 +19,7 @@ from samples import make_image, make_model
 
 from flashsloth import cli
 from flashsloth.convert.quantization import quantize
+from flashsloth.folders import config_file
 from flashsloth.folders.tensors import is_finite
 from flashsloth.loading import load, load_model
 
@@ -437,6 +438,26 @@ def test_what_a_quantized_base_of_training_is_made_of(given, broken):
     options = {"quantization_config": "nf4"}  # refused before bitsandbytes is asked
     message = BAD_INPUT[given][1].replace("MODEL", str(broken))
     assert message in error_of(load_model, broken, **options)
+
+
+def test_settings_that_a_folder_may_have(folder, tmp_path):
+    """Another template that makes room for all, and every usual way to generate."""
+    model = with_config(folder, tmp_path / "model")
+    replaced("chat_template.jinja", "USER: ", "HUMAN: {% for i in range(3) %}.{% endfor %}")(model)
+    edit("generation_config.json", do_sample=True, temperature=0.7, top_p=0.9, num_beams=4, eos_token_id=[257, 10])(
+        model
+    )
+    edit("processor_config.json", image_processor={"image_mean": 0.48, "image_std": 0.27, "tile_grid": 3})(model)
+    loaded, processor = load(str(model))
+    assert loaded.generation_config.num_beams == 4 and processor.image_processor.tile_grid == 3
+
+
+def test_numbers_that_the_config_makes_not_finite(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(config_file, "ROTARY", {})
+    edit("config.json", text_config={"rope_parameters": {"rope_theta": 0}})(with_config(folder, tmp_path / "model"))
+    assert "config.json makes model.language_model.rotary_emb.inv_freq hold numbers that are not finite" in error_of(
+        load, str(tmp_path / "model")
+    )
 
 
 def test_a_quantized_model_is_compared_with_its_config_too(folder, tmp_path):

@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
-from flashsloth import cli, loading
+from flashsloth import FlashSlothForCausalLM, cli, loading
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
@@ -63,35 +65,83 @@ def test_version(capsys):
 # What is given: the words of the command, a part of the message, and the exit status. FILE is a text file, IMAGE an
 # image, EMPTY an empty folder and UNFINISHED one that an interrupted command left.
 BAD_INPUT = {
-    "an image in the place of the question": ("ask IMAGE", "is an image, not a question: ask --image", 2),
-    "an image before the question": ("ask IMAGE What?", "is an image, not a question: ask --image", 2),
-    "an image behind the question": ("ask What? IMAGE", "is an image, not a question: ask --image", 2),
-    "an image that is not there": ("ask --image nope.png What?", "The image 'nope.png' does not exist", 2),
-    "a word for an image": ("ask --image abcd What?", "The image 'abcd' does not exist: give an image file or", 2),
-    "a folder for an image": ("ask --image EMPTY What?", "is a folder: give an image file or a URL", 2),
-    "a text file for an image": ("ask --image FILE What?", "is not in a format that Pillow knows", 2),
-    "an image and a wrong one": ("ask --image IMAGE --image FILE What?", "file.txt' is not in a format", 2),
-    "a URL without a server": ("ask --image http://127.0.0.1:9/a.png What?", "http://127.0.0.1:9/a.png' cannot be", 2),
-    "a data URL that is cut": ("ask --image data:image/png;base64,AAAA What?", "is not in a format that Pillow", 2),
-    "an image for a model": ("ask --model IMAGE What?", "is a file, not a model folder. An image is given with", 2),
-    "a file for a model": ("ask --model FILE What?", "file.txt' is a file, not a model folder.", 2),
-    "an empty name for a model": ("ask --model= What?", "No model folder at ''", 2),
-    "an empty folder for a model": ("ask --model EMPTY What?", "config.json does not exist. Name the folder that", 2),
-    "a folder that was left over": ("ask --model UNFINISHED What?", "is left over from an interrupted command", 2),
-    "bytes that are no text": ("ask \udcff", "the argument '\\udcff' is not valid UTF-8", 2),
-    "an unknown option of a command": ("push --nope EMPTY lab/model", "flashsloth push: error: unrecognized", 2),
-    "an unknown option of a benchmark": ("bench --nope", "flashsloth bench: error: unrecognized arguments", 2),
-    "a wrong number for a benchmark": ("bench train --rows x", "flashsloth bench train: error: argument --rows", 2),
-    "a word too many for a benchmark": ("bench quantize word", "flashsloth bench quantize: error: unrecogn", 2),
-    "no folder to convert": ("convert nope DST", "No model folder at 'nope'; give a folder or a Hub id", 2),
-    "no folder to quantize": ("quantize nope DST --weights int8", "No model folder at 'nope'", 2),
-    "an image to quantize": ("quantize IMAGE DST --weights int8", "is a file, not a model folder", 2),
-    "no folder to push": ("push nope lab/model", "nope is not a folder", 2),
-    "no adapter to merge": ("merge nope DST", "No adapter at 'nope'", 2),
-    "no stage": ("train nope.yaml", "'nope.yaml'", 2),
-    "a folder for a stage": ("data check EMPTY", "flashsloth data check: error: ", 2),
-    "no language model": ("compose --language-model nope --vision-model nope DST", "No model folder at 'nope'", 2),
-    "no name of a language model": ("compose --language-model= --vision-model nope DST", "No model folder at ''", 2),
+    "an image in the place of the question": ("flashsloth ask IMAGE", "is an image, not a question: ask --image", 2),
+    "an image before the question": ("flashsloth ask IMAGE What?", "is an image, not a question: ask --image", 2),
+    "an image behind the question": ("flashsloth ask What? IMAGE", "is an image, not a question: ask --image", 2),
+    "an image that is not there": ("flashsloth ask --image nope.png What?", "The image 'nope.png' does not exist", 2),
+    "a word for an image": (
+        "flashsloth ask --image abcd What?",
+        "The image 'abcd' does not exist: give an image file or",
+        2,
+    ),
+    "a folder for an image": ("flashsloth ask --image EMPTY What?", "is a folder: give an image file or a URL", 2),
+    "a text file for an image": ("flashsloth ask --image FILE What?", "is not in a format that Pillow knows", 2),
+    "an image and a wrong one": ("flashsloth ask --image IMAGE --image FILE What?", "file.txt' is not in a format", 2),
+    "a URL without a server": (
+        "flashsloth ask --image http://127.0.0.1:9/a.png What?",
+        "http://127.0.0.1:9/a.png' cannot be",
+        2,
+    ),
+    "a data URL that is cut": (
+        "flashsloth ask --image data:image/png;base64,AAAA What?",
+        "is not in a format that Pillow",
+        2,
+    ),
+    "an image for a model": (
+        "flashsloth ask --model IMAGE What?",
+        "is a file, not a model folder. An image is given with",
+        2,
+    ),
+    "a file for a model": ("flashsloth ask --model FILE What?", "file.txt' is a file, not a model folder.", 2),
+    "an empty name for a model": ("flashsloth ask --model= What?", "No model folder at ''", 2),
+    "an empty folder for a model": (
+        "flashsloth ask --model EMPTY What?",
+        "config.json does not exist. Name the folder that",
+        2,
+    ),
+    "a folder that was left over": (
+        "flashsloth ask --model UNFINISHED What?",
+        "is left over from an interrupted command",
+        2,
+    ),
+    "bytes that are no text": ("flashsloth ask \udcff", "the argument '\\udcff' is not valid UTF-8", 2),
+    "an unknown option of a command": (
+        "flashsloth push --nope EMPTY lab/model",
+        "flashsloth push: error: unrecognized",
+        2,
+    ),
+    "an unknown option of a benchmark": (
+        "flashsloth bench --nope",
+        "flashsloth bench: error: unrecognized arguments",
+        2,
+    ),
+    "a wrong number for a benchmark": (
+        "flashsloth bench train --rows x",
+        "flashsloth bench train: error: argument --rows",
+        2,
+    ),
+    "a word too many for a benchmark": (
+        "flashsloth bench quantize word",
+        "flashsloth bench quantize: error: unrecogn",
+        2,
+    ),
+    "no folder to convert": ("flashsloth convert nope DST", "No model folder at 'nope'; give a folder or a Hub id", 2),
+    "no folder to quantize": ("flashsloth quantize nope DST --weights int8", "No model folder at 'nope'", 2),
+    "an image to quantize": ("flashsloth quantize IMAGE DST --weights int8", "is a file, not a model folder", 2),
+    "no folder to push": ("flashsloth push nope lab/model", "nope is not a folder", 2),
+    "no adapter to merge": ("flashsloth merge nope DST", "No adapter at 'nope'", 2),
+    "no stage": ("flashsloth train nope.yaml", "'nope.yaml'", 2),
+    "a folder for a stage": ("flashsloth data check EMPTY", "flashsloth data check: error: ", 2),
+    "no language model": (
+        "flashsloth compose --language-model nope --vision-model nope DST",
+        "No model folder at 'nope'",
+        2,
+    ),
+    "no name of a language model": (
+        "flashsloth compose --language-model= --vision-model nope DST",
+        "No model folder at ''",
+        2,
+    ),
 }
 
 
@@ -103,22 +153,37 @@ def test_bad_input_is_one_line(given, image, tmp_path, monkeypatch, capsys):
     Path(names["FILE"]).write_text("text")
     Path(names["EMPTY"]).mkdir()
     shutil.copytree(SHIPPED_CHECKPOINT, names["UNFINISHED"])
-    words, message, status = BAD_INPUT[given]
+    command, message, status = BAD_INPUT[given]
+    words = command.split()[1:]
     try:
-        found = cli.main([names.get(word, word) for word in words.split()])
+        found = cli.main([names.get(word, word) for word in words])
     except SystemExit as stop:  # of argparse
         found = stop.code
     output = capsys.readouterr()
     (line,) = [line for line in output.err.splitlines() if not line.startswith(("Loading ", "Building "))]
     assert found == status and output.out == ""
-    assert line.startswith(f"flashsloth {words.split()[0]}") and ": error: " in line and message in line
-    assert "Errno" not in line or "http" in words
+    assert line.startswith(f"flashsloth {words[0]}") and ": error: " in line and message in line
+    assert "Errno" not in line or "http" in command
     assert not Path("DST").exists()
 
 
 def test_images_are_opened_before_the_model_is_loaded(capsys):
     assert cli.main(["ask", "--image", "nope.png", "What?"]) == 2
     assert "Loading" not in capsys.readouterr().err
+
+
+def test_notices_of_libraries_stay_out_of_the_answer(image, monkeypatch, capsys):
+    generate = FlashSlothForCausalLM.generate
+
+    def with_notices(*args, **kwargs):
+        warnings.warn("a notice of torch", stacklevel=1)
+        transformers_logging.get_logger("transformers.generation").warning("a notice of transformers")
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(FlashSlothForCausalLM, "generate", with_notices)
+    assert cli.main(["ask", "--image", image, "--max-new-tokens", "4", "What colour is the square?"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["Loading", "Loaded", "Answer:", "Answered"]
 
 
 def test_a_wrong_answer_in_high_definition_is_announced(image, tmp_path, capsys):
