@@ -21,6 +21,7 @@ from huggingface_hub.lfs import UploadInfo
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 from tqdm import tqdm
 
+from flashsloth.loading import check_folder, check_runs_here
 from flashsloth.publish.card import NO_REVISION, card_files, pinned_revision
 from flashsloth.publish.connection import clear_errors, redact, redacted_logs, retried
 from flashsloth.publish.release import Release, is_release_file, read_release
@@ -111,6 +112,7 @@ def contents(
             f"--keep-card makes no model card, in which {', '.join(given)} would stand: leave out one or the other."
         )
     release = read_release(folder, keep_card, base_models)
+    check_folder(release.folder)
     return release, {} if keep_card else card_files(release, repo_id, **card_options)
 
 
@@ -166,6 +168,7 @@ def push(
     with redacted_logs(token):
         with clear_errors(repo_id, token):
             user = retried(upload.check_rights)
+        check_runs_here(release.folder, release.config)
         try_folder(release.folder)
         with clear_errors(repo_id, token):
             return redact(retried(lambda: upload.run(user)), token)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
+from flashsloth.arguments import OneLineParser
 from flashsloth.folders.model_folder import EVALUATION_FILE
 from flashsloth.loading import load_model, load_processor
 from flashsloth.tiny.data import make_dataset
@@ -197,7 +198,7 @@ def score(dataset: str, kind: str, value: float, n: int, split: str, command: st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoints",
         type=Path,

@@ -16,9 +16,10 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from flashsloth.folders.downloads import find_files
+from flashsloth.folders.fit import check_processor
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.loading import load, load_processor
+from flashsloth.loading import find_flashsloth, is_quantized, load, load_config, load_processor
 from flashsloth.train.config import LoraSettings
 
 
@@ -132,13 +133,20 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
     if base is None and not named:
         raise ValueError(f"The adapter at '{adapter}' does not say what it was trained on: name it with --base.")
     try:
-        model, processor = load(base or named)
+        folder = find_flashsloth(base or named)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error} The adapter was trained on '{named}': name that model with --base."
         ) from error
+    if is_quantized(load_config(folder)):
+        raise ValueError(
+            f"{base or named} is quantized, which would round the adapter away: name the model that it was made from "
+            "with --base."
+        )
+    model, processor = load(folder)
     if (adapter / "processor_config.json").is_file():
         processor = load_processor(adapter)
+        check_processor(processor, model.config, adapter)
     with new_folder(dst) as folder:
         merged = _attach(model, adapter).merge_and_unload(safe_merge=True)
         with quiet_transformers():
