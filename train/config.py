@@ -68,6 +68,10 @@ DERIVED = {
     "remove_unused_columns": "columns that the model does not read are always left out",
 }
 
+# Fields of `trl.SFTConfig` by which the trainer itself would publish a run: its output folder as it is, with pickles,
+# paths of this machine and folders that are half written.
+PUBLISHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_always_push", "hub_revision")
+
 
 @strict
 @dataclass
@@ -167,6 +171,7 @@ class StageConfig(SFTConfig):
     def __post_init__(self):
         self._check_types()
         self._check_stage()
+        self._check_publishing()
         self._check_quantities()
         if self.bf16 is None and (self.use_cpu or not torch.accelerator.is_available()) and not has_fast_bfloat16():
             self.bf16 = False  # which TRL turns on
@@ -227,6 +232,21 @@ class StageConfig(SFTConfig):
             rows = getattr(self, name)
             if rows is not None and rows < 1:
                 raise ValueError(f"{name} is {rows!r}: it has to be a number of rows, 1 or more")
+
+    def _check_publishing(self) -> None:
+        for default in fields(SFTConfig):
+            if default.name in PUBLISHING and getattr(self, default.name) not in (default.default, None):
+                raise ValueError(
+                    f"{default.name} is set, but a run publishes nothing: leave it out, and publish the finished "
+                    f"model by `flashsloth push {self.output_dir}/model OWNER/NAME --private`"
+                )
+        if self.trackio_space_id is not None and self.hub_private_repo is None:
+            raise ValueError(
+                f"trackio_space_id is {self.trackio_space_id!r}, a Space that everybody can read: set "
+                "hub_private_repo=true, or false if it shall be public"
+            )
+        if self.trackio_space_id is None and self.hub_private_repo is not None:
+            raise ValueError("hub_private_repo is set, but there is no trackio_space_id that it would be for")
 
     def _check_quantities(self) -> None:
         quantities = {name: getattr(self, name) for name in QUANTITIES}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate.data_loader import IterableDatasetShard, SeedableRandomSampler
 from datasets import IterableDataset
+from huggingface_hub.constants import REPOCARD_NAME
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import TrainerCallback
@@ -209,6 +210,11 @@ class FlashSlothTrainer(SFTTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with unsharded_class(self.model):
             super()._save(output_dir, state_dict)
+        # PEFT's model card of an adapter, with paths of this machine; `flashsloth push` writes the card.
+        (Path(output_dir or self.args.output_dir) / REPOCARD_NAME).unlink(missing_ok=True)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Writes none: a card in the output folder would be of no use to the model's folder, and `push` writes one."""
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         folder = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"

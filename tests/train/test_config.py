@@ -310,6 +310,29 @@ def test_bad_settings_are_named(file, override, message):
     assert "\n" not in str(error.value)
 
 
+BAD_INPUT = {
+    "push_to_hub": (
+        "push_to_hub=true",
+        "push_to_hub is set, .* model by `flashsloth push out/model OWNER/NAME --private`",
+    ),
+    "hub_model_id": ("hub_model_id=owner/name", "hub_model_id is set, but a run publishes nothing"),
+    "hub_strategy": ("hub_strategy=all_checkpoints", "hub_strategy is set"),
+    "hub_token": ("hub_token=secret", "hub_token is set"),
+    "a Space of trackio": (
+        "trackio_space_id=owner/space",
+        "'owner/space', a Space that everybody can read: set hub_p",
+    ),
+    "hub_private_repo": ("hub_private_repo=true", "there is no trackio_space_id"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_named(file, override, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_config(file, [override])
+    assert "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_hd"])
 def test_shipped_configs_hold_the_published_schedule(name):
     stage = read_config(CONFIGS / f"{name}.yaml", ["use_cpu=true"], num_processes=8)

@@ -136,6 +136,14 @@ def test_checkpoints_are_complete_folders(finished, chats):
     assert (finished / "checkpoint-2" / "modeling_flashsloth.py").is_file()
 
 
+def test_no_card_of_a_library_is_left_in_a_run(finished, start, tmp_path):
+    """They name paths of this machine, and nothing of what the model is; `push` writes the card."""
+    assert not list(finished.rglob("README.md"))
+    run("lora", start, tmp_path, "max_steps=1", "save_steps=1")
+    assert not list(tmp_path.rglob("README.md"))
+    assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
+
+
 def test_a_finished_stage_is_not_trained_again(finished, start):
     written = (finished / "model" / "model.safetensors").stat().st_mtime_ns
     same = ("learning_rates={model.pooling: 1e-3}", "logging_steps=2")
