@@ -29,7 +29,8 @@ from trl import SFTConfig
 
 from flashsloth.loading import has_fast_bfloat16
 from flashsloth.train.data.sources import DataSource
-from flashsloth.train.settings import as_list, read_settings
+from flashsloth.train.data.wording import shorten
+from flashsloth.train.settings import Origin, as_list, read_settings
 
 
 # Seconds that the other processes wait while the first one reads and validates the data: hours, for 665,000 images on
@@ -216,7 +217,7 @@ class StageConfig(SFTConfig):
                 type_validator(name, value, kind)
             except TypeError as error:
                 expected = formatannotation(kind)
-                raise ValueError(f"{name} is {value!r}: it must be of type {expected}") from error
+                raise ValueError(f"{name} is {shorten(repr(value))}: it must be of type {expected}") from error
 
     def _check_stage(self) -> None:
         if self.quantization and not self.lora:
@@ -301,21 +302,22 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
             override is no pair, a value is not possible, or the global batch size cannot be divided.
     """
     settings = read_settings(path, overrides)
+    origin = Origin(path, overrides)
     for key, reason in DERIVED.items():
         if key in settings:
-            raise ValueError(f"{path} sets {key}, which cannot be set: {reason}")
-    _check_keys(settings, StageConfig, path)
+            raise ValueError(f"{origin.of(key)} sets {key}, which cannot be set: {reason}")
+    _check_keys(settings, StageConfig, origin)
     for key in ("model", "data", "output_dir"):
         if settings.get(key) in (None, ""):
-            raise ValueError(f"{path} lacks the key {key!r}")
+            raise ValueError(f"{origin.of_all(key)} lacks the key {key!r}")
     settings = {key: value for key, value in settings.items() if value is not None or key not in OWN_FIELDS}
-    settings["data"] = [_read_source(source, path) for source in settings["data"]]
+    settings["data"] = [_read_source(source, origin) for source in settings["data"]]
     if not settings["data"]:
-        raise ValueError(f"data in {path} is empty")
+        raise ValueError(f"data in {origin.of('data')} is empty")
     if "trainable" in settings:
         settings["trainable"] = as_list(settings["trainable"])
     if "lora" in settings:
-        settings["lora"] = _read_lora(settings["lora"], path)
+        settings["lora"] = _read_lora(settings["lora"], origin)
     # A planned number of processes is not that of this launch, which a new stage divides by.
     planned_size = None
     if num_processes and isinstance(settings.get("global_batch_size"), int):
@@ -326,7 +328,7 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
             stage.global_batch_size = planned_size
             stage.set_num_processes(num_processes)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{origin.of_error(str(error))}: {error}") from error
     return stage
 
 
@@ -353,36 +355,42 @@ def accumulation_steps(global_batch_size: int, per_device_batch_size: int, num_p
     )
 
 
-def _read_source(source, path: Path) -> DataSource:
+def _read_source(source, origin: Origin) -> DataSource:
     if not isinstance(source, dict):
-        raise ValueError(f"data in {path} has {source!r}: write a path, or a mapping such as {{path: ...}}")
-    _check_keys(source, DataSource, f"data in {path}")
+        value = shorten(repr(source))
+        raise ValueError(f"data in {origin.of('data')} has {value}: write a path, or a mapping such as {{path: ...}}")
+    _check_keys(source, DataSource, origin, "data")
     if not source.get("path"):
-        raise ValueError(f"data in {path} has a source without a path")
+        raise ValueError(f"data in {origin.of('data', 'path')} has a source without a path")
     given = {key: value for key, value in source.items() if value is not None}
-    return _strict(DataSource, given, f"data in {path}")
+    return _strict(DataSource, given, origin, "data")
 
 
-def _read_lora(lora, path: Path) -> LoraSettings:
+def _read_lora(lora, origin: Origin) -> LoraSettings:
     if not isinstance(lora, dict):
-        raise ValueError(f"lora in {path} is {lora!r}: it holds settings such as {{parts: [...], r: 16}}")
-    _check_keys(lora, LoraSettings, f"lora in {path}")
+        raise ValueError(f"lora in {origin.of('lora')} is {lora!r}: it holds settings such as {{parts: [...], r: 16}}")
+    _check_keys(lora, LoraSettings, origin, "lora")
     given = {key: value for key, value in lora.items() if value is not None}
     lists = {key: as_list(given[key]) for key in ("parts", "modules_to_save") if key in given}
-    return _strict(LoraSettings, given | lists, f"lora in {path}")
+    return _strict(LoraSettings, given | lists, origin, "lora")
 
 
-def _strict(kind: type, settings: dict, where: str):
+def _strict(kind: type, settings: dict, origin: Origin, name: str):
     try:
         return kind(**settings)
     except StrictDataclassError as error:
-        raise ValueError(f"{where} has a value of a wrong type: {' '.join(str(error).split())}") from error
+        text = shorten(" ".join(str(error).split()))
+        raise ValueError(f"{name} in {origin.of(name, text)} has a value of a wrong type: {text}") from error
 
 
-def _check_keys(settings: dict, kind: type, where: Path | str) -> None:
-    """Raises a `ValueError` for a key that is no field of the dataclass `kind`."""
+def _check_keys(settings: dict, kind: type, origin: Origin, name: str | None = None) -> None:
+    """
+    Raises a `ValueError` for a key that is no field of the dataclass `kind`; `name` is the setting that the keys are
+    nested in.
+    """
     known = [field.name for field in fields(kind) if field.init and field.name not in DERIVED]
     for key in settings:
         if key not in known:
             closest = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
+            where = f"{name} in {origin.of(name, str(key))}" if name else origin.of(str(key))
             raise ValueError(f"{where} has the unknown key {key!r}; the closest known one is {closest!r}")

@@ -22,10 +22,14 @@ from typing import Any
 
 import yaml
 
+from flashsloth.train.data.wording import shorten
+
 
 logger = logging.getLogger(__name__)
 
 RENAMED = {"on_bad_rows": "on_broken_rows"}
+# Settings whose names are words of sentences about others.
+NAMES_IN_SENTENCES = ("model", "data", "output_dir")
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,6 +65,47 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
         if str(key).endswith("_strategy") and settings[key] is False:
             settings[key] = "no"  # which YAML 1.1 reads as false
     return settings
+
+
+class Origin:
+    """
+    Says where a setting comes from, for errors: from the file, or from an override.
+
+    Args:
+        path (`Path`): The file.
+        overrides (`list[str]`): `key=value` pairs.
+    """
+
+    def __init__(self, path: Path, overrides: list[str]):
+        self.path = path
+        self.overrides = [(override, *override.partition("=")[::2]) for override in reversed(overrides)]
+
+    def of(self, name: str, nested: str | None = None) -> str:
+        """The last override of a setting, or the file; `nested` is a text that names what is nested in it."""
+        for override, key, value in self.overrides:
+            first, _, rest = key.partition(".")
+            if _current_name(first) != name:
+                continue
+            if nested is None or any(re.search(rf"\b{word}\b", nested) for word in re.findall(r"\w+", rest or value)):
+                return shorten(repr(f"{key}=..." if "token" in key else override))  # a secret
+        return str(self.path)
+
+    def of_all(self, name: str) -> str:
+        """The file, with the last override of a setting if there is one."""
+        override = self.of(name)
+        return override if override == str(self.path) else f"{self.path} with {override}"
+
+    def of_error(self, text: str) -> str:
+        """Where the setting comes from that an error begins with; else the file, with an override that it mentions."""
+        for _, key, _ in self.overrides:
+            name = _current_name(key.partition(".")[0])
+            if re.match(rf"{re.escape(name)}\b", text):
+                return self.of(name)
+        for _, key, _ in self.overrides:
+            name = _current_name(key.partition(".")[0])
+            if name not in NAMES_IN_SENTENCES and re.search(rf"\b{re.escape(name)}\b", text):
+                return self.of_all(name)
+        return str(self.path)
 
 
 def as_list(value) -> list:
