@@ -10,6 +10,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from flashsloth.image_processing_flashsloth import ImageError
 from flashsloth.train.data.broken_rows import BrokenRowError
 from flashsloth.train.data.images import read_row_image
+from flashsloth.train.data.wording import shorten
 
 
 IGNORED = -100  # the label of tokens that the loss leaves out
@@ -48,8 +49,9 @@ class Collator(DataCollatorForVisionLanguageModeling):
         try:
             images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
         except ImageError as error:
+            name = shorten(str(row.get("id")))
             raise BrokenRowError(
-                f"row {row.get('id')!r} cannot be read any more: {error} Repair it, and start the same command "
+                f"row {name!r} cannot be read any more: {error} Repair it, and start the same command "
                 "again to resume the run."
             ) from error
         return row | {"images": images}

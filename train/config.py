@@ -186,6 +186,8 @@ class StageConfig(SFTConfig):
         # What the libraries raise for values that they do not expect.
         except (TypeError, KeyError, AttributeError, ImportError, RuntimeError, OverflowError) as error:
             raise ValueError(f"these settings are not possible: {error}") from error
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # it is for copies to a GPU, and torch warns of it
         self._check_training()
         self.set_num_processes(self.world_size)
 

@@ -51,7 +51,14 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
         ValueError: If the file or a value is not YAML, the file holds no mapping, an override is no pair, or it names
             a nested value that cannot exist.
     """
-    settings = _from_yaml(path.read_text(encoding="utf-8"), path)
+    try:
+        settings = _from_yaml(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file {path}: the first word is the YAML file of a stage") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{path} is a folder: the first word is the YAML file of a stage") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: the first word is the YAML file of a stage") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings: write `key: value` lines")
     settings = {_current_name(key): value for key, value in settings.items()}
@@ -116,8 +123,8 @@ def as_list(value) -> list:
 def _from_yaml(text: str, where: Path | str):
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that does not exist
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _current_name(key):

@@ -12,6 +12,7 @@ with processor and code, is `OUTPUT_DIR/model`, beside the checkpoints, `trainin
 
 import contextlib
 import logging
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,12 +31,13 @@ from flashsloth.loading import MODEL_FILES, has_fast_bfloat16, load_processor
 from flashsloth.train.config import StageConfig
 from flashsloth.train.data.broken_rows import SKIPPED_FILE, BrokenRow
 from flashsloth.train.data.fingerprint import fingerprint
-from flashsloth.train.data.sources import load_data, name_of
+from flashsloth.train.data.sources import check_sources, load_data, name_of
 from flashsloth.train.data.streams import StreamFilter
 from flashsloth.train.data.validate import DataValidation, without
 from flashsloth.train.lora import lora_config
 from flashsloth.train.model import learned_parameters, load_stage_model, parameter_groups, select_trainable
 from flashsloth.train.optimizers import MuonWithAdamW, by_learning_rate
+from flashsloth.train.quiet import quiet_libraries
 from flashsloth.train.record import RunRecord
 from flashsloth.train.resume import check_same_data, check_same_settings, clear_write_errors, last_complete_checkpoint
 from flashsloth.train.sharding import check_sharding
@@ -58,6 +60,7 @@ def train_stage(stage: StageConfig) -> Path:
         OSError: If model or data cannot be read, or the disk is full.
     """
     # What is left to do
+    check_output_dir(stage)
     finished = Path(stage.output_dir) / "model"
     if finished.is_dir():
         check_same_settings(stage, is_finished=True)
@@ -67,6 +70,7 @@ def train_stage(stage: StageConfig) -> Path:
     if checkpoint:
         check_same_settings(stage)
     check_launch(stage)
+    check_sources(stage.data)
 
     # Model and processor
     model = load_stage_model(stage)
@@ -78,22 +82,44 @@ def train_stage(stage: StageConfig) -> Path:
     dataset, version = open_data(stage, processor, is_resumed=checkpoint is not None)
 
     # Training
-    trainer = FlashSlothTrainer(
-        model,
-        stage,
-        train_dataset=dataset,
-        processing_class=processor,
-        learning_rates=stage.learning_rates,
-        stream_filter=StreamFilter(processor, stage.max_length, stage.hd, stage.on_broken_rows, stage.output_dir),
-        peft_config=adapter,
-        optimizers=(optimizer, None),
-        callbacks=[RunRecord(stage, dataset, version)],
-    )
-    train(trainer, checkpoint)
+    with quiet_libraries():
+        trainer = FlashSlothTrainer(
+            model,
+            stage,
+            train_dataset=dataset,
+            processing_class=processor,
+            learning_rates=stage.learning_rates,
+            stream_filter=StreamFilter(processor, stage.max_length, stage.hd, stage.on_broken_rows, stage.output_dir),
+            peft_config=adapter,
+            optimizers=(optimizer, None),
+            callbacks=[RunRecord(stage, dataset, version)],
+        )
+        train(trainer, checkpoint)
 
     # Result
     save_result(trainer, stage, base, finished)
     return finished
+
+
+def check_output_dir(stage: StageConfig) -> None:
+    """
+    Checks that the output folder can be written, before anything is read.
+
+    Raises:
+        ValueError: If it, or a folder that it is in, is a file or cannot be written.
+    """
+    for path in (Path(stage.output_dir) / "model", *(Path(stage.output_dir) / "model").absolute().parents):
+        if path.exists():
+            break
+    try:
+        with tempfile.TemporaryDirectory(prefix=".flashsloth-", dir=path):
+            pass
+    except NotADirectoryError as error:
+        raise ValueError(f"output_dir is {stage.output_dir}, but {path} is a file: choose another folder") from error
+    except OSError as error:
+        raise ValueError(
+            f"output_dir is {stage.output_dir}, but {path} cannot be written ({error.strerror}): choose another folder"
+        ) from error
 
 
 def check_launch(stage: StageConfig) -> None:
@@ -198,6 +224,8 @@ def validate_data(stage: StageConfig) -> list[BrokenRow]:
     Raises:
         ValueError: If the processor or the data cannot be read.
     """
+    check_output_dir(stage)
+    check_sources(stage.data)
     processor = load_stage_processor(stage)
     rows = load_data(stage.data, stage.seed)
     validation = DataValidation(processor, stage.max_length, stage.hd, stage.output_dir)

@@ -3,6 +3,8 @@
 
 import json
 import shutil
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -251,13 +253,18 @@ def test_query_tokens_are_not_decayed_without_own_rates_either(start, tmp_path):
     assert any(p is trainer.model.model.query_tokens.weight for p in undecayed)
 
 
-def test_learning_rate_of_a_module_that_does_not_train(start, tmp_path):
+@pytest.fixture
+def unread_data(monkeypatch):
+    """Fails a test that reads data."""
+    monkeypatch.setattr(sft, "load_data", lambda *others: pytest.fail("the data is read"))
+
+
+def test_learning_rate_of_a_module_that_does_not_train(start, tmp_path, unread_data):
     with pytest.raises(ValueError, match="'model.vision_tower', but no parameter of such a module is trained"):
         make_trainer(start, tmp_path, {"model.vision_tower": 1e-5}).create_optimizer()
     with pytest.raises(ValueError, match="'model.poling', but .*; the closest trained module is 'model.pooling'"):
-        # before the data is opened, which does not exist
-        run("stage2", start, tmp_path, "learning_rates={model.poling: 1e-5}", "data=./nowhere.json")
-    lora = ("trainable=[]", "lora={modules_to_save: [model.pooling]}", "data=./nowhere.json")
+        run("stage2", start, tmp_path, "learning_rates={model.poling: 1e-5}")
+    lora = ("trainable=[]", "lora={modules_to_save: [model.pooling]}")
     with pytest.raises(
         ValueError, match="'model.vision_tower', but .*; the closest trained module is 'model.pooling'"
     ):
@@ -278,7 +285,7 @@ def test_a_head_that_is_tied_to_the_embeddings_trains_both(optimizer, start, tmp
     assert {part_of(key) for key in changed} == parts
 
 
-def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_path, monkeypatch):
+def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_path, monkeypatch, unread_data):
     def need_it():
         raise RuntimeError("TensorBoardCallback requires tensorboard to be installed")
 
@@ -286,9 +293,69 @@ def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_pat
     with pytest.raises(ValueError, match="report_to is tensorboard: TensorBoardCallback requires tensorboard"):
         run("stage2", start, tmp_path, "report_to=tensorboard", f"model={tmp_path / 'nothing'}")
     with pytest.raises(ValueError, match="needs a package that is not installed: .*[Ff]lash"):
-        run("stage2", start, tmp_path, "attn_implementation=flash_attention_2", "data=./nowhere.json")
+        run("stage2", start, tmp_path, "attn_implementation=flash_attention_2")
     with pytest.raises(ValueError, match="trainable names '', but the model has no such module"):
-        run("stage2", start, tmp_path, "trainable=['']", "data=./nowhere.json")
+        run("stage2", start, tmp_path, "trainable=['']")
+
+
+@pytest.fixture
+def unread(unread_data, monkeypatch):
+    """Fails a test that loads a model, or reads data."""
+    monkeypatch.setattr(sft, "load_stage_model", lambda *others: pytest.fail("the model is loaded"))
+
+
+BAD_INPUT = {
+    "data that does not exist": (
+        ["data=./missing.json"],
+        "No such data: ./missing.json is no file, folder or pattern",
+    ),
+    "data by a name without a slash": (["data=missing"], "There is no file or folder missing, and the Hub dataset"),
+    "data of another type": (["data=FOLDER/file.png"], r"is of the type .png: it has to be .json, .jsonl or .parquet"),
+    "a missing image_folder": (["data.0.image_folder=./images"], "The image_folder of .* does not exist: ./images"),
+    "weights for some sources": (
+        ["data=[{path: FOLDER/data, weight: 1}, {path: FOLDER/data}]"],
+        "has no weight but others have",
+    ),
+    "an output_dir that is a file": (
+        ["output_dir=FOLDER/file.png"],
+        "output_dir is .*file.png, but .*file.png is a file",
+    ),
+    "an output_dir in a file": (
+        ["output_dir=FOLDER/file.png/run/1"],
+        "but .*file.png is a file: choose another folder",
+    ),
+    "an output_dir that cannot be written": (
+        ["output_dir=/proc/run"],
+        "but /proc cannot be written .*: choose another",
+    ),
+    "a file named model in the output_dir": (["output_dir=FOLDER/out"], "but .*out/model is a file"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes into /proc")
+@pytest.mark.parametrize(("overrides", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_named_before_anything_is_loaded(overrides, message, start, tmp_path, unread):
+    (tmp_path / "file.png").write_bytes(b"no image")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model").write_bytes(b"")
+    (tmp_path / "data").symlink_to(start / "data")
+    overrides = [override.replace("FOLDER", str(tmp_path)) for override in overrides]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run("stage2", start, tmp_path / "run", *overrides)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        sft.validate_data(settings("stage2", start, tmp_path / "run", *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_may_have_names_that_are_patterns(start, tmp_path):
+    """Of the model, of the data and of the run."""
+    folder = tmp_path / "set[1] {a,b} *?"
+    shutil.copytree(start, folder)
+    overrides = (f"model={json.dumps(str(folder / 'model'))}", f"data={json.dumps(str(folder / 'data'))}")
+    run("stage1", start, folder / "out", *overrides, f"output_dir={json.dumps(str(folder / 'out'))}", "save_steps=1")
+    shutil.rmtree(folder / "out" / "model")
+    run("stage1", start, folder / "out", *overrides, f"output_dir={json.dumps(str(folder / 'out'))}", "save_steps=1")
+    assert len(list((folder / "out").iterdir())) > 3
 
 
 def test_unsuitable_checkpoints(start, tmp_path):
@@ -366,6 +433,15 @@ def test_broken_rows_stop_the_run_or_are_skipped_and_listed(start, tmp_path):
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["data"]["rows"] == 12
     assert [row["index"] for row in record["data"]["skipped"]] == [12]
+
+
+def test_no_warning_of_libraries_about_each_other_reaches_the_user(start, tmp_path):
+    """Of more workers than processors, of pinned memory without a GPU, and PEFT's of a name of transformers."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run("lora", start, tmp_path, "max_steps=1", "dataloader_num_workers=7", "save_steps=1")
+    noise = ("DataLoader", "pin_memory", "is_gradient_checkpointing")
+    assert not [str(warning.message) for warning in caught if any(word in str(warning.message) for word in noise)]
 
 
 def test_adapter_trains_alone_and_goes_on_from_its_checkpoint(start, tmp_path):

@@ -18,6 +18,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from numbers import Number
 from typing import Any
 
 
@@ -110,7 +111,7 @@ def check_row(raw_row: Mapping, read: Iterable[str], num_images: int) -> None:
     for key, value in _given(raw_row, read):
         words = _words(key)
         kinds = {NO_TOOLS: key in TOOLS, NO_PREFERENCES: key in PREFERENCES, NO_TEMPLATES: key in TEMPLATES}
-        kinds |= {NO_MEDIA: _is_media(words) and not isinstance(value, (bool, int, float))}
+        kinds |= {NO_MEDIA: _is_media(words) and not isinstance(value, Number)}
         kinds |= {NO_OTHER_IMAGES: not num_images and _is_other_image(words)}
         # A row's answers are learned, and a KTO row's completion is not if its label is false.
         kinds |= {NO_MARKS: key == "label" and value is False or _is_marked_other(words, value, is_answer=True)}
@@ -133,7 +134,7 @@ def check_turn(turn: Mapping, read: Iterable[str], where: str, is_answer: bool) 
     for key, value in _given(turn, read):
         words = _words(key)
         kinds = {NO_TOOLS: key in TOOLS, NO_REASONING: key in REASONING}
-        kinds |= {NO_MEDIA: _is_media(words) and not isinstance(value, (bool, int, float))}
+        kinds |= {NO_MEDIA: _is_media(words) and not isinstance(value, Number)}
         kinds |= {NOT_HERE: key in IMAGES or _is_other_image(words)}
         kinds |= {NO_MARKS: _is_marked_other(words, value, is_answer)}
         _refuse(where, key, value, kinds)
@@ -189,4 +190,4 @@ def _is_marked_other(words: list[str], value, is_answer: bool) -> bool:
 def _truth(value) -> float | None:
     if isinstance(value, str):
         value = TRUTH.get(value.strip().lower())
-    return value if isinstance(value, (bool, int, float)) else None
+    return value if isinstance(value, Number) else None

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import datasets
 import ijson
@@ -43,13 +44,15 @@ logger = logging.getLogger(__name__)
 # The columns that a form reads; `decides` names those that may change what a row means.
 READ_COLUMNS = {"id", "label", *IMAGE_COLUMNS, *TEXT_COLUMNS, *OF_A_QUESTION, *itertools.chain(*QUESTIONS)}
 QUESTION_FORMS = "question and answer"
+# Of a parser, after which an object of a JSON file is taken for one that holds rows, and is none.
+EVENTS_OF_A_ROW = 20_000
 
 # JSON files
 
 
 def convert_json(path: str, folder: str, captions: bool, streaming: bool) -> Dataset | IterableDataset:
     """
-    Reads a file that holds a JSON array, or JSON lines.
+    Reads a file that holds a JSON array, an object with such an array in it, or JSON lines.
 
     `datasets` has a reader of its own, but it holds a whole array in memory, and refuses rows of different types (an
     id that is a number here and a text there, one image or a list of them).
@@ -89,7 +92,9 @@ def _json_rows(path: str, folder: str, captions: bool, prefix: str = "", **cache
             keys.update(raw_row if isinstance(raw_row, Mapping) else ())
             yield row
     except (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {error}") from error
+        reason = shorten(" ".join(str(error).split()))
+        rule = "A file holds an array of rows, or one row a line"
+        raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {reason}. {rule}") from error
     except (RecursionError, ValueError) as error:  # nested thousands deep, numbers of thousands of digits
         raise ValueError(f"{path} cannot be read after {index + 1} rows: {error}") from error
     if first is None:
@@ -104,11 +109,51 @@ def _json_raw_rows(path: str) -> Iterator:
         first = file.read(1)
         while first.isspace() or first in (b"\xef", b"\xbb", b"\xbf"):  # spaces, and a byte order mark
             first = file.read(1)
-        file.seek(-len(first), os.SEEK_CUR)
+        start = file.seek(-len(first), os.SEEK_CUR)
         if first == b"[":
             yield from ijson.items(file, "item")
-        else:
+            return
+        name, is_lines = _list_of_rows(file), True
+        file.seek(start)
+        if name is None:
+            is_lines = _is_json(file.readline())
+            file.seek(start)
+        if name is not None:
+            yield from ijson.items(file, f"{name}.item")
+        elif is_lines:
             yield from (json.loads(line) for line in file if not line.isspace())
+        else:  # objects of several lines, one after another
+            yield from ijson.items(file, "", multiple_values=True)
+
+
+def _list_of_rows(file: BinaryIO) -> str | None:
+    """The key of the first object of a file that holds a list of rows, as in `{"data": [...]}`; none of a row."""
+    name, found, keys, keys_of_first = None, None, set(), set()
+    try:
+        for prefix, event, value in itertools.islice(ijson.parse(file, multiple_values=True), EVENTS_OF_A_ROW):
+            if not prefix and event == "end_map":
+                break
+            if not prefix and event == "map_key":
+                name, keys_of_first = value, set()
+                keys.add(value)
+            elif found is None and prefix == f"{name}.item" and event == "map_key":
+                keys_of_first.add(value)
+                found = name if _has_form(keys_of_first) else None
+    except ijson.JSONError:  # which is reported when the rows are read
+        pass
+    return None if _has_form(keys) else found
+
+
+def _has_form(keys: set[str]) -> bool:
+    return bool(keys & set(TEXT_COLUMNS) or question_columns(keys))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 # Tables
@@ -191,7 +236,7 @@ def convert_stream(raw_rows: IterableDataset, folder: str, captions: bool) -> It
 def _select_columns(raw_rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Leaves out columns of metadata, as they could hold images that cannot be decoded."""
     names = raw_rows.column_names
-    if not set(names) & set(TEXT_COLUMNS) and not question_columns(names):
+    if not _has_form(set(names)):
         raise ValueError(f"has the columns {shorten(', '.join(names))}; it needs {FORMS}, or {QUESTION_FORMS}")
     selected = [name for name in names if name in READ_COLUMNS or decides(name)]
     _log_metadata(names)
