@@ -39,22 +39,12 @@ class Collator(DataCollatorForVisionLanguageModeling):
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call([self._decoded(row) for row in examples])
+        batch = super().torch_call([with_decoded_images(row) for row in examples])
         is_filler = torch.tensor([row.get("is_filler", False) for row in examples])
         batch["labels"][is_filler] = IGNORED
-        return batch if len(batch["pixel_values"]) else self._with_blank_view(batch)
-
-    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with images in place of files. Rows that hold images already stay as they are."""
-        try:
-            images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
-        except ImageError as error:
-            name = shorten(str(row.get("id")))
-            raise BrokenRowError(
-                f"row {name!r} cannot be read any more: {error} Repair it, and start the same command "
-                "again to resume the run."
-            ) from error
-        return row | {"images": images}
+        # For no image at all, the processor leaves `pixel_values` out, or makes them of length 0.
+        pixel_values = batch.get("pixel_values")
+        return self._with_blank_view(batch) if pixel_values is None or not len(pixel_values) else batch
 
     def _with_blank_view(self, batch: dict[str, Any]) -> dict[str, Any]:
         num_tokens = self.processor.num_visual_tokens
@@ -67,8 +57,26 @@ class Collator(DataCollatorForVisionLanguageModeling):
         for name, value in padding.items():
             batch[name] = F.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
         batch["input_ids"][row, start : start + num_tokens] = self.processor.image_token_id
-        batch["view_mask"] = torch.zeros_like(batch["view_mask"])
+        batch["view_mask"] = batch["input_ids"].new_zeros(len(lengths), 1)
         batch["view_mask"][row, 0] = 1
-        # The processor gives (0, channels, height, width) for no images.
-        batch["pixel_values"] = batch["pixel_values"].new_zeros(1, *batch["pixel_values"].shape[1:])
+        size = self.processor.image_processor.size
+        batch["pixel_values"] = torch.zeros(1, 3, size["height"], size["width"])
         return batch
+
+
+def with_decoded_images(row: dict[str, Any]) -> dict[str, Any]:
+    """
+    A row with images in place of files. Rows that hold images already stay as they are.
+
+    Raises:
+        BrokenRowError: If an image cannot be decoded.
+    """
+    try:
+        images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
+    except ImageError as error:
+        name = shorten(str(row.get("id")))
+        raise BrokenRowError(
+            f"row {name!r} cannot be read any more: {error} Repair it, and start the same command "
+            "again to resume the run."
+        ) from error
+    return row | {"images": images}

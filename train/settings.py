@@ -28,6 +28,7 @@ from flashsloth.train.data.wording import shorten
 logger = logging.getLogger(__name__)
 
 RENAMED = {"on_bad_rows": "on_broken_rows"}
+SOURCES = ("data", "eval_data")
 # Settings whose names are words of sentences about others.
 NAMES_IN_SENTENCES = ("model", "data", "output_dir")
 
@@ -41,7 +42,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(
 
 def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     """
-    Reads a YAML file and applies overrides. `data` becomes a list of mappings.
+    Reads a YAML file and applies overrides. Sources of data become lists of mappings.
 
     Args:
         path (`Path`): The file.
@@ -62,7 +63,9 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings: write `key: value` lines")
     settings = {_current_name(key): value for key, value in settings.items()}
-    settings["data"] = _sources(settings.get("data"))
+    for name in SOURCES:
+        if name in settings:
+            settings[name] = _sources(settings[name])
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -143,16 +146,16 @@ def _apply(override: str, settings: dict, key: str, value) -> None:
     name, _, nested = key.partition(".")
     if not nested:
         settings[name] = _merged(settings.get(name), value)
-        if name == "data":
+        if name in SOURCES:
             settings[name] = _sources(settings[name])
         return
-    if name == "data":
+    if name in SOURCES:
         index, _, nested = nested.partition(".")
-        sources = settings["data"] or []
+        sources = settings.get(name) or []
         if not (index.isdecimal() and int(index) < len(sources) and nested):
             raise ValueError(
-                f"{override!r} names no setting of a source: write data.N.setting=value, with N below {len(sources)}, "
-                "the number of sources"
+                f"{override!r} names no setting of a source: write {name}.N.setting=value, with N below "
+                f"{len(sources)}, the number of sources"
             )
         mapping = sources[int(index)]
     else:
