@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from flashsloth.processing_flashsloth import FlashSlothProcessor
+from flashsloth.processing_flashsloth import END_TOKEN, FlashSlothProcessor
 from flashsloth.train.collator import with_decoded_images
 
 
@@ -84,7 +84,7 @@ def num_exact_matches(
     Raises:
         BrokenRowError: If an image cannot be decoded.
     """
-    matches = 0
+    matches, tokenizer = 0, processor.tokenizer
     for start in range(0, len(rows), batch_size):
         numbers = rows[start : start + batch_size]
         questions, expected = zip(*map(_question_and_answer, map(dataset.__getitem__, numbers)), strict=True)
@@ -97,10 +97,13 @@ def num_exact_matches(
             processor_kwargs={"padding": True, "padding_side": "left"},
         ).to(model.device)
         # An answer that goes on after the longest expected one is wrong, whatever follows.
-        lengths = [len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in expected]
-        ids = model.generate(**inputs, max_new_tokens=max(lengths) + 2, do_sample=False, use_cache=True)
-        answers = processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        matches += sum(answer.strip() == other for answer, other in zip(answers, expected, strict=True))
+        ends = [len(tokenizer(f" {answer}{END_TOKEN}", add_special_tokens=False)["input_ids"]) for answer in expected]
+        ids = model.generate(**inputs, max_new_tokens=max(ends), do_sample=False, use_cache=True)
+        ids = ids[:, inputs["input_ids"].shape[1] :]
+        has_ended = (ids == tokenizer.convert_tokens_to_ids(END_TOKEN)).any(dim=1).tolist()
+        answers = processor.batch_decode(ids, skip_special_tokens=True)
+        for answer, other, is_whole in zip(answers, expected, has_ended, strict=True):
+            matches += is_whole and answer.strip() == other.strip()
     return matches
 
 
@@ -119,4 +122,4 @@ def _question_and_answer(row: dict[str, Any]) -> tuple[list[dict], str]:
         }
         for message in row["messages"][:last]
     ]
-    return question, "".join(part["text"] for part in row["messages"][last]["content"]).strip()
+    return question, "".join(part["text"] for part in row["messages"][last]["content"])
