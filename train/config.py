@@ -311,9 +311,11 @@ class StageConfig(SFTConfig):
             if getattr(self, name):
                 raise ValueError(f"{name} is set, but it has no effect: {reason}")
         if not self.is_evaluated:
-            values = {name: getattr(self, name) for name in EVALUATING}
-            values |= {"eval_strategy": self.eval_strategy not in (None, "no") and self.eval_strategy}
-            values |= {"save_strategy": self.save_strategy == "best" and "best"}
+            values = {
+                "save_strategy": self.save_strategy == "best" and "best",
+                "eval_strategy": self.eval_strategy not in (None, "no") and self.eval_strategy,
+            }
+            values |= {name: getattr(self, name) for name in EVALUATING}
             for name, value in values.items():
                 if value:
                     raise ValueError(

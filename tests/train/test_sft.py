@@ -172,11 +172,32 @@ def text_row(question, answer):
     return {"images": [], "messages": [user(question), assistant(answer)]}
 
 
+@pytest.fixture(params=["of length 0", "left out"])
+def images_of_texts(request, monkeypatch):
+    """What a processor makes of no images at all: `pixel_values` and `view_mask` of length 0, or neither of them."""
+    original = FlashSlothProcessor.__call__
+
+    def call(self, images=None, text=None, **kwargs):
+        inputs = original(self, images=images, text=text, **kwargs)
+        if request.param == "left out" and not any(images or []):
+            for name in ("pixel_values", "view_mask"):
+                inputs.pop(name, None)
+        elif not any(images or []):
+            assert "pixel_values" not in inputs or not len(inputs["pixel_values"])
+        return inputs
+
+    monkeypatch.setattr(FlashSlothProcessor, "__call__", call)
+    return request.param
+
+
 @pytest.mark.parametrize("hd", [False, True])
 @pytest.mark.parametrize("answers", [["One.", "A much longer answer. " * 10], ["The only one."]])
-def test_batch_without_images_trains_alike_and_gives_every_module_a_gradient(model, processor, answers, hd):
+def test_batch_without_images_trains_alike_and_gives_every_module_a_gradient(
+    model, processor, answers, hd, images_of_texts
+):
     rows = [text_row("How many?", answer) for answer in answers]
     plain = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)(rows)
+    assert ("pixel_values" not in plain) or images_of_texts == "of length 0"
     hd_before, processor.image_processor.hd = processor.image_processor.hd, hd
     batch = Collator(processor, assistant_only_loss=True, pad_to_multiple_of=8)(rows)
     processor.image_processor.hd = hd_before
@@ -187,6 +208,14 @@ def test_batch_without_images_trains_alike_and_gives_every_module_a_gradient(mod
         assert parameter.grad is not None, name
         if name.startswith(VISION):
             assert not parameter.grad.any(), name
+
+
+def test_text_alone_is_trained_and_evaluated(start, tmp_path, images_of_texts):
+    """All rows without an image, answers among them that are generated."""
+    rows = [{"question": f"{index} + 1?", "answer": f"{index + 1}"} for index in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    overrides = (f"data={tmp_path / 'rows.json'}", "eval_split=2", "eval_exact_match=true", "save_steps=1")
+    assert (run("stage2", start, tmp_path / "out", *overrides, "max_steps=1") / "model.safetensors").is_file()
 
 
 def test_an_image_that_breaks_after_the_check_names_row_and_file(start, tmp_path):
