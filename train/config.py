@@ -25,7 +25,7 @@ from huggingface_hub.dataclasses import strict, type_validator
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import HfArgumentParser, get_scheduler
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import SaveStrategy
 from trl import SFTConfig
 
 from flashsloth.loading import has_fast_bfloat16
@@ -286,12 +286,15 @@ class StageConfig(SFTConfig):
                     f"{default.name} is set, but a run publishes nothing: leave it out, and publish the finished "
                     f"model by `flashsloth push {self.output_dir}/model OWNER/NAME --private`"
                 )
-        if self.trackio_space_id is not None and self.hub_private_repo is None:
-            raise ValueError(
-                f"trackio_space_id is {self.trackio_space_id!r}, a Space that everybody can read: set "
-                "hub_private_repo=true, or false if it shall be public"
-            )
-        if self.trackio_space_id is None and self.hub_private_repo is not None:
+        spaces = {name: getattr(self, name) for name in ("trackio_space_id", "trackio_static_space_id")}
+        spaces = {name: space for name, space in spaces.items() if space}
+        if self.hub_private_repo is None:
+            for name, space in spaces.items():
+                raise ValueError(
+                    f"{name} is {space!r}, a Space that everybody can read: set hub_private_repo=true, or false if it "
+                    "shall be public"
+                )
+        elif not spaces:
             raise ValueError("hub_private_repo is set, but there is no trackio_space_id that it would be for")
 
     def _check_quantities(self) -> None:
@@ -384,10 +387,10 @@ class StageConfig(SFTConfig):
             raise ValueError(f"max_length is {self.max_length}: it has to be a number of tokens, 1 or more")
         if self.packing or self.padding_free:
             raise ValueError("packing or padding_free is set, but rows with images cannot be packed: leave both out")
-        if self.eval_strategy == IntervalStrategy.STEPS and 0 < self.max_steps < self.eval_steps:
+        if 0 < self.max_steps < self.eval_delay:
             raise ValueError(
-                f"eval_steps is {self.eval_steps}, but the run ends after max_steps {self.max_steps}, without an "
-                "evaluation: lower eval_steps"
+                f"eval_delay is {self.eval_delay}, but the run ends after max_steps {self.max_steps}, without an "
+                "evaluation: lower eval_delay"
             )
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise ValueError("dataloader_persistent_workers needs dataloader_num_workers above 0")

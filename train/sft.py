@@ -313,8 +313,11 @@ def train(trainer: FlashSlothTrainer, checkpoint: Path | None) -> None:
         logger.info("%-28s %13s of %13s parameters train", part, f"{trainable:,}", f"{count:,}")
     if checkpoint:
         logger.info("Resuming from %s", checkpoint)
+        trainer.args.eval_on_start = False  # the run began before; early stopping would count it once more
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step > 0:
+        if trainer.args.load_best_model_at_end and not trainer.state.best_global_step:
+            logger.warning("There was no evaluation in %s steps: the last model is saved.", trainer.state.global_step)
         return
     if isinstance(trainer.train_dataset, IterableDataset):
         skipped_file = Path(trainer.args.output_dir) / SKIPPED_FILE

@@ -362,6 +362,7 @@ BAD_INPUT = {
         "trackio_space_id=owner/space",
         "'owner/space', a Space that everybody can read: set hub_p",
     ),
+    "a static Space": ("trackio_static_space_id=a/b", "trackio_static_space_id is 'a/b', a Space that everybody"),
     "hub_private_repo": ("hub_private_repo=true", "there is no trackio_space_id"),
 }
 

@@ -214,6 +214,11 @@ def test_settings_and_data_of_the_evaluation_are_recorded(start, evaluated):
     assert record["data"]["evaluation"]["rows"] == 7 and record["data"]["evaluation"]["fingerprint"]
 
 
+def test_the_last_step_is_evaluated_too(start, held_out, tmp_path):
+    run(start, tmp_path, held_out, "max_steps=3", "save_steps=2")
+    assert list(history(tmp_path, "eval_loss")) == [2, 3]
+
+
 def test_curves_show_the_evaluation(start, held_out, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("flashsloth.train.record.draw", lambda curves, file: drawn.append(curves))
@@ -323,6 +328,12 @@ def test_the_best_by_exact_match(start, held_out, tmp_path, monkeypatch):
     assert same(folder, tmp_path / "checkpoint-2")
 
 
+def test_a_run_that_ends_before_its_first_evaluation_says_so(start, tmp_path, caplog):
+    overrides = ("eval_split=2", "load_best_model_at_end=true", "max_steps=-1", "num_train_epochs=1", "save_steps=50")
+    folder = run(start, tmp_path, *overrides, "eval_delay=9")
+    assert "There was no evaluation in 3 steps: the last model is saved." in caplog.text and folder.is_dir()
+
+
 # Early stopping and resuming
 
 
@@ -349,8 +360,8 @@ def test_a_threshold_is_how_much_better_it_has_to_be(start, held_out, tmp_path, 
 
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_stopped_run_waits_as_long_as_it_would_have(step, start, held_out, tmp_path, losses):
-    losses |= BEST
-    overrides = (held_out, "early_stopping_patience=2", "load_best_model_at_end=true")
+    losses |= BEST | {0: 9.0}
+    overrides = (held_out, "early_stopping_patience=2", "load_best_model_at_end=true", "eval_on_start=true")
     whole = run(start, tmp_path / "whole", *overrides)
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     for later in range(step + 1, 5):
@@ -443,7 +454,7 @@ BAD_INPUT = {
     "exact matches that are no number": ([SPLIT, "eval_exact_match=all"], "eval_exact_match is 'all': it has to be"),
     "exact matches of -1 rows": ([SPLIT, "eval_exact_match=-1"], "eval_exact_match is -1"),
     "batches of 0 rows": ([SPLIT, "per_device_eval_batch_size=0"], "per_device_eval_batch_size is 0"),
-    "evaluations after the end": ([SPLIT, "eval_steps=50"], "eval_steps is 50, but the run ends after max_steps 5"),
+    "evaluations after the end": ([SPLIT, "eval_delay=50"], "eval_delay is 50, but the run ends after max_steps 5"),
     "checkpoints between evaluations": (
         [SPLIT, "load_best_model_at_end=true", "eval_steps=2", "save_steps=3"],
         "saving steps to be a round multiple of the evaluation steps, but found 3",

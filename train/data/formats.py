@@ -246,6 +246,7 @@ def conversation(raw_row: Mapping, num_images: int, captions: bool = False) -> l
     # `datasets` fills the columns of sets that it unites: a row has only one of the forms, the others are None.
     given = {key: value for key, value in raw_row.items() if value is not None}
     check_row(given, (*TEXT_COLUMNS, *IMAGE_COLUMNS), num_images)
+    _refuse_two_forms(given)
     if "messages" in given:
         messages = _from_chat(given["messages"], num_images)
     elif "prompt" in given and "completion" in given:
@@ -267,6 +268,15 @@ def conversation(raw_row: Mapping, num_images: int, captions: bool = False) -> l
             if message["role"] == "user":
                 message["content"] = [part for part in message["content"] if part["type"] == "image"]
     return messages
+
+
+def _refuse_two_forms(given: Mapping) -> None:
+    """Columns of questions and answers beside another form are metadata, as is a prompt without a completion."""
+    forms = [name for name in ("messages", "conversations", "texts") if not is_empty(given.get(name))]
+    if not is_empty(given.get("prompt")) and not is_empty(given.get("completion")):
+        forms.append("prompt and completion")
+    if len(forms) > 1:
+        raise ValueError(f"it has a conversation in both {' and '.join(forms[:2])}; it needs one of these")
 
 
 def question_columns(columns: Iterable[str]) -> tuple[str, str] | None:
@@ -391,6 +401,9 @@ def _part(part: dict, where: str, role: str) -> list[dict]:
     read = ("type", "text", *PART_IMAGES) if kind in IMAGE_TYPES else ("type", "text")
     check_turn(part, read, f"a part of {where}", role == "assistant")
     if kind in IMAGE_TYPES:
+        if not is_empty(part.get("text")):
+            value = reprlib.repr(part["text"])
+            raise ValueError(f"a part of {where} is an image and has the text {value}; it needs a part for each")
         for key in OTHER_PART_IMAGES:
             if not is_empty(part.get(key)):
                 value = reprlib.repr(part[key])

@@ -84,6 +84,13 @@ BAD_INPUT = {
         {"messages": chat([{"type": "image", "index": 1}, {"type": "image", "index": 0}], "A."), "images": ["a", "b"]},
         r"its parts name the images \[1, 0\]; they have to be in order",
     ),
+    "an image with a text": (part(type="image", image="a.png", text="What?"), "is an image and has the text 'What.'"),
+    "a text with an image": (part(type="text", text="What?", image="a.png"), "has 'image', 'a.png'; an image belongs"),
+    "two conversations": (llava("Hi?") | chat_turn(0), "a conversation in both messages and conversations"),
+    "a conversation and a completion": (
+        llava("Hi?", prompt="a", completion="b"),
+        "in both conversations and prompt and",
+    ),
     "base64 that is none": (part(type="image", base64="a.png"), "an image is 'a.png', which is no base64"),
     "two system prompts": (
         {"system": "A.", "messages": [{"role": "system", "content": "B."}, *chat_turn(0)["messages"]]},
@@ -116,6 +123,7 @@ def test_keys_that_training_cannot_follow_are_named(raw_row, message):
         llava_turn(0, train=False, weight=0),
         llava_turn(0, weight=1),
         llava_turn(1, loss=True, weight=1, no_loss=False, masked=0, train="true", markdown=None, language="en"),
+        chat_turn(1) | {"prompt": "Hi?", "question": "Hi?", "answer": "Hello."},
         chat_turn(1, name="bot", tool_calls=None, refusal=None, reasoning_content="", timestamp=3),
         {"texts": [{"user": "Hi?", "assistant": "Hello.", "source": "web"}], "relevance_ratings": [1]},
         {"messages": chat([text("Hi?") | {"index": None, "cache_control": {"type": "ephemeral"}}], "Hello.")},
