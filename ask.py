@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 from transformers import TextStreamer
 
-from flashsloth.image_processing_flashsloth import ImageError, read_image
+from flashsloth.image_reading_flashsloth import ImageError, read_image
 
 
 NOT_A_FILE = ("http://", "https://", "data:")  # how the names of images begin that are no files

@@ -21,6 +21,7 @@ from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 from flashsloth.loading import find_flashsloth, is_quantized, load, load_config, load_processor
 from flashsloth.train.config import LoraSettings
+from flashsloth.train.quiet import quiet_libraries
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -162,7 +163,8 @@ def _attach(model: nn.Module, adapter: Path) -> PeftModel:
     """Puts an adapter on a model. Tensors without a counterpart are refused; PEFT ignores them or only warns."""
     remedy = "It was trained on another model: name that one with --base."
     try:
-        with_adapter = PeftModel.from_pretrained(model, adapter)
+        with quiet_libraries():
+            with_adapter = PeftModel.from_pretrained(model, adapter)
     except RuntimeError as error:  # of load_state_dict: tensors of another shape
         raise ValueError(f"The adapter at '{adapter}' does not fit the model ({error}). {remedy}") from error
     expected = get_peft_model_state_dict(with_adapter, save_embedding_layers=False).keys()

@@ -2,6 +2,7 @@
 """The settings of a stage: from its YAML file and the command line, their defaults, and values that are refused."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from trl import SFTConfig
 
 import flashsloth
+from flashsloth import cli
 from flashsloth.train.config import DataSource, LoraSettings, StageConfig, accumulation_steps, read_config
 
 
@@ -170,6 +172,58 @@ def test_bad_settings_are_named(file, override, message):
     with pytest.raises(ValueError, match=message) as error:
         read_config(file, [override])
     assert "\n" not in str(error.value)
+
+
+BAD_INPUT = {
+    "push_to_hub": (
+        "push_to_hub=true",
+        "push_to_hub is set, .* model by `flashsloth push out/model OWNER/NAME --private`",
+    ),
+    "hub_model_id": ("hub_model_id=owner/name", "hub_model_id is set, but a run publishes nothing"),
+    "hub_strategy": ("hub_strategy=all_checkpoints", "hub_strategy is set"),
+    "hub_token": ("hub_token=secret", "hub_token is set"),
+    "a Space of trackio": (
+        "trackio_space_id=owner/space",
+        "'owner/space', a Space that everybody can read: set hub_p",
+    ),
+    "a static Space": ("trackio_static_space_id=a/b", "trackio_static_space_id is 'a/b', a Space that everybody"),
+    "hub_private_repo": ("hub_private_repo=true", "there is no trackio_space_id"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_named(file, override, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_config(file, [override])
+    assert "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
+BAD_FILES = {
+    "an image": (b"\x89PNG\r\n\x1a\n\0\0", "is no text: the first word is the YAML file of a stage"),
+    "bytes that are text": (b"a: \0", "is not YAML"),
+    "a list": (b"[1, 2]", "holds no settings: write `key: value` lines"),
+    "a text": (b"model", "holds no settings"),
+    "nothing": (b"", "holds no settings"),
+    "half a mapping": (b"{model: m", "is not YAML: .* line 1"),
+    "a date that does not exist": (b"model: 2025-13-45", "is not YAML"),
+    "brackets without an end": (b"[" * 5000, "is not YAML"),
+    "a key that is no text": (b"3: 4", "has the unknown key 3"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_files_that_hold_no_stage(content, message, tmp_path, capsys):
+    (tmp_path / "stage.yaml").write_bytes(content)
+    assert cli.main(["train", str(tmp_path / "stage.yaml")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.search(f"stage.yaml {message}", line), line
+
+
+def test_files_that_are_none(tmp_path, capsys):
+    for name, message in (("none.yaml", "There is no file .*none.yaml: the first"), ("", " is a folder: the first")):
+        assert cli.main(["train", str(tmp_path / name)]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert re.search(message, line), line
 
 
 @pytest.mark.parametrize("name", ["stage1", "stage2", "stage2_hd"])
