@@ -321,14 +321,14 @@ def _facts(release: Release) -> dict:
         "settings": _setting_rows(release.record),
         "scores": {origin: _score_rows(release.evaluations, origin) for origin in ("measured", "published")},
         "commands": sorted({code(e.command) for e in release.evaluations if e.command}),
-        "last_data": "" if lineage.is_from_scratch or not data else _listed(_last_data(lineage)),
+        "last_data": _listed(_last_data(lineage)),
         "all_data": _listed(data) if lineage.is_from_scratch else "",
         "published_state": lineage.published["what"] if lineage.published else "",
     }
 
 
 def _last_data(lineage: Lineage) -> list[str]:
-    return next(entry["data"] for entry in reversed(lineage.entries) if entry.get("data"))
+    return next((entry["data"] for entry in reversed(lineage.entries) if entry.get("data")), [])
 
 
 def _with_unit(number: int, billions: str, millions: str) -> str:

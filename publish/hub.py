@@ -142,11 +142,15 @@ def preview(
         `dict[str, int]`: The size of each file in bytes, by path.
 
     Raises:
-        ValueError: As [`contents`], or if `card_file` is to be written but no card is made.
+        ValueError: As [`contents`], or if `card_file` is to be written but no card is made, or in no folder.
         OSError: If `card_file` cannot be written.
     """
     if card_file and keep_card:
         raise ValueError(f"--keep-card makes no model card, which --card would write to {card_file}: leave out one.")
+    if card_file and not Path(card_file).absolute().parent.is_dir():
+        raise ValueError(
+            f"{Path(card_file).parent}, where the model card would be written, is no folder: make it first."
+        )
     release, card = contents(folder, repo_id, keep_card, base_models, **card_options)
     can_run = runs_int4() or not is_int4(release.config)
     if not can_run:

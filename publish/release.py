@@ -38,6 +38,7 @@ from flashsloth.folders.json_files import read_json, read_json_list
 from flashsloth.folders.model_folder import (
     CURVES_FILE,
     EVALUATION_FILE,
+    RUN_RESULT,
     TRAINING_FILE,
     check_is_flashsloth,
     check_tensors,
@@ -238,7 +239,9 @@ def _check_kind(folder: Path) -> None:
             "push the finished OUTPUT_DIR/model, or load the checkpoint and save model and processor to a new folder."
         )
     if not has_config:
-        raise ValueError(f"{folder} holds no model: {CONFIG_NAME} is missing.")
+        result = folder / RUN_RESULT
+        remedy = f"name {result}" if (result / CONFIG_NAME).is_file() else "name a folder that a command wrote"
+        raise ValueError(f"{folder} holds no model: {CONFIG_NAME} is missing; {remedy}.")
     check_is_flashsloth(folder)
 
 

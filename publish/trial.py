@@ -141,8 +141,8 @@ class Trial:
         if not all(logits.isfinite().all() for logits in output.logits):
             raise ValueError("the logits are not finite numbers")
         tokens = output.sequences[0, inputs["input_ids"].shape[1] :]
-        ends = torch.atleast_1d(torch.tensor(model.generation_config.eos_token_id, device=tokens.device))
-        is_cut = len(tokens) == MAX_NEW_TOKENS and tokens[-1] not in ends
+        ends = model.generation_config.eos_token_id  # an id, several, or none
+        is_cut = len(tokens) == MAX_NEW_TOKENS and int(tokens[-1]) not in (ends if isinstance(ends, list) else [ends])
         return processor.decode(tokens, skip_special_tokens=True).strip() + ("..." if is_cut else "")
 
 

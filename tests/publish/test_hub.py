@@ -443,7 +443,7 @@ def test_the_card_of_a_dry_run_can_be_written(folder, quick, capsys, tmp_path):
 BAD_ARGUMENTS = {
     "card without a dry run": (["--card", "card.md"], "--card writes the model card of a --dry-run"),
     "card that is not made": (["--dry-run", "--keep-card", "--card", "card.md"], "leave out one"),
-    "card in no folder": (["--dry-run", "--license", "mit", "--card", "none/card.md"], "none/card.md"),
+    "card in no folder": (["--dry-run", "--license", "mit", "--card", "none/card.md"], "is no folder: make it first"),
     "no image": (["--dry-run", "--example", "none.png", "What?"], "none.png"),
     "no question": (["--dry-run", "--example", "none.png", " "], "The question of the example is empty"),
     "example without a card": (["--dry-run", "--keep-card", "--example", "image.png", "What?"], "example would stand"),

@@ -374,6 +374,18 @@ def test_unfinished_folders_are_refused(tmp_path, name, says):
         read_release(tmp_path / name)
 
 
+def test_the_folder_of_a_run_leads_to_its_model(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run" / "model")
+    with pytest.raises(ValueError, match=r"run holds no model: config.json is missing; name .*run/model\."):
+        read_release(tmp_path / "run")
+
+
+def test_a_token_in_a_card_by_hand_is_refused(folder):
+    (folder / "README.md").write_text(f"# By hand\n\nhf download --token {TOKEN}\n")
+    with pytest.raises(ValueError, match="README.md holds an access token or a password"):
+        read_release(folder, keep_card=True)
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="none is not a folder: name one that compose"):
         read_release(tmp_path / "none")

@@ -31,10 +31,12 @@ def test_the_answer_is_the_models_own(image):
     assert trial.run() == "pink"
 
 
-def test_a_long_answer_says_that_it_goes_on(folder, image):
+@pytest.mark.parametrize("end", [0, [0, 1], None])
+def test_a_long_answer_says_that_it_goes_on(folder, image, end):
     """Of random weights, which never end it."""
-    edit = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(edit | {"eos_token_id": 0, "suppress_tokens": [0]}))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings |= {"eos_token_id": end, "suppress_tokens": [0, 1]}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
     assert Trial(str(folder), "What?", image).run().endswith("...")
 
 
