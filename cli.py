@@ -239,6 +239,7 @@ def run_data_check(args: argparse.Namespace) -> None:
 
 def run_push(args: argparse.Namespace) -> None:
     from flashsloth.publish import hub
+    from flashsloth.publish.card import read_example
 
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -249,10 +250,13 @@ def run_push(args: argparse.Namespace) -> None:
         "languages": args.language,
         "datasets": args.dataset,
         "base_models": args.base_model,
+        "example": read_example(*args.example) if args.example else None,
     }
+    if args.card and not args.dry_run:
+        raise ValueError("--card writes the model card of a --dry-run: add --dry-run, or leave --card out.")
     if args.dry_run:
-        release, card = hub.contents(args.folder, args.repo_id, **options)
-        sizes = release.sizes | {name: len(content) for name, content in card.items()}
+        with contextlib.redirect_stdout(sys.stderr):
+            sizes = hub.preview(args.folder, args.repo_id, args.card, **options)
         for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
             print(f"{size:>15,}  {name}")
         return
@@ -582,11 +586,18 @@ def _add_push(commands) -> None:
     push.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
     push.add_argument("--message", metavar="TEXT", help="of the commit, or title of the pull request")
     push.add_argument("--dry-run", action="store_true", help="check DIR and list what would be uploaded, offline")
+    push.add_argument("--card", metavar="FILE", help="with --dry-run: write the model card to FILE")
     push.add_argument("--license", metavar="L", help="license id, such as apache-2.0 (default: the base models')")
     listed = {"metavar": "ID", "action": "append", "default": []}
     push.add_argument("--language", **listed | {"metavar": "L"}, help="language code, such as en; may be repeated")
     push.add_argument("--dataset", **listed, help="data on the Hub that it was trained on; may be repeated")
     push.add_argument("--base-model", **listed, help="model on the Hub that it was made from; may be repeated")
+    push.add_argument(
+        "--example",
+        nargs=2,
+        metavar=("IMAGE", "QUESTION"),
+        help="image that is uploaded, and the question about it that the card shows with the model's answer",
+    )
     push.add_argument(
         "--keep-card",
         action="store_true",

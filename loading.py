@@ -149,7 +149,7 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     if not isinstance(processor, FlashSlothProcessor):
         raise ValueError(f"The processor in {folder} is a {type(processor).__name__}, not a FlashSloth's. {REMEDY}")
     check_image_processor(processor.image_processor, folder)
-    check_chat_template(processor.chat_template, folder, processor.num_query_tokens > 0)
+    check_chat_template(processor.chat_template, folder, processor.query_slot)
     if config is not None:
         check_processor(processor, config, folder)
     return processor

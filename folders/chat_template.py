@@ -51,28 +51,29 @@ print(json.dumps(result))
 """
 
 
-def check_chat_template(template, where, has_query_tokens: bool) -> None:
+def check_chat_template(template, where, query_slot: str) -> None:
     """
     Tries a chat template.
 
     Args:
         template (`str` or `dict[str, str]`): a processor's; a dict holds several by name.
         where: the processor's folder, for the message.
-        has_query_tokens (`bool`): whether the model has query tokens, for which a template has to make room.
+        query_slot (`str`): the query tokens of one slot, for which a template has to make room; empty if the model has
+            none.
 
     Raises:
         ValueError: If it is no template, takes too long, makes too much text, or leaves out the question, the image or
             the query tokens.
     """
     for text in template.values() if isinstance(template, dict) else [template]:
-        if text == CHAT_TEMPLATE:
+        if text in (CHAT_TEMPLATE, CHAT_TEMPLATE.replace(QUERY_SLOT_TOKEN, query_slot)):
             continue
-        problem = _problem(text, has_query_tokens)
+        problem = _problem(text, query_slot)
         if problem:
             raise ValueError(f"The chat template in {where} {problem}. {REMEDY}")
 
 
-def _problem(template, has_query_tokens: bool) -> str | None:
+def _problem(template, query_slot: str) -> str | None:
     """What is wrong with a template, if anything is."""
     if not isinstance(template, str):
         return f"is a {type(template).__name__}, not a text"
@@ -88,7 +89,7 @@ def _problem(template, has_query_tokens: bool) -> str | None:
             return "leaves out the question"
         if text.count(IMAGE_TOKEN) != 1:
             return f"writes {text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} for one image"
-        if has_query_tokens and QUERY_SLOT_TOKEN not in text:
+        if query_slot and query_slot not in text and QUERY_SLOT_TOKEN not in text:
             return f"writes no {QUERY_SLOT_TOKEN}, the place of the query tokens"
     return None
 

@@ -24,6 +24,7 @@ from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 TRAINING_FILE = "training.json"  # the record of its training run
 CURVES_FILE = "curves.png"  # a figure of that run's curves
 EVALUATION_FILE = "evaluation.json"  # its scores
+RUN_RESULT = "model"  # in a training run's OUTPUT_DIR; the run's training.json and curves.png are beside it
 MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
 # How the names of a tower's layers begin, by the field that holds its config.
 TOWER_LAYERS = {
@@ -92,6 +93,14 @@ def check_tensors(
             lines.append(f"{len(names)} {kind}: {', '.join(names[:MAX_LISTED])}{more}")
     if lines:
         raise ValueError(f"The tensors of {where} do not fit its config ({'; '.join(lines)}). {remedy}")
+
+
+def run_notes(folder: Path) -> list[Path]:
+    """The record and the curves of the run that made a model or an adapter: in its folder, else beside it."""
+    folder = folder.resolve()
+    places = [folder, folder.parent] if folder.name == RUN_RESULT else [folder]
+    files = [[place / name for place in places] for name in (TRAINING_FILE, CURVES_FILE)]
+    return [found[0] for choices in files if (found := [file for file in choices if file.is_file()])]
 
 
 def check_is_flashsloth(folder: Path) -> None:

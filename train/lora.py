@@ -6,6 +6,7 @@ the model; `merge` makes a complete model folder from an adapter and its base.
 
 import difflib
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from transformers.utils import is_bitsandbytes_available
 
 from flashsloth.folders.downloads import find_files
 from flashsloth.folders.fit import check_processor
+from flashsloth.folders.model_folder import run_notes
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 from flashsloth.loading import find_flashsloth, is_quantized, load, load_config, load_processor
@@ -116,7 +118,7 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
     """
     Adds an adapter to the model that it was trained on, and writes a complete folder: weights in the base's dtype,
     config, generation settings, processor and code. The processor is the adapter's own if its folder holds one, and
-    the base's otherwise.
+    the base's otherwise. The record of the adapter's run, training.json, and its curves go along.
 
     Args:
         adapter (`str` or `Path`): Folder of the adapter, as PEFT and TRL write it.
@@ -157,6 +159,8 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
         before = read_provenance(adapter) or read_provenance(base)
         sources = [describe_source("base", base), describe_source("adapter", adapter)]
         write_provenance(folder, "merge", sources, before)
+        for file in run_notes(adapter):
+            shutil.copyfile(file, folder / file.name)
 
 
 def _attach(model: nn.Module, adapter: Path) -> PeftModel:

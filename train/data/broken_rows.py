@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flashsloth.image_processing_flashsloth import MISSING_IMAGE
+from flashsloth.image_reading_flashsloth import MISSING_IMAGE
 from flashsloth.train.data.images import FromWorker
 
 
