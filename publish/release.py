@@ -32,7 +32,7 @@ from transformers.utils import (
 
 import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.folders.errors import config_errors, one_line
+from flashsloth.folders.errors import UNFORESEEN, config_errors, one_line
 from flashsloth.folders.json_files import read_json
 from flashsloth.folders.model_folder import (
     CURVES_FILE,
@@ -162,7 +162,7 @@ def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = (
         num_parameters = model_on_meta(config).num_parameters()
     try:
         image_processor = FlashSlothImageProcessor.from_pretrained(folder)
-    except OSError as error:
+    except (OSError, *UNFORESEEN) as error:
         raise ValueError(f"{folder} has no image processor: {one_line(error)}") from error
     record = {}
     if TRAINING_FILE in files:
