@@ -2,12 +2,12 @@
 """A config.json as plain fields, with bounds on its numbers, before any library builds something from it."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers.activations import ACT2FN
 
-from flashsloth.folders.json_files import read_settings
+from flashsloth.folders.json_files import objects_in, read_settings
 
 
 # Lists of these lengths are made as soon as a config is read. No model comes near the bound.
@@ -34,7 +34,7 @@ def read_config_file(file: Path) -> dict:
             asks for code of a Hub repository.
     """
     fields = read_settings(file)
-    parts = list(_objects(fields))
+    parts = list(objects_in(fields))
     for part in parts:
         for name in ROTARY.keys() & part.keys():
             value = part[name]
@@ -57,14 +57,6 @@ def read_config_file(file: Path) -> dict:
         if largest > MAX_COUNT:
             raise ValueError(f"{file} has {name} {largest}; no model has more than {MAX_COUNT}.")
     return fields
-
-
-def _objects(value) -> Iterator[dict]:
-    """All objects of a JSON value, at any depth."""
-    if isinstance(value, dict):
-        yield value
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _objects(item)
 
 
 def check_depth(fields: dict, names: Iterable[str], layers: str, where) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from flashsloth.folders.errors import one_line
@@ -17,8 +18,20 @@ def read_json(file: Path) -> dict:
 
 
 def read_settings(file: Path) -> dict:
-    """As [`read_json`], for settings of a model, none of which may be NaN or infinite."""
-    return _read(file, dict, "object", parse_constant=_finite, parse_float=_finite)
+    """As [`read_json`], for settings of a model: no number is NaN or infinite, and an `auto_map` is an object."""
+    fields = _read(file, dict, "object", parse_constant=_finite, parse_float=_finite)
+    for part in objects_in(fields):
+        if not isinstance(part.get("auto_map", {}), dict):
+            raise ValueError(f"{file} has auto_map {str(part['auto_map'])[:80]!r}, which is no object. Remove it.")
+    return fields
+
+
+def objects_in(value) -> Iterator[dict]:
+    """All objects of a JSON value, at any depth."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from objects_in(item)
 
 
 def _finite(text: str) -> float:

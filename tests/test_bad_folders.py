@@ -72,6 +72,8 @@ BAD_INPUT = {
     "a chat template without the question": (ASK, "leaves out the question", 2),
     "a chat template without query tokens": (ASK, "writes no <learnable>, the place of the query tokens", 2),
     "a chat template that is a number": (ASK, "is a int, not a text", 2),
+    "an auto_map that is a word": (ASK, "has auto_map 'x', which is no object", 2),
+    "an image processor that is a list": (ASK, "no image processor", 2),
     "an unknown activation in the config": (ASK, "has hidden_act 'gelo', an activation that transformers does not", 2),
     "a rotary embedding that is not finite": (ASK, "has rope_theta 0, which is not a number above 0", 2),
     "an image_std beyond reason": (ASK, "do not belong together", 2),
@@ -242,6 +244,8 @@ CHANGES = {
     "a chat template without the question": template("<image><learnable>"),
     "a chat template without query tokens": replaced("chat_template.jinja", "<learnable>", ""),
     "a chat template that is a number": number_as_template,
+    "an auto_map that is a word": edit("config.json", auto_map="x"),
+    "an image processor that is a list": edit("processor_config.json", image_processor=[]),
     "an unknown activation in the config": edit("config.json", text_config={"hidden_act": "gelo"}),
     "a rotary embedding that is not finite": edit(
         "config.json", text_config={"rope_parameters": {"rope_type": "default", "rope_theta": 0}}
@@ -316,6 +320,7 @@ WRONG_WEIGHTS = "fewer vision layers in the config than stored"
         *((command, WRONG_WEIGHTS) for command in OTHER_COMMANDS if command != "data check"),
         *((command, WRONG_PROCESSOR) for command in OTHER_COMMANDS if command not in ("bench", "train --plan")),
         *((command, "a clone without Git LFS") for command in OTHER_COMMANDS),
+        ("push", "an image processor that is a list"),
     ],
 )
 def test_other_commands(command, given, broken, tmp_path, capsys):

@@ -327,7 +327,7 @@ def test_a_full_disk_leaves_nothing(backbone_folders, tmp_path, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     output = capsys.readouterr()
     assert status == 1 and output.out == ""
-    assert "flashsloth compose: error: [Errno" in output.err.splitlines()[-1] and "Traceback" not in output.err
+    assert "flashsloth compose: error: File too large" in output.err.splitlines()[-1] and "Traceback" not in output.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -261,7 +261,7 @@ def edited(source: Path, folder: Path, **fields) -> Path:
     [
         (["quantized", "--weights", "int8"], "is quantized already"),
         (["llama", "--weights", "int8"], "is a model of type 'llama', not a FlashSloth"),
-        (["nowhere", "--weights", "int8"], "nowhere is not a folder"),
+        (["nowhere", "--weights", "int8"], "No model folder at 'nowhere'"),
         (["bare", "--weights", "int8"], "holds no processor"),
         (["deeper", "--weights", "int8"], "num_hidden_layers 4, but the weights beside it hold 3 layers"),
         (["source", "--weights", "int4", "--group-size", "128"], "has 64 inputs, which the group size 128 does not"),
