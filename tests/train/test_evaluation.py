@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -235,7 +236,7 @@ def test_speed_leaves_evaluations_out(start, held_out, tmp_path, monkeypatch):
     original = trainer.SFTTrainer.evaluate
 
     def slow(self, *args, **kwargs):
-        if self.state.global_step:
+        if self.state.global_step == 1:
             trainer.time.sleep(3)
         return original(self, *args, **kwargs)
 
@@ -257,7 +258,8 @@ def test_broken_rows_of_eval_data_stop_the_run_or_are_skipped(start, tmp_path):
     assert [row["id"] for row in record["data"]["evaluation"]["skipped"]] == ["b"]
 
 
-def test_a_stream_is_evaluated_on_a_set(start, held_out, tmp_path):
+def test_a_stream_is_evaluated_on_a_set(start, held_out, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # 5 seconds at the end of a stream
     make_dataset("questions", "train", 8).to_parquet(tmp_path / "rows.parquet")
     stream = f"data={{path: {tmp_path / 'rows.parquet'}, streaming: true}}"
     run(start, tmp_path / "out", stream, held_out, "max_steps=2", "load_best_model_at_end=true")
