@@ -181,6 +181,15 @@ def test_the_loss_is_that_of_the_held_out_answers(start, evaluated):
     assert losses[5] == pytest.approx(loss_by_hand(evaluated / "model", rows), rel=1e-4)
 
 
+@pytest.mark.parametrize("overrides", [["dataloader_drop_last=true"], ["dataloader_num_workers=1"]])
+def test_all_held_out_rows_are_measured(overrides, start, held_out, evaluated, tmp_path):
+    """Also those of a batch that is not full, and by workers that stay."""
+    persistent = f"dataloader_persistent_workers={str('num_workers' in overrides[0]).lower()}"
+    run(start, tmp_path, held_out, *overrides, persistent, "max_steps=2", "save_steps=1", "learning_rate=0")
+    first, second = history(tmp_path, "eval_loss").values()
+    assert first == second == pytest.approx(history(evaluated, "eval_loss")[0], rel=1e-4)
+
+
 def test_exact_matches_are_greedy_answers_word_for_word(start, tmp_path):
     """Of a model that has learned two of the four answers by heart, one of them about an image."""
     make_image(0).save(tmp_path / "a.png")
