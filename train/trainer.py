@@ -167,7 +167,8 @@ class FlashSlothTrainer(SFTTrainer):
         return self._eval_dataloader
 
     def _get_eval_sampler(self, eval_dataset) -> Sampler:
-        multiple = self.args.eval_batch_size * self.args.world_size if self.args.world_size > 1 else 1
+        is_filled = self.args.world_size > 1 or self.args.dataloader_drop_last  # which drops rows of evaluations too
+        multiple = self.args.eval_batch_size * self.args.world_size if is_filled else 1
         return FilledSampler(SequentialSampler(eval_dataset), multiple)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -180,6 +181,15 @@ def test_the_loss_is_that_of_the_held_out_answers(start, evaluated):
     assert losses[5] == pytest.approx(loss_by_hand(evaluated / "model", rows), rel=1e-4)
 
 
+@pytest.mark.parametrize("overrides", [["dataloader_drop_last=true"], ["dataloader_num_workers=1"]])
+def test_all_held_out_rows_are_measured(overrides, start, held_out, evaluated, tmp_path):
+    """Also those of a batch that is not full, and by workers that stay."""
+    persistent = f"dataloader_persistent_workers={str('num_workers' in overrides[0]).lower()}"
+    run(start, tmp_path, held_out, *overrides, persistent, "max_steps=2", "save_steps=1", "learning_rate=0")
+    first, second = history(tmp_path, "eval_loss").values()
+    assert first == second == pytest.approx(history(evaluated, "eval_loss")[0], rel=1e-4)
+
+
 def test_exact_matches_are_greedy_answers_word_for_word(start, tmp_path):
     """Of a model that has learned two of the four answers by heart, one of them about an image."""
     make_image(0).save(tmp_path / "a.png")
@@ -235,7 +245,7 @@ def test_speed_leaves_evaluations_out(start, held_out, tmp_path, monkeypatch):
     original = trainer.SFTTrainer.evaluate
 
     def slow(self, *args, **kwargs):
-        if self.state.global_step:
+        if self.state.global_step == 1:
             trainer.time.sleep(3)
         return original(self, *args, **kwargs)
 
@@ -257,7 +267,8 @@ def test_broken_rows_of_eval_data_stop_the_run_or_are_skipped(start, tmp_path):
     assert [row["id"] for row in record["data"]["evaluation"]["skipped"]] == ["b"]
 
 
-def test_a_stream_is_evaluated_on_a_set(start, held_out, tmp_path):
+def test_a_stream_is_evaluated_on_a_set(start, held_out, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # 5 seconds at the end of a stream
     make_dataset("questions", "train", 8).to_parquet(tmp_path / "rows.parquet")
     stream = f"data={{path: {tmp_path / 'rows.parquet'}, streaming: true}}"
     run(start, tmp_path / "out", stream, held_out, "max_steps=2", "load_best_model_at_end=true")

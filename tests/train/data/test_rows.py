@@ -110,32 +110,33 @@ def test_same_file_same_cache_and_fingerprint(tmp_path, cache):
     assert load(path)["messages"][:] == [chat("Two?", "2")]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            '[{"id": 1, "image": "a.jpg", "captoin": "A bird"}]',
-            "Row 0: it has the columns id, image, captoin; it needs",
-        ),
-        (
-            '{"conversations": [{"from": "human"}]}',
-            "Row 0: an entry of its 'conversations' has the keys from; it needs",
-        ),
-        ('{"messages": "Hello?"}', "Row 0: its 'messages' is 'Hello.'; it has to be a list"),
-        ('{"prompt": "1+1?", "completion": 2}', "Row 0: its 'prompt and completion' is 2;"),
-        (
-            '[{"messages": []}, {"messages": [',
-            "no valid JSON after 1 rows: .*A file holds an array of rows, or one row",
-        ),
-        ('{"data": {"train": [{"messages": []}]}}', "Row 0: it has the columns data"),
-        ('{"data": [{"messages": []}', "no valid JSON after 1 rows"),
-        ('{"data": [{"caption": "A bird."}]}', "Row 0: it has the columns data; it needs messages"),
-        ('{"messages": []}\n{"messages"', "no valid JSON after 1 rows"),
-        ("[3]", "Row 0: it is 3; a row is a mapping of names"),
-        ('{"image": 3, "messages": []}', "Row 0: an image is 3"),
-        ("[]", "has no rows"),
-    ],
-)
+UNREADABLE = [
+    (
+        '[{"id": 1, "image": "a.jpg", "captoin": "A bird"}]',
+        "Row 0: it has the columns id, image, captoin; it needs",
+    ),
+    (
+        '{"conversations": [{"from": "human"}]}',
+        "Row 0: an entry of its 'conversations' has the keys from; it needs",
+    ),
+    ('{"messages": "Hello?"}', "Row 0: its 'messages' is 'Hello.'; it has to be a list"),
+    ('{"prompt": "1+1?", "completion": 2}', "Row 0: its 'prompt and completion' is 2;"),
+    (
+        '[{"messages": []}, {"messages": [',
+        "no valid JSON after 1 rows: .*A file holds an array of rows, or one row",
+    ),
+    ('{"data": {"train": [{"messages": []}]}}', "Row 0: it has the columns data"),
+    ('{"data": [{"messages": []}', "no valid JSON after 1 rows"),
+    ('{"data": [{"caption": "A bird."}]}', "Row 0: it has the columns data; it needs messages"),
+    ('{"messages": []}\n{"messages"', "no valid JSON after 1 rows"),
+    ("[3]", "Row 0: it is 3; a row is a mapping of names"),
+    ('{"image": 3, "messages": []}', "Row 0: an image is 3"),
+    ("[]", "has no rows"),
+]
+BAD_INPUT = {content: (content, message) for content, message in UNREADABLE}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
 def test_unreadable_json(content, message, tmp_path):
     (tmp_path / "rows.json").write_text(content)
     with pytest.raises(ValueError, match=f"rows.json.*{message}"):

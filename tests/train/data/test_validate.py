@@ -80,6 +80,7 @@ BROKEN = [
     ("malformed row", "an image is 3; it has to be", row("<image>", "A bird.", image=3)),
     ("answer cut by max_length", "tokens, of which 1024 can be kept", row("What?", "word " * 200)),
 ]  # fmt: skip
+BAD_INPUT = {f"{reason}: {detail}": (raw_row, detail) for reason, detail, raw_row in BROKEN}
 
 
 def summary(broken_rows: list[BrokenRow]) -> list[tuple]:
