@@ -64,9 +64,13 @@ class ImageError(ValueError):
 
 
 def read_images(images, label: str = "image", **options):
-    """Reads nested lists of images, which keep their shape. `options` are those of [`read_image`]."""
+    """
+    Reads nested lists of images, which keep their shape; `None` among lists is one of no images. `options` are those
+    of [`read_image`].
+    """
     if isinstance(images, (list, tuple)):
         by_prompt = any(isinstance(image, (list, tuple)) for image in images)
+        images = [[] if by_prompt and image is None else image for image in images]
         labels = (f"prompt {index}'s image" if by_prompt else f"{label} {index}" for index in range(len(images)))
         return [read_images(image, name, **options) for image, name in zip(images, labels, strict=True)]
     if getattr(images, "ndim", 0) == 4:  # a batch as one array

@@ -220,26 +220,30 @@ class FlashSlothProcessor(ProcessorMixin):
         if tokenizer.tokenize("a" + ESCAPE + "b") != tokenizer.tokenize("ab"):
             raise ValueError(f"The tokenizer's normalizer does not take out the escape character U+F0000. {remedy}")
 
-    @property
-    def model_input_names(self) -> list[str]:
-        return [*super().model_input_names, "view_mask"]
-
     def __call__(
-        self, images=None, text=None, videos=None, audio=None, **kwargs: Unpack[FlashSlothProcessorKwargs]
+        self,
+        images=None,
+        text=None,
+        videos=None,
+        audio=None,
+        return_view_mask: bool = False,
+        **kwargs: Unpack[FlashSlothProcessorKwargs],
     ) -> BatchFeature:
         """
         Args:
-            images: one image, a list of them (taken by the prompts in turn), or a list of lists (one per prompt); see
-                [`FlashSlothImageProcessor`] for what an image may be.
+            images: one image, a list of them (taken by the prompts in turn), or a list of lists (one per prompt, or
+                `None`); see [`FlashSlothImageProcessor`] for what an image may be.
             text (`str` or `list[str]`): prompts with an `<image>` for each image, and a `<learnable>` where the query
                 tokens go, which is right behind the question.
             hd (`bool`, *optional*): whether to add the high-resolution tiles; the checkpoint's default if unset.
+            return_view_mask (`bool`, *optional*, defaults to `False`): whether to return `view_mask` too. The model
+                finds it in the placeholders; compiled and exported models, and `get_image_features`, do not see them.
             return_tensors (`str`, *optional*): `"pt"` for tensors.
 
         Returns:
             [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(B, L)`, and if there are images,
-            `pixel_values` of shape `(N, 3, height, width)` and `view_mask` of shape `(B, V)`. Without text only
-            `pixel_values`.
+            `pixel_values` of shape `(N, 3, height, width)`, and `view_mask` of shape `(B, V)` if asked for. Without
+            text only `pixel_values`.
 
         Raises:
             ValueError: If a prompt is no text, its placeholders do not fit its images, it is longer than the decoder,
@@ -254,7 +258,8 @@ class FlashSlothProcessor(ProcessorMixin):
         # Converted last: the tokenizer would take longer, and fail before the lengths are checked.
         return_tensors = kwargs.pop("return_tensors", None)
         inputs = super().__call__(images=[] if images is None else images, text=text, **kwargs)
-        if text is None:
+        # Trainers of the field hand all that stands here to functions that know the usual names only.
+        if text is None or not return_view_mask:
             inputs.pop("view_mask", None)
         return inputs.convert_to_tensors(return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 

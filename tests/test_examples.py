@@ -76,6 +76,19 @@ def test_trl_command_line(root):
     check_trained_folder(root / "build" / "trl_sft")
 
 
+def test_preference_training(root):
+    (root / "flashsloth").mkdir()
+    (root / "flashsloth" / "__init__.py").write_text("raise ImportError('the script must not need the package')")
+    [block] = blocks(EXAMPLES / "README.md", "sh")
+    command = documented_command("preference_training.py", "python")
+    assert block.source.split() == command
+    output = run(command, root, PYTHONPATH=str(root))
+    assert matches(f"...{block.expected}", output), output
+    [margin] = re.findall(r"([-\d.]+) at the last", output)
+    assert float(margin) > 1
+    assert (root / "build" / "preferences" / "adapter_model.safetensors").is_file()
+
+
 def test_recipe_for_own_data(root):
     recipe = blocks(EXAMPLES / "own_data.md", "sh")
     output, _ = run_script("\n".join(block.source for block in recipe), root)

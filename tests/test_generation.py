@@ -142,6 +142,9 @@ def test_placeholders_are_never_generated(model, processor, chats):
     with torch.no_grad():
         model.lm_head.bias[placeholders] += 100
     assert not torch.isin(answer(model, inputs, eos_token_id=-1), placeholders).any()
+    first = answer(model, inputs, eos_token_id=-1)[:, 0].unique()
+    others = answer(model, inputs, eos_token_id=-1, suppress_tokens=first.tolist())
+    assert not torch.isin(others, torch.cat([placeholders, first])).any()
     assert torch.isin(answer(model, inputs, suppress_tokens=None, eos_token_id=-1), placeholders).any()
 
 

@@ -200,7 +200,23 @@ def test_options_are_honoured(image_processor):
     np.testing.assert_array_equal(found, np.asarray(small).transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("grid", [None, 3])
+def test_tiles_go_by_their_name_in_other_libraries(image_processor, grid):
+    """TRL asks by it how many views each image has."""
+    images = [[make_image(0), make_image(1)], None, [make_image(2)]]
+    for hd in (False, True):
+        expected = image_processor([*images[0], *images[2]], hd=hd, tile_grid=grid)
+        found = image_processor(images, crop_to_patches=hd, tile_grid=grid, return_tensors="pt")
+        assert found["num_patches"].tolist() == [image_processor.num_views(hd, grid)] * 3
+        np.testing.assert_array_equal(found["pixel_values"].numpy(), expected["pixel_values"])
+        assert set(expected) == {"pixel_values"}
+
+
 BAD_INPUT = {
+    "two names for tiles that contradict each other": (
+        {"hd": False, "crop_to_patches": True},
+        "hd=False and crop_to_patches=True contradict each other",
+    ),
     "do_resize=False, an image of another size": ({"do_resize": False}, r"an image is \(40, 30\): pass images of"),
     "do_resize=False with tiles": ({"do_resize": False, "hd": True}, "do_resize=False"),
     "do_center_crop": ({"do_center_crop": True, "crop_size": 8}, "do_center_crop=True has no meaning"),

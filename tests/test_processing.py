@@ -52,12 +52,12 @@ def test_raw_prompt_equals_chat_template(processor, hd):
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     raw = processor(images=[make_image(0), make_image(1)], text=text, hd=hd, return_tensors="pt")
     templated = tokens(processor, chat, hd=hd)
-    assert set(raw) == set(templated) == {"input_ids", "attention_mask", "pixel_values", "view_mask"}
+    assert set(raw) == set(templated) == set(processor.model_input_names)
     for name, value in raw.items():
         assert torch.equal(value, templated[name]), name
     views = 5 if hd else 1
     assert (raw["input_ids"] == 258).sum() == 2 * views * 4
-    assert raw["pixel_values"].shape == (2 * views, 3, 24, 24) and raw["view_mask"].tolist() == [[1] * 2 * views]
+    assert raw["pixel_values"].shape == (2 * views, 3, 24, 24)
     assert [i for i in raw["input_ids"][0].tolist() if i >= 260] == [260, 261, 262] * 2
 
 
@@ -76,13 +76,16 @@ def test_text_only_has_no_images(processor, images):
     """Trainers of the field take a tensor that is there for one with images."""
     assert set(tokens(processor, [user("Hello")])) == {"input_ids", "attention_mask"}
     assert set(processor(images=images, text=["Hello"])) == {"input_ids", "attention_mask"}
-    mixed = tokens(processor, [[user("Hi")], [user(make_image(), "Hello")]], processor_kwargs={"padding": True})
+    options = {"padding": True, "return_view_mask": True}
+    assert set(tokens(processor, [user("Hello")], processor_kwargs=options)) == {"input_ids", "attention_mask"}
+    mixed = tokens(processor, [[user("Hi")], [user(make_image(), "Hello")]], processor_kwargs=options)
     assert mixed["view_mask"].tolist() == [[0], [1]]
 
 
 def test_batch_is_padded_on_the_left_and_counts_views_by_row(processor, chats):
     names = ["two images", "text only", "one image"]
-    batch = tokens(processor, [chats[name] for name in names], processor_kwargs={"padding": True, "hd": True})
+    options = {"padding": True, "hd": True, "return_view_mask": True}
+    batch = tokens(processor, [chats[name] for name in names], processor_kwargs=options)
     assert batch["view_mask"].tolist() == [[1] * 10, [0] * 10, [1] * 5 + [0] * 5]
     for row, name in enumerate(names):
         single = tokens(processor, chats[name], hd=True)["input_ids"][0]
@@ -136,6 +139,19 @@ def test_truncation_that_cuts_query_tokens(processor):
 def test_what_is_no_message_or_part_is_shown(processor, chat):
     with pytest.raises(ValueError, match="'hi'"):
         processor.apply_chat_template(chat)
+
+
+def test_none_stands_for_no_images(processor):
+    """Trainers have a list of images or `None` for each row."""
+    text = ["Hi", "<image>Hue?", "Hello"]
+    expected = processor(images=[[], [make_image()], []], text=text)
+    found = processor(images=[None, [make_image()], None], text=text)
+    assert found["input_ids"] == expected["input_ids"]
+    np.testing.assert_array_equal(found["pixel_values"], expected["pixel_values"])
+    with pytest.raises(ValueError, match="Prompt 1 has 1 <image>, but 0 images"):
+        processor(images=[[make_image()], None], text=["<image>", "<image>"])
+    with pytest.raises(ValueError, match="image 1 .NoneType. is not an image"):
+        processor(images=[make_image(), None], text=["<image>", "<image>"])
 
 
 @pytest.mark.parametrize("hd", [False, True])
@@ -302,7 +318,8 @@ def test_prompts_that_cannot_be_taken(processor, case):
 def test_the_number_of_tiles_is_honoured(processor, grid, nested):
     options = {"hd": True, "tile_grid": grid}
     options = {"images_kwargs": options} if nested else options
-    inputs = processor(images=[make_image(0), make_image(1)], text=["<image><image>Hue?<learnable>"], **options)
+    images, text = [make_image(0), make_image(1)], ["<image><image>Hue?<learnable>"]
+    inputs = processor(images=images, text=text, return_view_mask=True, **options)
     views = 2 * (1 + grid**2)
     assert len(inputs["pixel_values"]) == views == np.sum(inputs["view_mask"])
     assert inputs["input_ids"][0].count(processor.image_token_id) == views * processor.num_visual_tokens

@@ -63,6 +63,8 @@ class FlashSlothImageProcessor(PilBackend):
         fill_color (`int`, *optional*, defaults to 127): grey level of the canvas (published code).
         local_sources (`bool`, *optional*, defaults to `True`): whether strings and paths may name files of this
             machine and addresses that are not public. A server sets it to `False`.
+        crop_to_patches (`bool`, *optional*): in a call, the name of `hd` in other libraries. The result then has
+            `num_patches` too, how many views each image has.
 
     The options of all image processors are honoured too, such as `do_normalize`, `input_data_format`, `data_format`;
     `None` stands for the processor's own setting. With `do_resize=False` images have to be of `size`.
@@ -108,9 +110,17 @@ class FlashSlothImageProcessor(PilBackend):
         hd = self.hd if hd is None else hd
         return 1 + (self.tile_grid if tile_grid is None else tile_grid) ** 2 if hd else 1
 
-    def preprocess(self, images, *args, **kwargs) -> BatchFeature:
+    def preprocess(self, images, *args, crop_to_patches: bool | None = None, **kwargs) -> BatchFeature:
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        return super().preprocess(images, *args, **kwargs)
+        if crop_to_patches is None:
+            return super().preprocess(images, *args, **kwargs)
+        hd = kwargs.setdefault("hd", crop_to_patches)
+        if hd != crop_to_patches:
+            raise ValueError(f"hd={hd!r} and crop_to_patches={crop_to_patches!r} contradict each other: drop one.")
+        views = super().preprocess(images, *args, **kwargs)
+        views_per_image = self.num_views(hd, kwargs.get("tile_grid"))
+        views["num_patches"] = np.full(len(views["pixel_values"]) // views_per_image, views_per_image)
+        return views.convert_to_tensors(kwargs.get("return_tensors"))
 
     def _validate_preprocess_kwargs(self, **kwargs):
         super()._validate_preprocess_kwargs(**kwargs)

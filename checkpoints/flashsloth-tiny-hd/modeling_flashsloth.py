@@ -533,6 +533,14 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
             kwargs[CACHE_NAME] = cache
         return super().generate(*args, **kwargs)
 
+    def _prepare_generation_config(self, *args, **kwargs):
+        generation_config, model_kwargs = super()._prepare_generation_config(*args, **kwargs)
+        # Whoever suppresses tokens of their own still wants no placeholder in an answer.
+        if generation_config.suppress_tokens is not None:
+            suppressed = {*generation_config.suppress_tokens, *self.config.placeholder_token_ids}
+            generation_config.suppress_tokens = sorted(suppressed)
+        return generation_config, model_kwargs
+
     def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
         pixel_values = model_kwargs.get("pixel_values")
         if pixel_values is None or pixel_values.shape[0] == 0:

@@ -65,7 +65,7 @@ def test_golden_inference(name, model, processor, golden):
 
     with torch.no_grad():
         outputs = model(**inputs)
-        features = model.get_image_features(inputs["pixel_values"], inputs["view_mask"])
+        features = model.get_image_features(inputs["pixel_values"])
         pooled, _ = model.model.pooling(features.last_hidden_state[0])
     found = {
         "logits": outputs.logits[0, :, ::97],

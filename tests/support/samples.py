@@ -118,12 +118,12 @@ def assistant(text: str) -> dict:
 
 
 def prepare(processor, conversations, **kwargs):
-    """Model inputs for one conversation or a batch, padded; `kwargs` are those of the processor's call."""
+    """Model inputs for one conversation or a batch, padded, with `view_mask`; `kwargs` are those of the processor."""
     return processor.apply_chat_template(
         conversations,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"padding": True, **kwargs},
+        processor_kwargs={"padding": True, "return_view_mask": True, **kwargs},
     )
