@@ -116,6 +116,8 @@ def run_ask(args: argparse.Namespace) -> None:
             _log(
                 "Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd"
             )
+        if not images:
+            _log("No image is given, so the answer is about the text alone; --image FILE adds one")
         start = time.perf_counter()
         answer = ask(model, processor, args.question, images, args.hd, args.max_new_tokens, echo=not args.json)
     if args.json:
