@@ -35,9 +35,9 @@ SECTIONS = {
 
 HEAD = (
     "# Bad input\n\n"
-    "What bad input gets: an error that names the value and the remedy, before anything is lost. At the command line it "
-    "is one line on standard error, with exit status 2. `PYTHONPATH=tests/support python docs/bad_input.py` writes this "
-    "page from the tests, which give each input and look for this part of the message.\n"
+    "What bad input gets: an error that names the value and the remedy, before anything is lost. At the command line "
+    "it is one line on standard error, with exit status 2. `PYTHONPATH=tests/support python docs/bad_input.py` writes "
+    "this page from the tests, which give each input and look for this part of the message.\n"
 )
 
 
