@@ -1,21 +1,29 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The `flashsloth` command. Results go to standard output, everything else to standard error.
 
-Exit status: 0 done, 2 bad input (one line names it and the remedy), 130 interrupted, 1 any other failure.
+Exit status: 0 done, 2 bad input (one line names it and the remedy), 1 any other failure, and as the shell has it 130
+interrupted, 143 terminated, 129 hung up, 141 if nobody reads the output.
 Each command imports what it needs when it runs, so that `flashsloth --help` does not wait for torch. Output that
 libraries write to standard output (the trainer's losses, DeepSpeed's greeting) is redirected to standard error.
 """
 
 import argparse
 import contextlib
+import io
 import json
 import logging
+import os
+import signal
 import sys
+import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+
+from flashsloth.arguments import OneLineParser
 
 
 # Errors that the user's input causes. FileExistsError: the destination exists already.
@@ -70,27 +78,48 @@ ANYWHERE = ("use_cpu=true", "tf32=null")
 BENCH_EXTRAS = {"train": "train", "quantize": "quantize"}  # the extra packages that a benchmark needs
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+# Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
+STOP_SIGNALS = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
+SIGNALLED = 128  # is added to a signal's number for an exit status
+BROKEN_PIPE = 141  # exit status where nobody reads the output
 
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+# Loggers of libraries whose notices are about kernels for other machines.
+NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
+
+
+class Stopped(BaseException):
+    """
+    A signal to stop.
+
+    Args:
+        signal_number (`int`): The signal.
+    """
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
 
 
 def run_ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    from flashsloth.ask import ask
+    from flashsloth.ask import ask, read_images
     from flashsloth.loading import SHIPPED_CHECKPOINT, load
 
-    model_id = args.model or str(SHIPPED_CHECKPOINT)
-    _log(f"Loading {model_id}")
-    model, processor = load(model_id, args.revision, args.trust_remote_code, args.dtype)
-    dtype = str(model.dtype).removeprefix("torch.")
-    _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
-    if not args.json:
-        _log("Answer:")
-    start = time.perf_counter()
-    answer = ask(model, processor, args.question, args.image, args.hd, args.max_new_tokens, echo=not args.json)
+    with _quiet_libraries():
+        images = read_images(args.image)
+        model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
+        _log(f"Loading {model_id}")
+        model, processor = load(model_id, args.revision, args.trust_remote_code, args.dtype)
+        dtype = str(model.dtype).removeprefix("torch.")
+        _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
+        if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
+            _log(
+                "Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd"
+            )
+        if not images:
+            _log("No image is given, so the answer is about the text alone; --image FILE adds one")
+        start = time.perf_counter()
+        answer = ask(model, processor, args.question, images, args.hd, args.max_new_tokens, echo=not args.json)
     if args.json:
         print(json.dumps(asdict(answer), ensure_ascii=False))
     _log(
@@ -98,6 +127,32 @@ def run_ask(args: argparse.Namespace) -> None:
         f"{answer.seconds_to_first_token:.2f} seconds, {answer.tokens_per_second:.1f} tokens per second, "
         f"{answer.visual_tokens} visual tokens"
     )
+
+
+def _has_seen_tiles(folder: str) -> bool:
+    """Whether a model folder's provenance names a training run with high definition."""
+    from flashsloth.folders.provenance import read_provenance
+
+    return any(entry.get("hd") is True for entry in read_provenance(folder))
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps notices of libraries from between the words of an answer, and progress bars out of files and pipes."""
+    from transformers.utils import logging as transformers_logging
+
+    from flashsloth.folders.new_folder import quiet_transformers
+
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if not sys.stderr.isatty():
+            transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if had_bars:
+                transformers_logging.enable_progress_bar()
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -117,8 +172,8 @@ def run_compose(args: argparse.Namespace) -> None:
 
     options = {name: vars(args)[name] for name in COMPOSE_OPTIONS if vars(args)[name] is not None}
     composition.compose(
-        args.language_model or composition.LANGUAGE_MODEL,
-        args.vision_model or composition.VISION_MODEL,
+        composition.LANGUAGE_MODEL if args.language_model is None else args.language_model,
+        composition.VISION_MODEL if args.vision_model is None else args.vision_model,
         args.dst,
         **options,
     )
@@ -186,6 +241,7 @@ def run_data_check(args: argparse.Namespace) -> None:
 
 def run_push(args: argparse.Namespace) -> None:
     from flashsloth.publish import hub
+    from flashsloth.publish.card import read_example
 
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -196,10 +252,13 @@ def run_push(args: argparse.Namespace) -> None:
         "languages": args.language,
         "datasets": args.dataset,
         "base_models": args.base_model,
+        "example": read_example(*args.example) if args.example else None,
     }
+    if args.card and not args.dry_run:
+        raise ValueError("--card writes the model card of a --dry-run: add --dry-run, or leave --card out.")
     if args.dry_run:
-        release, card = hub.contents(args.folder, args.repo_id, **options)
-        sizes = release.sizes | {name: len(content) for name, content in card.items()}
+        with contextlib.redirect_stdout(sys.stderr):
+            sizes = hub.preview(args.folder, args.repo_id, args.card, **options)
         for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
             print(f"{size:>15,}  {name}")
         return
@@ -235,49 +294,153 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: The exit status.
     """
+    _prepare_streams()
+    status = 0
+    try:
+        try:
+            status = _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        _discard_output()
+        if status == 0:  # else the same error is reported already
+            _log(f"{PROG}: error: the output cannot be written: {_describe(error)}")
+        return 1
+    return status
+
+
+def _run(argv: list[str] | None) -> int:
+    """Parses and runs one command, and returns its exit status."""
     args = _parse(argv)
-    # transformers imports torchao if it is installed, and torchao warns about kernels for other machines.
-    for name in ("torchao", "torch.utils._pytree"):
+    # transformers imports these libraries if they are installed
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        args.run(args)
+        with _stop_signals():
+            args.run(args)
     except KeyboardInterrupt:
         _log("Interrupted.")
-        return 130
+        return SIGNALLED + signal.SIGINT
+    except Stopped as stopped:
+        _log("Terminated.")
+        return SIGNALLED + stopped.signal_number
+    except BrokenPipeError:
+        raise
     except USER_ERRORS as error:
         return _report(error, args, status=2)
     except OSError as error:  # of the machine, not of the input: a full disk, a lost connection
         return _report(error, args, status=1)
-    except Exception:  # a fault of the program: its traceback is the report
-        traceback.print_exc()
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, or Python's
+            return _report(MemoryError(f"there is not enough memory: {error}"), args, status=1)
+        traceback.print_exc()  # a fault of the program: its traceback is the report
         return 1
     return 0
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[None]:
+    """
+    Makes a signal to stop an exception, so that half-written folders are removed. A second one ends the process at
+    once, and so does the first in a process that was forked from this one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:
+            os.kill(os.getpid(), number)
+        raise Stopped(number)
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handled = [number for number, handler in before.items() if handler is signal.SIG_DFL]  # nohup has it ignored
+    for number in handled:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _prepare_streams() -> None:
+    """Streams that were closed swallow what is written to them; a character that a terminal lacks is escaped."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Sends what is left of the output nowhere; else Python tries to write it again when it exits, and complains."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _report(error: Exception, args: argparse.Namespace, status: int) -> int:
     """Writes an error as one line, and returns the exit status."""
     if args.traceback:
         traceback.print_exc()
-    _log(f"{PROG} {args.command}: error: {' '.join(str(error).split())}")
+    _log(f"{args.prog}: error: {_describe(error)}")
     return status
 
 
+def _describe(error: Exception) -> str:
+    """An error in one line; of one of the system, its file and its words without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = _build_parser()
-    args, unknown = parser.parse_known_args(argv)
+    args, unknown = _build_parser().parse_known_args(argv)
+    command = OneLineParser(prog=args.prog)
+    for word in sys.argv[1:] if argv is None else argv:
+        if not _is_text(word):
+            command.error(f"the argument {word!r} is not valid UTF-8: rename the file, or correct the word")
     if "overrides" in args:
         # argparse fills a list from one place only: words after an option, as in `--plan key=value`, are left over.
         args.overrides += [word for word in unknown if not word.startswith("-")]
         unknown = [word for word in unknown if word.startswith("-")]
     if args.command == "bench":
         args.arguments = unknown  # each benchmark has a parser of its own
+    elif args.command == "ask" and (image := _image_among([args.question, *unknown])):
+        command.error(f"{image!r} is an image, not a question: ask --image {image} QUESTION")
     elif unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROG, description="FlashSloth: small, fast vision-language models.")
+def _is_text(word: str) -> bool:
+    """Whether an argument can be encoded; bytes that are not UTF-8 reach Python as lone surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _image_among(words: list[str]) -> str | None:
+    """The first of the words that is the name of an image file."""
+    from flashsloth.folders.downloads import IMAGE_SUFFIXES
+
+    images = (word for word in words if Path(word).suffix.lower() in IMAGE_SUFFIXES)
+    return next((word for word in images if " " not in word or Path(word).is_file()), None)
+
+
+def _build_parser() -> OneLineParser:
+    parser = OneLineParser(prog=PROG, description="FlashSloth: small, fast vision-language models.")
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -290,7 +453,7 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_push(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
-    bench.set_defaults(run=run_bench)
+    bench.set_defaults(run=run_bench, prog=bench.prog)
     return parser
 
 
@@ -325,8 +488,8 @@ def _add_ask(commands) -> None:
     ask.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run the code in the model's folder or Hub repository, if this package does not know the model; without "
-        "this option no such code is run",
+        help="run the code in the model's folder or Hub repository in place of this package's; without this option no "
+        "such code is run",
     )
 
 
@@ -425,11 +588,18 @@ def _add_push(commands) -> None:
     push.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
     push.add_argument("--message", metavar="TEXT", help="of the commit, or title of the pull request")
     push.add_argument("--dry-run", action="store_true", help="check DIR and list what would be uploaded, offline")
+    push.add_argument("--card", metavar="FILE", help="with --dry-run: write the model card to FILE")
     push.add_argument("--license", metavar="L", help="license id, such as apache-2.0 (default: the base models')")
     listed = {"metavar": "ID", "action": "append", "default": []}
     push.add_argument("--language", **listed | {"metavar": "L"}, help="language code, such as en; may be repeated")
     push.add_argument("--dataset", **listed, help="data on the Hub that it was trained on; may be repeated")
     push.add_argument("--base-model", **listed, help="model on the Hub that it was made from; may be repeated")
+    push.add_argument(
+        "--example",
+        nargs=2,
+        metavar=("IMAGE", "QUESTION"),
+        help="image that is uploaded, and the question about it that the card shows with the model's answer",
+    )
     push.add_argument(
         "--keep-card",
         action="store_true",
@@ -437,9 +607,9 @@ def _add_push(commands) -> None:
     )
 
 
-def _add_command(commands, name: str, run, summary: str) -> argparse.ArgumentParser:
+def _add_command(commands, name: str, run, summary: str) -> OneLineParser:
     command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, prog=command.prog)
     return command
 
 

@@ -4,18 +4,31 @@ A model and its processor, from a folder or the Hub, on the device and in the dt
 wrong with the folder is one `ValueError` that says what and what to do.
 """
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
-from flashsloth import register_auto_classes
-from flashsloth.folders.downloads import TOKENIZER_FILES, find_files, find_model
+from flashsloth import FlashSlothProcessor, register_auto_classes
+from flashsloth.folders.chat_template import check_chat_template
+from flashsloth.folders.config_file import read_config_file
+from flashsloth.folders.downloads import TOKENIZER_FILES, check_is_repo_id, find_files, find_model, is_folder
 from flashsloth.folders.errors import config_errors, reading_errors, weight_errors
-from flashsloth.folders.json_files import read_json
-from flashsloth.folders.model_folder import check_is_flashsloth
+from flashsloth.folders.fit import (
+    REMEDY,
+    check_generation_config,
+    check_image_processor,
+    check_processor,
+    check_processor_sizes,
+)
+from flashsloth.folders.json_files import read_settings
+from flashsloth.folders.model_folder import check_is_flashsloth, check_weights
+from flashsloth.folders.new_folder import quiet_transformers
+from flashsloth.folders.tensors import NOT_FINITE, is_finite
 
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
@@ -76,14 +89,13 @@ def find_flashsloth(name, revision: str | None = None) -> Path:
         OSError: If the Hub cannot be reached, or the connection is lost.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if is_folder(name):
         if revision:
             raise ValueError(f"'{name}' is a folder, which has no revision {revision}; a Hub repository may have one.")
         check_is_flashsloth(folder)
         return folder
     repo_id = str(name)
-    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"No model folder at '{name}'; give a folder or a Hub id such as owner/name.")
+    check_is_repo_id(repo_id)
     folder = find_files(f"{repo_id}@{revision}" if revision else repo_id, MODEL_FILES)
     check_is_flashsloth(folder)
     commit = folder.name
@@ -101,9 +113,14 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
     Raises:
         ValueError: If it contradicts itself.
     """
-    register_auto_classes()
-    with config_errors(folder / CONFIG_NAME):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    file = folder / CONFIG_NAME
+    read_config_file(file)
+    with config_errors(file):
+        if trust_remote_code:
+            return _class_in(folder, file, "AutoConfig").from_pretrained(folder)
+        register_auto_classes()
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_processor(folder: Path, trust_remote_code: bool = False):
@@ -111,18 +128,90 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     The processor of a FlashSloth; `folder` and `trust_remote_code` as in [`load_config`].
 
     Raises:
-        ValueError: If there is none, or its files are damaged.
+        ValueError: If there is none, its files are damaged, or it does not belong to the model in the folder, if there
+            is one.
     """
-    register_auto_classes()
     file = folder / PROCESSOR_NAME
     if not file.is_file():
         raise ValueError(f"{folder} holds no processor ({PROCESSOR_NAME}). Save the processor there too.")
     # transformers before version 5 keeps the image processor in a file of its own
     has_own_file = (folder / IMAGE_PROCESSOR_NAME).is_file()
-    if not has_own_file and not isinstance(read_json(file).get("image_processor"), dict):
+    if not has_own_file and not isinstance(read_settings(file).get("image_processor"), dict):
         raise ValueError(f"{file} describes no image processor. Save the processor there again.")
-    with reading_errors("processor", folder):
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if trust_remote_code:
+        with reading_errors("processor", folder):
+            return _processor_by_its_own_code(folder, file)
+    config = load_config(folder) if (folder / CONFIG_NAME).is_file() else None
+    check_processor_sizes(read_settings(file), config, file)
+    register_auto_classes()
+    with reading_errors("processor", folder), quiet_transformers():
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    if not isinstance(processor, FlashSlothProcessor):
+        raise ValueError(f"The processor in {folder} is a {type(processor).__name__}, not a FlashSloth's. {REMEDY}")
+    check_image_processor(processor.image_processor, folder)
+    check_chat_template(processor.chat_template, folder, processor.query_slot)
+    if config is not None:
+        check_processor(processor, config, folder)
+    return processor
+
+
+def _processor_by_its_own_code(folder: Path, file: Path):
+    """The processor and the image processor of a folder, by the code in it."""
+    processor = _class_in(folder, file, "AutoProcessor").from_pretrained(folder, trust_remote_code=True)
+    # The processor makes its parts by Auto classes, which prefer this package's image processor once it is registered.
+    image_file = folder / IMAGE_PROCESSOR_NAME if (folder / IMAGE_PROCESSOR_NAME).is_file() else file
+    fields = read_settings(image_file)
+    image_processor_class = _class_in(folder, image_file, "AutoImageProcessor", fields.get("image_processor", fields))
+    processor.image_processor = image_processor_class.from_pretrained(folder)
+    return processor
+
+
+def _class_in(folder: Path, file: Path, auto_class: str, fields: dict | None = None) -> type:
+    """
+    A class of the code in a folder, which is run. The Auto classes of transformers do not give it once this package
+    has registered its own for the same model type.
+
+    Args:
+        folder (`Path`): the model folder.
+        file (`Path`): its JSON file with an `auto_map`.
+        auto_class (`str`): name of the Auto class.
+        fields (`dict`, *optional*): the part of the file that has the `auto_map`; the whole file if unset.
+
+    Raises:
+        ValueError: If the file names no such class.
+    """
+    auto_map = (read_settings(file) if fields is None else fields).get("auto_map")
+    reference = auto_map.get(auto_class) if isinstance(auto_map, dict) else None
+    if not isinstance(reference, str):
+        raise ValueError(f"{file} names no code for {auto_class} (auto_map). Leave out --trust-remote-code.")
+    return get_class_from_dynamic_module(reference, folder)
+
+
+def check_runs_here(folder: Path, config: PreTrainedConfig) -> None:
+    """
+    Raises:
+        ValueError: If the weights are int4, and this machine cannot compute with them.
+    """
+    if is_int4(config) and not runs_int4():
+        raise ValueError(
+            f"The model {folder} has int4 weights, which need an NVIDIA GPU with mslk "
+            "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or the "
+            "model that it was made from."
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """
+    Checks all of a model folder that [`load`] checks before it reads the weights.
+
+    Raises:
+        ValueError: If it is no FlashSloth, incomplete or damaged, or if its parts do not fit each other.
+    """
+    check_is_flashsloth(folder)
+    config = load_config(folder)
+    check_weights(folder, config)
+    check_generation_config(folder, config)
+    load_processor(folder)
 
 
 def load_model(folder: Path, trust_remote_code: bool = False, **options):
@@ -134,27 +223,44 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
         options: Of `from_pretrained`, such as `dtype`, `device_map`, `attn_implementation`, `quantization_config`.
 
     Raises:
-        ValueError: If the weights are damaged, incomplete, of other shapes than the config says, or int4 on a machine
-            that cannot compute with them.
+        ValueError: If the weights are damaged, incomplete, not those of the config or not finite, the generation
+            config does not fit, or the weights are int4 on a machine that cannot compute with them.
     """
     config = load_config(folder, trust_remote_code)
-    if is_int4(config) and not runs_int4():
-        raise ValueError(
-            f"The model {folder} has int4 weights, which need an NVIDIA GPU with mslk "
-            "(https://github.com/pytorch/MSLK): take an int8 model (`flashsloth quantize --weights int8`) or the "
-            "model that it was made from."
-        )
-    with weight_errors(folder):
-        model, loaded = AutoModelForImageTextToText.from_pretrained(
+    check_runs_here(folder, config)
+    auto_class = AutoModelForImageTextToText
+    if not trust_remote_code:
+        checkpoint = check_weights(folder, config)
+        check_generation_config(folder, config)
+        if options.get("quantization_config") is not None:
+            _check_finite(((name, tensor.read()) for name, tensor in checkpoint.items()), folder)
+    with weight_errors(folder), quiet_transformers():
+        model_class = _class_in(folder, folder / CONFIG_NAME, auto_class.__name__) if trust_remote_code else auto_class
+        model, loaded = model_class.from_pretrained(
             folder, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
-    if loaded["missing_keys"]:
-        missing = sorted(loaded["missing_keys"])
-        raise ValueError(
-            f"The model {folder} lacks {len(missing)} tensors, {missing[0]} among them. Download it again, or save it "
-            "again."
-        )
+    for kind in ("missing_keys", "unexpected_keys"):
+        if loaded[kind]:
+            names = sorted(loaded[kind])
+            raise ValueError(
+                f"The tensors of {folder} do not fit its config ({len(names)} {kind}, {names[0]} among them). "
+                "Download it again, or save it again."
+            )
+    _check_finite(model.named_parameters(), folder)
+    for name, tensor in model.named_buffers():  # computed from the config
+        if not is_finite(tensor):
+            raise ValueError(
+                f"{folder / CONFIG_NAME} makes {name} hold numbers that are not finite. Correct its sizes."
+            )
     return model
+
+
+def _check_finite(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> None:
+    for name, tensor in tensors:
+        if not is_finite(tensor):
+            raise ValueError(
+                f"{name} of the model {folder} holds numbers that are not finite in {tensor.dtype}. {NOT_FINITE}"
+            )
 
 
 def load(
@@ -166,8 +272,8 @@ def load(
     Args:
         model_id (`str`): A folder, or `owner/name` on the Hub.
         revision (`str`, *optional*): Commit, branch or tag of the Hub repository. All files are of one commit.
-        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds,
-            which is needed where that code differs from this package's.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds
+            in place of this package's. Without it no code of theirs is run, whatever they ask for.
         dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): Of the weights and of all computation:
             `"auto"` for the checkpoint's own, `"fast"` for float32 in its place where that is bfloat16 and the CPU has
             no instructions for it.

@@ -11,7 +11,7 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
-from transformers.utils import logging
+from transformers.utils import is_torch_tensor, logging
 
 from .image_processing_flashsloth import FlashSlothImageProcessor, FlashSlothImageProcessorKwargs
 
@@ -156,6 +156,21 @@ class FlashSlothProcessorKwargs(ProcessingKwargs, total=False):
     images_kwargs: FlashSlothImageProcessorKwargs
 
 
+class FlashSlothInputs(BatchFeature):
+    """
+    The inputs of a batch. `inputs["view_mask"]` says how many views each row has. It is no key: trainers of the field
+    hand all keys on, to functions that know the usual names only.
+    """
+
+    view_mask = None
+
+    def __getitem__(self, item):
+        if item != "view_mask" or self.view_mask is None:
+            return super().__getitem__(item)
+        input_ids = self.data["input_ids"]
+        return self.view_mask.to(input_ids.device) if is_torch_tensor(input_ids) else self.view_mask
+
+
 class FlashSlothProcessor(ProcessorMixin):
     r"""
     Prepares the model's inputs. Placeholders are expanded here, so that `input_ids` are as long as the sequence that
@@ -237,13 +252,13 @@ class FlashSlothProcessor(ProcessorMixin):
             text (`str` or `list[str]`): prompts with an `<image>` for each image, and a `<learnable>` where the query
                 tokens go, which is right behind the question.
             hd (`bool`, *optional*): whether to add the high-resolution tiles; the checkpoint's default if unset.
-            return_view_mask (`bool`, *optional*, defaults to `False`): whether to return `view_mask` too. The model
-                finds it in the placeholders; compiled and exported models, and `get_image_features`, do not see them.
+            return_view_mask (`bool`, *optional*, defaults to `False`): whether `view_mask` is one of the keys. Without
+                it the model counts the placeholders; compiled and exported models, and `get_image_features`, do not.
             return_tensors (`str`, *optional*): `"pt"` for tensors.
 
         Returns:
-            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(B, L)`, and if there are images,
-            `pixel_values` of shape `(N, 3, height, width)`, and `view_mask` of shape `(B, V)` if asked for. Without
+            [`FlashSlothInputs`] with `input_ids` and `attention_mask` of shape `(B, L)`, and if there are images,
+            `pixel_values` of shape `(N, 3, height, width)`, and by its name `view_mask` of shape `(B, V)`. Without
             text only `pixel_values`.
 
         Raises:
@@ -262,10 +277,11 @@ class FlashSlothProcessor(ProcessorMixin):
         # Converted last: the tokenizer would take longer, and fail before the lengths are checked.
         return_tensors = kwargs.pop("return_tensors", None)
         inputs = super().__call__(images=[] if images is None else images, text=text, **kwargs)
-        # Trainers of the field hand all that stands here to functions that know the usual names only.
+        inputs = FlashSlothInputs(inputs.data, return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
         if text is None or not return_view_mask:
-            inputs.pop("view_mask", None)
-        return inputs.convert_to_tensors(return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+            view_mask = inputs.data.pop("view_mask", None)
+            inputs.view_mask = None if text is None else view_mask
+        return inputs
 
     def prepare_inputs_layout(self, images=None, text=None, **kwargs):
         """Reads the images, and gives each prompt a list of its own."""

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PhiForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
 from flashsloth import FlashSlothConfig
+from flashsloth.arguments import OneLineParser
 from flashsloth.bench.measure import check_free_disk, device_name, print_table, run_cli
 from flashsloth.bench.models import random_weights, weight_bytes, write_random_model
 from flashsloth.convert.published_tokenizer import PUBLISHED_PAD_TOKEN
@@ -136,7 +137,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="flashsloth bench convert", description="Memory, time and disk of composing and converting."
     )
     tower, text = FlashSlothConfig().vision_config, FlashSlothConfig().text_config

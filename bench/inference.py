@@ -38,6 +38,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.initialization import no_init_weights
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor
+from flashsloth.arguments import OneLineParser
 from flashsloth.bench.measure import (
     Clock,
     default_dtype,
@@ -225,7 +226,7 @@ def _load(folder: str | None, device: torch.device, dtype: torch.dtype) -> Flash
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="flashsloth bench",
         description="Speed and memory of one answer.",
         epilog="Other benchmarks: flashsloth bench train, convert or quantize, each with a --help of its own.",

@@ -36,6 +36,7 @@ import torch
 from transformers import DynamicCache
 
 from flashsloth import FlashSlothConfig, FlashSlothProcessor, register_auto_classes
+from flashsloth.arguments import OneLineParser
 from flashsloth.bench.measure import (
     Clock,
     check_free_disk,
@@ -101,7 +102,7 @@ def _write_random_model(folder: Path) -> None:
     check_free_disk(folder.parent.parent, 2.25 * weight_bytes(random_weights(model)))
     write_random_model(model, folder)
     register_auto_classes()
-    FlashSlothProcessor.from_pretrained(SHIPPED_CHECKPOINT).save_pretrained(folder)
+    FlashSlothProcessor.from_pretrained(SHIPPED_CHECKPOINT, trust_remote_code=False).save_pretrained(folder)
 
 
 def _decode_apart(model: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -137,9 +138,7 @@ def _decode(folder: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="flashsloth bench quantize", description="Size and speed of quantized models."
-    )
+    parser = OneLineParser(prog="flashsloth bench quantize", description="Size and speed of quantized models.")
     parser.add_argument("--model", metavar="DIR", help="model folder (default: random weights of the published size)")
     parser.add_argument("--new-tokens", type=int, default=8, help="timed tokens (8)")
     parser.add_argument("--device", default=str(default_device()), help="cpu, cuda, mps... (%(default)s)")

@@ -37,6 +37,7 @@ from flashsloth import (
     FlashSlothProcessor,
     register_auto_classes,
 )
+from flashsloth.arguments import OneLineParser
 from flashsloth.bench.measure import Clock, default_dtype, device_name, peak_memory, print_table
 from flashsloth.bench.models import random_image, uncompressed_peer
 from flashsloth.loading import SHIPPED_CHECKPOINT, default_device
@@ -97,7 +98,7 @@ def run(name: str, args: argparse.Namespace) -> dict:
     """Some steps of one of the models, in this process."""
     torch.manual_seed(0)
     register_auto_classes()
-    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_CHECKPOINT)
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED_CHECKPOINT, trust_remote_code=False)
     model = FlashSlothForCausalLM(_model_config(args)).float()  # the checkpoint's config says bfloat16 of its parts
     config = model.config
     image_processor = FlashSlothImageProcessor(size={"height": args.image_size, "width": args.image_size})
@@ -195,7 +196,7 @@ def _rows(args: argparse.Namespace) -> Dataset:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="flashsloth bench train", description="Time and memory of a training step.")
+    parser = OneLineParser(prog="flashsloth bench train", description="Time and memory of a training step.")
     for name, value, unit in (
         ("image-size", 384, "pixels along a side of the view"),
         ("patch-size", 14, "pixels along a side of a patch"),

@@ -113,8 +113,8 @@ def compose(
             pooling_size=pooling_size,
             num_query_tokens=num_query_tokens,
             query_layer=query_layer,
-            query_hidden_size=query_hidden_size or vision.config.hidden_size // 2,
-            query_num_heads=query_num_heads or language.config.num_attention_heads,
+            query_hidden_size=vision.config.hidden_size // 2 if query_hidden_size is None else query_hidden_size,
+            query_num_heads=language.config.num_attention_heads if query_num_heads is None else query_num_heads,
             query_base_token_id=query_base_token_id,
         )
         config.dtype = main_dtype(language.tensors) if dtype is None else as_dtype(dtype)

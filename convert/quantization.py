@@ -28,10 +28,11 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from flashsloth import FlashSlothForCausalLM
 from flashsloth.folders.downloads import find_model
+from flashsloth.folders.fit import check_generation_config
 from flashsloth.folders.model_folder import model_on_meta, read_model, write_model_folder
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import describe_source, read_provenance, write_provenance
-from flashsloth.folders.tensors import LazyTensor
+from flashsloth.folders.tensors import NOT_FINITE, LazyTensor, is_finite
 from flashsloth.loading import load_processor
 
 
@@ -96,6 +97,7 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
         tensors, metadata = quantized_tensors(checkpoint, {f"{name}.weight" for name in layers}, quantizer)
 
         config.quantization_config = TorchAoConfig(method, modules_to_not_convert=kept_modules(model)).to_dict()
+        check_generation_config(src, config)
         has_generation_config = (src / GENERATION_CONFIG_NAME).is_file()
         generation_config = GenerationConfig.from_pretrained(src) if has_generation_config else None
         write_model_folder(
@@ -200,7 +202,10 @@ def quantized_tensors(
     # The parts of a weight that have the same dtype size are written one after the other.
     @lru_cache(maxsize=1)
     def read_parts(name: str) -> dict[str, torch.Tensor]:
-        return flatten_tensor_state_dict({name: quantizer(checkpoint[name].read())})[0]
+        weight = checkpoint[name].read()
+        if not is_finite(weight):
+            raise ValueError(f"{name} holds numbers that are not finite. {NOT_FINITE}")
+        return flatten_tensor_state_dict({name: quantizer(weight)})[0]
 
     tensors, metadata = {}, {}
     for name, tensor in checkpoint.items():

@@ -5,12 +5,24 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from flashsloth.folders.json_files import read_json
+from transformers.activations import ACT2FN
+
+from flashsloth.folders.json_files import objects_in, read_settings
 
 
-# transformers makes lists of these lengths as soon as it reads a config. No model comes near the bound.
-LISTED_COUNTS = ("num_labels", "num_hidden_layers")
+# Lists of these lengths are made as soon as a config is read. No model comes near the bound.
+LISTED_COUNTS = (
+    "num_labels",
+    "num_hidden_layers",
+    "num_query_tokens",
+    "image_suffix_length",
+    "turn_prefix_length",
+)
 MAX_COUNT = 100_000
+# Fields of a rotary embedding that are divisors or shares, and their largest values.
+ROTARY = {"partial_rotary_factor": 1, "rope_theta": 1e15, "factor": 1e6}
+ACTIVATION = "hidden_act"  # how the fields end that name one
+IMPLEMENTATION = "_implementation"  # how the fields end that choose a kernel, such as attn_implementation
 
 
 def read_config_file(file: Path) -> dict:
@@ -18,10 +30,28 @@ def read_config_file(file: Path) -> dict:
     The fields of a config.json.
 
     Raises:
-        ValueError: If there is none, it is damaged, or transformers would take memory beyond reason to read it.
+        ValueError: If there is none, it is damaged, transformers would take memory beyond reason to read it, or it
+            asks for code of a Hub repository.
     """
-    fields = read_json(file)
-    parts = [fields, *(value for value in fields.values() if isinstance(value, dict))]
+    fields = read_settings(file)
+    parts = list(objects_in(fields))
+    for part in parts:
+        for name in ROTARY.keys() & part.keys():
+            value = part[name]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value <= ROTARY[name]):
+                raise ValueError(
+                    f"{file} has {name} {value!r}, which is not a number above 0 and up to {ROTARY[name]}."
+                )
+        for name, value in part.items():
+            if name.endswith(ACTIVATION) and (not isinstance(value, str) or value not in ACT2FN):
+                raise ValueError(f"{file} has {name} {value!r}, an activation that transformers does not know.")
+            # transformers would fetch a kernel of this name, and run it
+            if name.endswith(IMPLEMENTATION) and "/" in str(value):
+                raise ValueError(
+                    f"{file} has {name} {value!r}, which is code of a Hub repository. Remove it from the config; a "
+                    "kernel that you trust is chosen where the model is loaded."
+                )
     for name in LISTED_COUNTS:
         largest = max((part[name] for part in parts if isinstance(part.get(name), int)), default=0)
         if largest > MAX_COUNT:

@@ -15,8 +15,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from flashsloth.folders.errors import one_line
+from flashsloth.folders.git_lfs import check_is_fetched
 from flashsloth.folders.tensors import WEIGHT_FILES
 
 
@@ -28,6 +30,8 @@ TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 SAFETENSORS_FILES = ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors")
 PYTORCH_FILES = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
 SUBFOLDERS = ("*/*",)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # the usual ones
 
 REFUSED = (401, 403)  # status codes of HTTP
 
@@ -42,12 +46,15 @@ def find_model(name, files: tuple[str, ...] = CONFIG_FILES) -> Path:
         files (`tuple[str, ...]`, *optional*): patterns of the files beside the weights; the config by default.
 
     Raises:
+        FileNotFoundError: If `name` can only be a folder, and there is none.
         ValueError: If there is neither, or the Hub is switched off (`HF_HUB_OFFLINE`) and the local copy incomplete.
+            Also if a folder holds pointers of Git LFS.
         OSError: If the Hub cannot be reached, or the connection is lost. What has arrived is kept, and the next call
             continues from there.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if is_folder(name):
+        check_is_fetched(folder)
         return folder
     folder = _download(str(name), (*files, *SAFETENSORS_FILES))
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
@@ -64,7 +71,21 @@ def find_tokenizer(name) -> Path:
 def find_files(name, files: tuple[str, ...]) -> Path:
     """The folder of a model with the files of these patterns; see [`find_model`]."""
     folder = Path(name)
-    return folder if folder.is_dir() else _download(str(name), files)
+    if is_folder(name):
+        check_is_fetched(folder)
+        return folder
+    progress_bars = not are_progress_bars_disabled()
+    disable_progress_bars()  # the files are small, and the weights that may follow have a bar
+    try:
+        return _download(str(name), files)
+    finally:
+        if progress_bars:
+            enable_progress_bars()
+
+
+def is_folder(name) -> bool:
+    """Whether a name is that of a folder. An empty one is not, although `Path` takes it for the working folder."""
+    return str(name) != "" and Path(name).is_dir()
 
 
 def download_error(name: str, error: HTTPError) -> ValueError | ConnectionError:
@@ -76,7 +97,21 @@ def download_error(name: str, error: HTTPError) -> ValueError | ConnectionError:
     )
 
 
+def check_is_repo_id(name: str) -> None:
+    """
+    Raises:
+        FileNotFoundError: If a name that is no folder cannot be one of the Hub either.
+    """
+    repo_id = name.partition("@")[0]
+    if Path(name).is_file():
+        hint = " An image is given with ask --image." if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
+        raise FileNotFoundError(f"'{name}' is a file, not a model folder.{hint}")
+    if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"No model folder at '{name}'; give a folder or a Hub id such as owner/name.")
+
+
 def _download(name: str, files: tuple[str, ...]) -> Path:
+    check_is_repo_id(name)
     repo_id, at, revision = name.partition("@")
     try:
         if at and not revision:

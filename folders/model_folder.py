@@ -1,11 +1,13 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """A complete model folder: what it holds, reading one, which is not trusted, and writing one."""
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
@@ -13,6 +15,8 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
 from flashsloth.folders.config_file import check_depth, read_config_file
 from flashsloth.folders.errors import config_errors
+from flashsloth.folders.git_lfs import check_is_fetched
+from flashsloth.folders.new_folder import UNFINISHED_NAME
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
 
@@ -20,13 +24,17 @@ from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 TRAINING_FILE = "training.json"  # the record of its training run
 CURVES_FILE = "curves.png"  # a figure of that run's curves
 EVALUATION_FILE = "evaluation.json"  # its scores
+RUN_RESULT = "model"  # in a training run's OUTPUT_DIR; the run's training.json and curves.png are beside it
 MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
 # How the names of a tower's layers begin, by the field that holds its config.
 TOWER_LAYERS = {
     "text_config": "model.language_model.layers.",
     "vision_config": "model.vision_tower.encoder.layers.",
 }
-MAX_LISTED = 20  # tensors named per kind of mistake; the rest is counted
+MAX_LISTED = 5  # tensors named per kind of mistake; the rest is counted
+
+
+REMEDY = "Download the model again, or save it again."
 
 
 def model_on_meta(config: FlashSlothConfig) -> FlashSlothForCausalLM:
@@ -37,7 +45,10 @@ def model_on_meta(config: FlashSlothConfig) -> FlashSlothForCausalLM:
 
 def expected_shapes(config: FlashSlothConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a checkpoint with this `config` holds."""
-    model = model_on_meta(config)
+    return _shapes_of(model_on_meta(config))
+
+
+def _shapes_of(model: FlashSlothForCausalLM) -> dict[str, tuple[int, ...]]:
     tied = model.all_tied_weights_keys
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
@@ -84,17 +95,33 @@ def check_tensors(
         raise ValueError(f"The tensors of {where} do not fit its config ({'; '.join(lines)}). {remedy}")
 
 
+def run_notes(folder: Path) -> list[Path]:
+    """The record and the curves of the run that made a model or an adapter: in its folder, else beside it."""
+    folder = folder.resolve()
+    places = [folder, folder.parent] if folder.name == RUN_RESULT else [folder]
+    files = [[place / name for place in places] for name in (TRAINING_FILE, CURVES_FILE)]
+    return [found[0] for choices in files if (found := [file for file in choices if file.is_file()])]
+
+
 def check_is_flashsloth(folder: Path) -> None:
     """
     Checks what kind of model a folder holds, before anything is built from it.
 
     Raises:
-        ValueError: If it is an adapter, has no config, or is another model than a FlashSloth.
+        ValueError: If it is an adapter, unfinished or not fetched, has no config, or is another model than a
+            FlashSloth.
     """
+    if UNFINISHED_NAME.search(folder.resolve().name):
+        raise ValueError(f"{folder} is left over from an interrupted command. Remove it and run the command again.")
+    check_is_fetched(folder)
     if (folder / ADAPTER_CONFIG_NAME).is_file():
         raise ValueError(
             f"{folder} is an adapter: merge it first (flashsloth merge {folder} DST), and use the result."
         )
+    if not (folder / CONFIG_NAME).is_file():
+        inside = [file.parent.name for file in sorted(folder.glob(f"*/{CONFIG_NAME}"))]
+        hint = f"Name the folder in it: {folder / inside[0]}" if inside else "Name the folder that was saved."
+        raise ValueError(f"{folder} holds no model: {folder / CONFIG_NAME} does not exist. {hint}")
     model_type = read_config_file(folder / CONFIG_NAME).get("model_type")
     if model_type != FlashSlothConfig.model_type:
         raise ValueError(
@@ -116,14 +143,58 @@ def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
     fields = read_config_file(file)
     if "quantization_config" in fields:
         raise ValueError(f"{folder} is quantized already. Name the model that it was made from.")
+    with config_errors(file):
+        config = FlashSlothConfig.from_pretrained(folder)
+    return config, check_weights(folder, config)
+
+
+def check_weights(folder: Path, config: FlashSlothConfig) -> Checkpoint:
+    """
+    Compares the weights of a folder with its config, both ways. Only their headers are read, so that a config of
+    absurd sizes costs neither time nor memory. Of quantized weights, the place and the size are compared.
+
+    Raises:
+        ValueError: If the weights are incomplete, damaged or not those of the config.
+    """
+    file = folder / CONFIG_NAME
+    if read_config_file(file).get("transformers_weights") is not None:
+        raise ValueError(f"{file} names a file of weights (transformers_weights). Remove that field from it.")
     checkpoint = Checkpoint(folder)
     with config_errors(file):
         for tower, layers in TOWER_LAYERS.items():
-            check_depth(fields[tower], checkpoint, layers, file)
-        config = FlashSlothConfig.from_pretrained(folder)
-        shapes = expected_shapes(config)
-    check_tensors(checkpoint, shapes, folder, "Save the model again.")
-    return config, checkpoint
+            depth = {"num_hidden_layers": vars(config)[tower].num_hidden_layers}
+            check_depth(depth, checkpoint, layers, file)
+        model = model_on_meta(config)
+        expected = _shapes_of(model)
+    if "quantization_config" in config.to_dict():
+        found, expected = _without_quantized(checkpoint, expected, model)
+    else:
+        found = checkpoint
+    check_tensors(found, expected, folder, REMEDY)
+    return checkpoint
+
+
+def _without_quantized(
+    checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], model: FlashSlothForCausalLM
+) -> tuple[dict[str, LazyTensor], dict[str, tuple[int, ...]]]:
+    """
+    The tensors of a quantized checkpoint that are not quantized, and the shapes that these must have. A quantized
+    weight is stored as several tensors, whose names and shapes depend on the method; together they hold at least one
+    bit for each of its elements.
+    """
+    found, expected = dict(checkpoint), dict(expected)
+    parts = defaultdict(list)
+    for name in checkpoint:
+        if name not in expected:
+            parts[name.rpartition(".")[0]].append(name)
+    for module_name, module in model.named_modules():
+        weight = f"{module_name}.weight"
+        if not isinstance(module, nn.Linear) or weight in found or not parts[module_name]:
+            continue
+        num_bits = sum(8 * found.pop(name).num_bytes for name in parts[module_name])
+        if num_bits >= math.prod(expected[weight]):
+            del expected[weight]
+    return found, expected
 
 
 def new_processor(config: FlashSlothConfig, tokenizer, hd: bool = False) -> FlashSlothProcessor:

@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """A folder that is written whole or not at all."""
 
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.utils import logging
+
+
+UNFINISHED_NAME = re.compile(r"\.incomplete-[0-9a-f]{8}$")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from tqdm import tqdm
 
 from flashsloth.folders.errors import one_line
@@ -25,6 +26,9 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
+
+
+NOT_FINITE = "Train or save the model again, or choose a dtype of a wider range, such as bfloat16."
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,25 @@ class LazyTensor:
         return LazyTensor(self.shape, dtype, lambda: self.read().to(dtype))
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """
+    Whether a tensor holds neither NaN nor infinity. It is read once, and nothing of its size is allocated.
+
+    Args:
+        tensor (`torch.Tensor`): of any dtype; the parts of a quantized weight are looked at one by one. One without
+            data, on the meta device, is finite.
+    """
+    if is_traceable_wrapper_subclass(tensor):
+        return all(
+            is_finite(part) for name in tensor.__tensor_flatten__()[0] if (part := vars(tensor)[name]) is not None
+        )
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.itemsize == 1:
+        tensor = tensor.float()  # no extremes of 8-bit numbers are computed
+    return all(extreme.isfinite().item() for extreme in tensor.detach().aminmax())
+
+
 class Checkpoint(Mapping[str, LazyTensor]):
     """
     The weights of a folder, by name, in the order of their files: sharded or single, safetensors or PyTorch (.bin).
@@ -72,6 +95,11 @@ class Checkpoint(Mapping[str, LazyTensor]):
         index_name = next((name for name in WEIGHT_FILES if (self.folder / name).is_file()), None)
         if index_name is None:
             raise ValueError(f"No weights in {self.folder}: expected one of {', '.join(WEIGHT_FILES)}.")
+        whole_name = index_name.replace(".index.json", "")
+        if whole_name != index_name and (self.folder / whole_name).is_file():
+            raise ValueError(
+                f"The weights in {self.folder} are there twice, as {whole_name} and as {index_name}. Remove one."
+            )
         weight_map = None
         file_names = [index_name]
         if index_name.endswith(".index.json"):
@@ -226,6 +254,8 @@ def _write_safetensors(
         stream.write(encoded)
         for name in names:
             data = tensors[name].read().detach().contiguous()
+            if not is_finite(data):
+                raise ValueError(f"{name} holds numbers that are not finite in {data.dtype}. {NOT_FINITE}")
             if tuple(data.shape) != tensors[name].shape or data.dtype != tensors[name].dtype:
                 raise ValueError(
                     f"{name} was announced as {tensors[name].dtype} {tensors[name].shape}, but is {data.dtype} "

@@ -4,13 +4,16 @@ The model card of a release, and the files that go with it. The card states fact
 what the caller says. It leaves out what is not known.
 """
 
+import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import requires
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from huggingface_hub import (
     EvalResult,
     EvalResultEntry,
@@ -21,8 +24,9 @@ from huggingface_hub import (
 from huggingface_hub.constants import REPOCARD_NAME
 from huggingface_hub.utils import yaml_dump
 from packaging.requirements import Requirement
+from PIL import Image
 
-from flashsloth.folders.json_files import read_json_list
+from flashsloth.image_reading_flashsloth import read_image
 from flashsloth.publish.notes import Evaluation, Lineage, published
 from flashsloth.publish.release import Release
 from flashsloth.publish.values import (
@@ -40,11 +44,12 @@ from flashsloth.publish.values import (
 logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "card_template.md"
-WIDGET = Path(__file__).parent / "widget"
+WIDGET = Path(__file__).parent / "widget"  # images that come with this library
 HUB = "https://huggingface.co"
 # "conversational" shows the chat widget (https://huggingface.co/docs/hub/models-widgets), "custom_code" that loading
 # needs trust_remote_code.
 TAGS = ["flashsloth", "vision-language-model", "conversational", "custom_code"]
+MAX_IMAGE_SIZE = 1024  # pixels along each side of an example's image
 NO_REVISION = "0" * 40  # stands in a card until it is known which commit it will be pinned to
 PIN = re.compile(r'^revision = "([0-9a-f]{40})"$', flags=re.MULTILINE)
 
@@ -76,6 +81,52 @@ COMMAND_SETTINGS = {"learning_rate": "learning rate", "group_size": "group size"
 UNSET = (None, "None", -1, "", {}, [])  # how the trainer says that a setting is not set, as in `max_steps=-1`
 
 
+@dataclass(frozen=True)
+class Example:
+    """
+    A question about an image, which a model is asked before it is published. The card shows its answer.
+
+    Args:
+        question (`str`): The question.
+        image (`bytes`): The image, as a PNG file.
+        is_own (`bool`, *optional*, defaults to `True`): Whether the publisher chose it, instead of this library.
+    """
+
+    question: str
+    image: bytes
+    is_own: bool = True
+
+    @property
+    def path(self) -> str:
+        """Of the image in the repository."""
+        return "widget/example.png"
+
+
+SHIPPED_EXAMPLE = Example(
+    "What color is the cross? Answer briefly.", (WIDGET / "colors.png").read_bytes(), is_own=False
+)
+
+
+def read_example(image, question: str) -> Example:
+    """
+    An example of the publisher's own. The image is published without its name and its metadata, such as a position.
+
+    Args:
+        image (`str` or `os.PathLike`): A file or URL.
+        question (`str`): The question about it.
+
+    Raises:
+        ValueError: If the image cannot be read, or the question is empty.
+    """
+    if not question.strip():
+        raise ValueError("The question of the example is empty.")
+    picture = read_image(image, f"The image of the example ({image})")
+    picture.thumbnail((MAX_IMAGE_SIZE, MAX_IMAGE_SIZE))
+    file = BytesIO()
+    Image.fromarray(np.asarray(picture)).save(file, "PNG")  # pixels only
+    return Example(question, file.getvalue())
+
+
 def card_files(
     release: Release,
     repo_id: str,
@@ -84,9 +135,11 @@ def card_files(
     license: str | None = None,
     languages: Sequence[str] = (),
     datasets: Sequence[str] = (),
+    example: Example | None = None,
+    answer: str | None = None,
 ) -> dict[str, bytes]:
     """
-    Makes the model card of a release, its evaluation results in the Hub's format, and the images of its widget.
+    Makes the model card of a release, its evaluation results in the Hub's format, and the image of its example.
 
     Args:
         release ([`Release`]): The release.
@@ -96,9 +149,12 @@ def card_files(
             if it is known and the same for all of them.
         languages (`Sequence[str]`, *optional*): Codes of the languages that the model speaks.
         datasets (`Sequence[str]`, *optional*): Ids of the datasets on the Hub that it was trained on.
+        example ([`Example`], *optional*): The question that the card asks; the one of this library if unset.
+        answer (`str`, *optional*): The model's answer to it. Without it the card shows none, nor does it for a model
+            that is untrained.
 
     Returns:
-        `dict[str, bytes]`: Content by path in the repository: `README.md`, `.eval_results/*.yaml`, `widget/*`.
+        `dict[str, bytes]`: Content by path in the repository: `README.md`, `.eval_results/*.yaml`, the image.
 
     Raises:
         ValueError: If a value is malformed.
@@ -109,9 +165,10 @@ def card_files(
         check_language(language)
     for dataset in datasets:
         check_hub_id(dataset, "The dataset")
-    widget = read_json_list(WIDGET / "examples.json")
+    example = example or SHIPPED_EXAMPLE
+    answer = None if release.lineage.is_untrained else answer
     data = ModelCardData(
-        license=check_license(license) if license else _license_of(release.lineage),
+        license=check_license(license) if license else known_license(release.lineage),
         language=list(languages) or None,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
@@ -122,15 +179,7 @@ def card_files(
         metrics=sorted({e.metric for e in release.evaluations if e.origin == "measured"}) or None,
         model_name=repo_id.split("/")[1],
         eval_results=[_eval_result(evaluation) for evaluation in release.evaluations] or None,
-        # As https://huggingface.co/docs/hub/models-widgets-examples has it for visual question answering.
-        widget=[
-            {
-                "text": example["text"],
-                "src": f"{HUB}/{repo_id}/resolve/main/widget/{example['file']}",
-                "example_title": example["example_title"],
-            }
-            for example in widget
-        ],
+        widget=[_widget(repo_id, example, answer)],
     )
     card = ModelCard.from_template(
         data,
@@ -139,12 +188,18 @@ def card_files(
         title=markdown(repo_id.split("/")[1]),
         revision=revision,
         dataset_links=[link(name, "datasets/") for name in datasets],
-        examples=[{"image": f"widget/{example['file']}", "question": example["text"]} for example in widget],
+        example=example,
+        question=markdown(example.question),
+        question_code=json.dumps(example.question, ensure_ascii=False),
+        answer=markdown(answer) if answer else "",
         **_facts(release),
     )
     _check_metadata(card, data)
-    files = {REPOCARD_NAME: str(card).encode(), **_eval_result_files(release.evaluations)}
-    return files | {f"widget/{example['file']}": (WIDGET / example["file"]).read_bytes() for example in widget}
+    return {
+        REPOCARD_NAME: str(card).encode(),
+        **_eval_result_files(release.evaluations),
+        example.path: example.image,
+    }
 
 
 def pinned_revision(card: str) -> str | None:
@@ -156,18 +211,33 @@ def pinned_revision(card: str) -> str | None:
 # Metadata
 
 
-def _license_of(lineage: Lineage) -> str | None:
+def known_license(lineage: Lineage) -> str | None:
     """The license of the base models, if it is known and the same for all; it is never guessed."""
-    known = {name: published()["licenses"].get(name, {}).get("id") for name in lineage.base_models}
-    licenses = set(known.values())
-    if lineage.knows_all_bases and len(licenses) == 1 and None not in licenses:
-        return licenses.pop()
-    reason = ", ".join(f"{name}: {license or 'not known here'}" for name, license in known.items())
+    licenses = set(_base_licenses(lineage).values())
+    is_known = lineage.knows_all_bases and len(licenses) == 1 and None not in licenses
+    return licenses.pop() if is_known else None
+
+
+def warn_of_no_license(lineage: Lineage) -> None:
+    """Says why a card without `license` names none, if it does not."""
+    if known_license(lineage):
+        return
+    reason = ", ".join(f"{name}: {license or 'not known here'}" for name, license in _base_licenses(lineage).items())
     logger.warning(
         "The model card names no license%s. Give the license of the model with --license.",
         f" ({reason})" if reason else "",
     )
-    return None
+
+
+def _base_licenses(lineage: Lineage) -> dict[str, str | None]:
+    return {name: published()["licenses"].get(name, {}).get("id") for name in lineage.base_models}
+
+
+def _widget(repo_id: str, example: Example, answer: str | None) -> dict:
+    """As https://huggingface.co/docs/hub/models-widgets-examples has it for visual question answering."""
+    source = f"{HUB}/{repo_id}/resolve/main/{example.path}"
+    output = {"output": {"text": answer}} if answer else {}
+    return {"text": example.question, "src": source, "example_title": "A question about an image", **output}
 
 
 def _eval_result(evaluation: Evaluation) -> EvalResult:
@@ -251,9 +321,14 @@ def _facts(release: Release) -> dict:
         "settings": _setting_rows(release.record),
         "scores": {origin: _score_rows(release.evaluations, origin) for origin in ("measured", "published")},
         "commands": sorted({code(e.command) for e in release.evaluations if e.command}),
+        "last_data": _listed(_last_data(lineage)),
         "all_data": _listed(data) if lineage.is_from_scratch else "",
         "published_state": lineage.published["what"] if lineage.published else "",
     }
+
+
+def _last_data(lineage: Lineage) -> list[str]:
+    return next((entry["data"] for entry in reversed(lineage.entries) if entry.get("data")), [])
 
 
 def _with_unit(number: int, billions: str, millions: str) -> str:

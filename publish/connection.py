@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from flashsloth.folders.errors import one_line
+from flashsloth.publish.private import TOKEN, USER_IN_URL
 
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,6 @@ RETRY_WAITS = (1, 2, 4, 8)  # seconds
 RETRIED_STATUS = (408, 409, 412, 429, 500, 502, 503, 504)
 SETTINGS_URL = "https://huggingface.co/settings/tokens"
 
-TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
-USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 QUERY_OF_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+")  # which holds the signature of a storage address
 
 

@@ -1,7 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 The notes in a model folder: what the model is made from (provenance.json), how well it answers (evaluation.json), and
-the settings of the run that made it (training.json). Each is checked, as they end up in a model card.
+the settings of the run that made it (training.json). Each is checked, as they end up in a model card, and read without
+what is private (see `private.py`).
 """
 
 import math
@@ -10,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from flashsloth.folders.json_files import read_json, read_json_list
 from flashsloth.folders.model_folder import EVALUATION_FILE
 from flashsloth.folders.provenance import PROVENANCE_FILE, read_provenance
+from flashsloth.publish.private import without_private
 from flashsloth.publish.values import check_commit, check_hub_id, check_url
 
 
@@ -22,8 +24,6 @@ COMMANDS = ("compose", "convert", "train", "merge", "quantize")
 LEARNING = {"train", "merge"}
 NO_BASES = {"adapter", "tokenizer"}  # roles of sources whose weights are not the model's own
 ORIGINS = ("measured", "published")
-# An absolute path within a sentence, not within a URL. Its last part stays.
-ABSOLUTE_PATH = re.compile(r"(?<![\w.:/\\~-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:<>|]+[/\\])+(?=[^\s/\\'\",;:<>|])")
 
 
 @cache
@@ -92,7 +92,7 @@ def read_lineage(folder: Path, base_models: Sequence[str] = ()) -> Lineage:
     Raises:
         ValueError: If the provenance is damaged, or a name is not an id on the Hub.
     """
-    entries = read_provenance(folder)
+    entries = without_private(read_provenance(folder))
     for number, entry in enumerate(entries, start=1):
         _check_provenance(entry, f"Entry {number} of {PROVENANCE_FILE}")
     named = tuple(check_hub_id(name, "The base model") for name in base_models)
@@ -213,7 +213,8 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     file = folder / EVALUATION_FILE
     if not file.is_file():
         return []
-    return [_evaluation(entry, f"{file}, score {number}") for number, entry in enumerate(read_json_list(file), 1)]
+    entries = without_private(read_json_list(file))
+    return [_evaluation(entry, f"{file}, score {number}") for number, entry in enumerate(entries, 1)]
 
 
 def published_evaluations(lineage: Lineage) -> list[Evaluation]:
@@ -287,20 +288,5 @@ def _get(entry: Mapping, key: str, kind, where: str, required: bool = True):
 
 
 def read_record(file: Path) -> dict:
-    """The record of a training run, without the paths of the machine that it ran on."""
-    return _without_paths(read_json(file))
-
-
-def _without_paths(value):
-    """The same JSON value, in which only the last part of each absolute path is left."""
-    if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    for kind in (PurePosixPath, PureWindowsPath):  # a value that is a path as a whole may contain spaces
-        path = kind(value)
-        if "\n" not in value and (path.is_absolute() or value.startswith("~/")):
-            return path.name
-    return ABSOLUTE_PATH.sub("", value)
+    """The record of a training run, without the paths of the machine that it ran on, and without secrets."""
+    return without_private(read_json(file))

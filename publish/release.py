@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.constants import REPOCARD_NAME
+from safetensors import safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.tokenization_utils_base import (
@@ -32,15 +33,19 @@ from transformers.utils import (
 
 import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
-from flashsloth.folders.errors import config_errors, one_line
-from flashsloth.folders.json_files import read_json
+from flashsloth.folders.errors import config_errors, one_line, reading_errors
+from flashsloth.folders.json_files import read_json, read_json_list
 from flashsloth.folders.model_folder import (
     CURVES_FILE,
     EVALUATION_FILE,
+    RUN_RESULT,
     TRAINING_FILE,
     check_is_flashsloth,
+    check_tensors,
+    expected_shapes,
     main_dtype,
     model_on_meta,
+    run_notes,
 )
 from flashsloth.folders.provenance import PROVENANCE_FILE
 from flashsloth.folders.tensors import LazyTensor, open_safetensors, read_weight_map
@@ -52,10 +57,10 @@ from flashsloth.publish.notes import (
     read_lineage,
     read_record,
 )
+from flashsloth.publish.private import has_secret, local_paths, without_private
 
 
 TRAINER_STATE_FILE = "trainer_state.json"
-RUN_RESULT = "model"  # in a training run's OUTPUT_DIR; training.json and curves.png of the run are beside it
 
 REQUIRED = (CONFIG_NAME, PROCESSOR_NAME, FULL_TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE)
 OPTIONAL = (GENERATION_CONFIG_NAME, IMAGE_PROCESSOR_NAME, SPECIAL_TOKENS_MAP_FILE, ADDED_TOKENS_FILE)
@@ -72,6 +77,14 @@ AUTO_CLASSES = {
 }
 AUTO_MAP_FILES = (CONFIG_NAME, PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, TOKENIZER_CONFIG_FILE)
 
+# Files of settings, which may name a path; the words of a tokenizer may only look like one.
+SETTINGS = (*AUTO_MAP_FILES, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME)
+# Notes, which are uploaded without what is private, as is the config of a published checkpoint within config.json.
+CLEANED = (PROVENANCE_FILE, EVALUATION_FILE, TRAINING_FILE)
+ORIGINAL_CONFIG = "original_config"
+
+TEXTS = (".json", ".py", ".jinja", ".md", ".txt")
+PNG = b"\x89PNG\r\n\x1a\n"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 LEFTOVERS = (".new", ".tmp", ".temp", ".part", ".partial", ".incomplete", ".lock", ".swp", "~")
 UNFINISHED_FOLDER = re.compile(r"\.incomplete-[0-9a-f]{8}$")  # see `flashsloth.folders.new_folder`
@@ -153,6 +166,7 @@ def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = (
     reader.read_code()
     reader.read_tokenizer()
     files = reader.read_files(keep_card)
+    reader.read_contents(files)
     if reader.problems:
         raise ValueError(f"{folder} cannot be uploaded: {'; '.join(dict.fromkeys(reader.problems))}.")
 
@@ -160,19 +174,19 @@ def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = (
     with config_errors(folder / CONFIG_NAME):
         config = FlashSlothConfig.from_pretrained(folder)
         num_parameters = model_on_meta(config).num_parameters()
-    try:
+    with reading_errors("image processor", folder):
         image_processor = FlashSlothImageProcessor.from_pretrained(folder)
-    except OSError as error:
-        raise ValueError(f"{folder} has no image processor: {one_line(error)}") from error
-    record = {}
-    if TRAINING_FILE in files:
-        record = read_record(files[TRAINING_FILE])
-        files[TRAINING_FILE] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    foreign_code = [name for name in files if name.endswith(".py") and not _is_own_code(folder / name)]
+    if not foreign_code and "quantization_config" not in fields:  # otherwise the names of tensors are not ours
+        check_tensors(tensors, expected_shapes(config), folder, "Save the model again.")
+    record = read_record(files[TRAINING_FILE]) if TRAINING_FILE in files else {}
     lineage = read_lineage(folder, base_models)
+    evaluations = [*read_evaluations(folder), *published_evaluations(lineage)]
+    _leave_out_what_is_private(files)
     return Release(
         folder=folder,
         files=files,
-        foreign_code=[name for name in files if name.endswith(".py") and not _is_own_code(folder / name)],
+        foreign_code=foreign_code,
         config=config,
         hd=image_processor.hd,
         tile_grid=image_processor.tile_grid,
@@ -180,9 +194,23 @@ def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = (
         num_bytes=sum(path.stat().st_size for name, path in files.items() if name.endswith(".safetensors")),
         dtype=None if "quantization_config" in fields else str(main_dtype(tensors)).removeprefix("torch."),
         lineage=lineage,
-        evaluations=[*read_evaluations(folder), *published_evaluations(lineage)],
+        evaluations=evaluations,
         record=record,
     )
+
+
+def _leave_out_what_is_private(files: dict[str, Path | bytes]) -> None:
+    """Replaces a file by its content without paths of this machine and secrets, if it has any."""
+    for name in set(files).intersection((CONFIG_NAME, *CLEANED)):
+        read = read_json_list if name in (PROVENANCE_FILE, EVALUATION_FILE) else read_json
+        content = read(files[name])
+        private = (ORIGINAL_CONFIG,) if name == CONFIG_NAME else content
+        if isinstance(content, list):
+            cleaned = without_private(content)
+        else:
+            cleaned = content | {key: without_private(content[key]) for key in private if key in content}
+        if cleaned != content:
+            files[name] = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def is_release_file(name: str) -> bool:
@@ -211,7 +239,9 @@ def _check_kind(folder: Path) -> None:
             "push the finished OUTPUT_DIR/model, or load the checkpoint and save model and processor to a new folder."
         )
     if not has_config:
-        raise ValueError(f"{folder} holds no model: {CONFIG_NAME} is missing.")
+        result = folder / RUN_RESULT
+        remedy = f"name {result}" if (result / CONFIG_NAME).is_file() else "name a folder that a command wrote"
+        raise ValueError(f"{folder} holds no model: {CONFIG_NAME} is missing; {remedy}.")
     check_is_flashsloth(folder)
 
 
@@ -270,6 +300,10 @@ class _Reader:
                     "save the model again"
                 )
             tensors |= held
+            with safe_open(self.folder / shard, framework="pt") as file:
+                metadata = file.metadata() or {}
+            self._check_secrets(shard, json.dumps(metadata))
+            self._check_paths(shard, metadata)
         return tensors
 
     def read_code(self) -> None:
@@ -324,10 +358,49 @@ class _Reader:
                 )
             else:
                 files[path.name] = path
-        if self.folder.resolve().name == RUN_RESULT:
-            beside = [self.folder.resolve().parent / name for name in (TRAINING_FILE, CURVES_FILE)]
-            files = {path.name: path for path in beside if path.is_file()} | files
+        beside = [path for path in run_notes(self.folder) if not self._has(path.name)]
+        for path in beside:
+            problem = _what_is_wrong(path, self.expected)
+            if problem:
+                self.problems.append(f"{path} {problem}")
+            else:
+                files[path.name] = path
         return files
+
+    def read_contents(self, files: dict[str, Path | bytes]) -> None:
+        """Looks into the files other than weights for what no release may hold."""
+        for name, path in files.items():
+            if path.suffix == ".png" and not path.read_bytes().startswith(PNG):
+                self.problems.append(f"{name} is no PNG image: remove it")
+            elif path.suffix in TEXTS:
+                self._read_text(name, path)
+
+    def _read_text(self, name: str, path: Path) -> None:
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text) if path.suffix == ".json" else None
+        except (ValueError, RecursionError) as error:
+            kind = "JSON" if path.suffix == ".json" else "text"
+            self.problems.append(f"{name} is not valid {kind} ({one_line(error)}): save the model again")
+            return
+        if name not in CLEANED:
+            self._check_secrets(name, text)
+        if name in SETTINGS and isinstance(content, dict):
+            self._check_paths(name, {key: value for key, value in content.items() if key != ORIGINAL_CONFIG})
+        elif name in SETTINGS:
+            self.problems.append(f"{name} must hold a JSON object: save the model again")
+
+    def _check_secrets(self, name: str, text: str) -> None:
+        if has_secret(text):
+            self.problems.append(
+                f"{name} holds an access token or a password: remove it there, and revoke it where it was made"
+            )
+
+    def _check_paths(self, name: str, content: dict) -> None:
+        self.problems += [
+            f"{name} holds a path of this machine ({place}: {path}): remove it there"
+            for place, path in local_paths(content)
+        ]
 
 
 def _what_is_wrong(path: Path, expected: set[str]) -> str | None:

@@ -19,21 +19,26 @@ logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
 PACKAGE = "flashsloth"
-QUESTION = "What is this?"
-# Enough for prefill and cached decoding; a CPU without bfloat16 instructions takes minutes for more.
-NEW_TOKENS = 2
+IMAGE_FILE = "image.png"
+# The longest answer. A CPU without bfloat16 instructions takes seconds for each token of the large model.
+MAX_NEW_TOKENS = 32
 # Environment variables with settings of the Hub and of transformers, and those that hold secrets.
 SETTINGS = ("HF_", "HUGGING", "TRANSFORMERS_")
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY")
 
 
-def try_folder(folder) -> None:
+def try_folder(folder, question: str, image: bytes) -> str:
     """
     Loads a folder in a new process through AutoProcessor, AutoModelForCausalLM and AutoModelForImageTextToText, in the
     dtype of its weights, and generates an answer.
 
     Args:
         folder (`str` or `os.PathLike`): The model folder.
+        question (`str`): What the model is asked.
+        image (`bytes`): The image in question, as a PNG file.
+
+    Returns:
+        `str`: The answer, by greedy decoding. It ends in "..." if it was longer than `MAX_NEW_TOKENS`.
 
     Raises:
         ValueError: If a step fails. The message names the step and the reason.
@@ -42,14 +47,15 @@ def try_folder(folder) -> None:
     logger.info("Trying the model in a new process, without this package")
     with tempfile.TemporaryDirectory() as home:
         # -P keeps the folder of this file out of the import path.
-        command = [sys.executable, "-P", __file__, str(Path(folder).resolve()), home]
+        command = [sys.executable, "-P", __file__, str(Path(folder).resolve()), home, question]
+        (Path(home) / IMAGE_FILE).write_bytes(image)
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         status = subprocess.run(command, env=_environment(home), cwd=home, **streams).returncode
         result_file = Path(home) / RESULT_FILE
         result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else {}
     if "answer" in result:
         logger.info("The model answers, after %.0f s", time.perf_counter() - start)
-        return
+        return result["answer"]
     where = f"{folder} does not work without this package:"
     if "error" in result:
         raise ValueError(f"{where} {result['step']} failed: {result['error']}")
@@ -84,11 +90,14 @@ class Trial:
     The work of the new process. `step` names what it is doing.
 
     Args:
-        folder (`str`): The model folder.
+        folder (`str`), question (`str`): See [`try_folder`].
+        image (`Path`): The image's file.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, question: str, image: Path):
         self.folder = folder
+        self.question = question
+        self.image = image
         self.step = "importing torch and transformers"
 
     def run(self) -> str:
@@ -118,8 +127,7 @@ class Trial:
             raise ValueError(f"it gives a {type(model).__name__}, but AutoModelForCausalLM a {type(causal).__name__}")
 
         self.step = "answering a question about an image"
-        image = Image.new("RGB", (64, 48), "red")
-        content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
+        content = [{"type": "image", "image": Image.open(self.image)}, {"type": "text", "text": self.question}]
         inputs = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
@@ -128,18 +136,21 @@ class Trial:
             return_tensors="pt",
         ).to(model.device, dtype=model.dtype)
         output = model.generate(
-            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
+            **inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
         )
         if not all(logits.isfinite().all() for logits in output.logits):
             raise ValueError("the logits are not finite numbers")
-        return processor.decode(output.sequences[0, inputs["input_ids"].shape[1] :])
+        tokens = output.sequences[0, inputs["input_ids"].shape[1] :]
+        ends = model.generation_config.eos_token_id  # an id, several, or none
+        is_cut = len(tokens) == MAX_NEW_TOKENS and int(tokens[-1]) not in (ends if isinstance(ends, list) else [ends])
+        return processor.decode(tokens, skip_special_tokens=True).strip() + ("..." if is_cut else "")
 
 
 def main() -> None:
-    """`python trial.py FOLDER HOME`: loads, asks, and writes `HOME/result.json`."""
-    folder, home = sys.argv[1:]
+    """`python trial.py FOLDER HOME QUESTION`: loads, asks about `HOME/image.png`, and writes `HOME/result.json`."""
+    folder, home, question = sys.argv[1:]
     sys.meta_path.insert(0, _NoPackage())
-    trial = Trial(folder)
+    trial = Trial(folder, question, Path(home) / IMAGE_FILE)
     try:
         result = {"answer": trial.run()}
     except Exception as error:  # the outermost boundary of this process: the other one reports the error

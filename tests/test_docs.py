@@ -7,6 +7,7 @@ not run: they need the network, a GPU or hours. A sentence says what they print.
 that the pages name, the Hub's local cache holds tiny ones.
 """
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -127,3 +128,12 @@ def test_files_of_the_architecture_page_exist():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+def test_the_table_of_bad_input_is_that_of_the_tests():
+    spec = importlib.util.spec_from_file_location("bad_input", ROOT / "docs" / "bad_input.py")
+    bad_input = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bad_input)
+    page = (ROOT / "docs" / "bad_input.md").read_text(encoding="utf-8")
+    assert page == bad_input.page(), "PYTHONPATH=tests/support python docs/bad_input.py writes it again"
+    assert page.count("\n| ") > 300

@@ -82,7 +82,8 @@ def test_servers_are_asked_again_only_if_the_image_may_still_come(server, asked)
         assert error.value.reason == reason and asked.count(path) == tries
 
 
-def damaged_sources(tmp_path):
+def damaged_sources(tmp_path) -> dict:
+    """What cannot be read as an image, by the names of `BAD_INPUT`."""
     good = encode_image(make_image(0, 200, 200))
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no image")
@@ -91,68 +92,66 @@ def damaged_sources(tmp_path):
     with Image.open(tmp_path / "closed.png") as closed:
         pass
     return {
-        "missing": (tmp_path / "gone.png", "gone.png.* is not an existing file .No such file"),
-        "missing string": (
-            str(tmp_path / "gone.png"),
-            "gone.png.* is neither an existing file, nor a URL",
-        ),
-        "empty": (tmp_path / "empty.png", "empty.png.* is not in a format"),
-        "text": (str(tmp_path / "notes.txt"), "notes.txt.* is not in a format"),
-        "truncated": (tmp_path / "cut.png", "cut.png.* cannot be decoded"),
-        "truncated bytes": (good[: len(good) // 2], "bytes.* cannot be decoded"),
-        "number": (7, "int.* is not an image"),
-        "flat array": (np.zeros(5), "shape"),
-        "folder": (tmp_path, "is not an existing file"),
-        "header": (good[:11] + b"\1" + good[12:], "bytes.* cannot be decoded"),
-        "closed": (closed, "closed.png.* cannot be decoded"),
-        "not ASCII": ("bïld.png", "bïld.png.* is neither an existing file"),
-        "bad URL": ("http://[::1", "cannot be fetched"),
-        "null byte": (Path("a\0b"), "cannot be decoded"),
-        "too long": (Image.new("L", (1, 65536)), "65536 pixels long"),
-        "negative array": (np.full((4, 4, 3), -0.5), "holds values out of range: pass integers from 0 to 255"),
-        "five channels": (np.zeros((8, 8, 5)), r"has shape \(8, 8, 5\): pass height x width x channels"),
-        "array of NaN": (np.full((4, 4, 3), np.nan), "holds values out of range"),
-        "array of infinity": (np.full((4, 4), -np.inf), "holds values out of range"),
-        "floats above 1": (torch.full((3, 4, 4), 1.5), "floats from 0 to 1"),
-        "complex numbers": (np.ones((4, 4, 3), complex), "holds complex128: pass integers"),
-        "NaN in a float image": (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "not finite"),
-        "large integers": (np.full((4, 4, 3), 256), "integers from 0 to 255"),
+        "a path that does not exist": tmp_path / "gone.png",
+        "a string that is no path": str(tmp_path / "gone.png"),
+        "an empty file": tmp_path / "empty.png",
+        "a text file": str(tmp_path / "notes.txt"),
+        "half a file": tmp_path / "cut.png",
+        "half the bytes": good[: len(good) // 2],
+        "a number": 7,
+        "an array of one axis": np.zeros(5),
+        "a folder": tmp_path,
+        "a damaged header": good[:11] + b"\1" + good[12:],
+        "an image that was closed": closed,
+        "a string that is not ASCII": "bïld.png",
+        "an address that is none": "http://[::1",
+        "a path with a null byte": Path("a\0b"),
+        "an image that is too long": Image.new("L", (1, 65536)),
+        "negative floats": np.full((4, 4, 3), -0.5),
+        "five channels": np.zeros((8, 8, 5)),
+        "an array of NaN": np.full((4, 4, 3), np.nan),
+        "an array of infinity": np.full((4, 4), -np.inf),
+        "floats above 1": torch.full((3, 4, 4), 1.5),
+        "complex numbers": np.ones((4, 4, 3), complex),
+        "NaN in a float image": Image.fromarray(np.full((4, 4), np.nan, np.float32)),
+        "integers above 255": np.full((4, 4, 3), 256),
     }
 
 
-REASONS = {
-    "missing": "missing image",
-    "missing string": "missing image",
-    "empty": "undecodable image",
-    "text": "undecodable image",
-    "truncated": "truncated image",
-    "truncated bytes": "truncated image",
-    "number": "invalid image",
-    "flat array": "invalid image",
-    "folder": "missing image",
-    "header": "truncated image",
-    "closed": "undecodable image",
-    "not ASCII": "missing image",
-    "bad URL": "missing image",
-    "null byte": "undecodable image",
-    "too long": "invalid image",
-    "negative array": "invalid image",
-    "five channels": "invalid image",
-    "array of NaN": "invalid image",
-    "array of infinity": "invalid image",
-    "floats above 1": "invalid image",
-    "complex numbers": "invalid image",
-    "NaN in a float image": "invalid image",
-    "large integers": "invalid image",
+# What is given, what is wrong with it, and a part of the message.
+BAD_INPUT = {
+    "a path that does not exist": ("missing image", "gone.png.* is not an existing file .No such file"),
+    "a string that is no path": ("missing image", "gone.png.* is neither an existing file, nor a URL"),
+    "an empty file": ("undecodable image", "empty.png.* is not in a format"),
+    "a text file": ("undecodable image", "notes.txt.* is not in a format"),
+    "half a file": ("truncated image", "cut.png.* cannot be decoded"),
+    "half the bytes": ("truncated image", "bytes.* cannot be decoded"),
+    "a number": ("invalid image", "int.* is not an image"),
+    "an array of one axis": ("invalid image", "shape"),
+    "a folder": ("missing image", "is not an existing file"),
+    "a damaged header": ("truncated image", "bytes.* cannot be decoded"),
+    "an image that was closed": ("undecodable image", "closed.png.* cannot be decoded"),
+    "a string that is not ASCII": ("missing image", "bïld.png.* is neither an existing file"),
+    "an address that is none": ("missing image", "cannot be fetched"),
+    "a path with a null byte": ("undecodable image", "cannot be decoded"),
+    "an image that is too long": ("invalid image", "65536 pixels long"),
+    "negative floats": ("invalid image", "holds values out of range: pass integers from 0 to 255"),
+    "five channels": ("invalid image", "has shape \\(8, 8, 5\\): pass height x width x channels"),
+    "an array of NaN": ("invalid image", "holds values out of range"),
+    "an array of infinity": ("invalid image", "holds values out of range"),
+    "floats above 1": ("invalid image", "floats from 0 to 1"),
+    "complex numbers": ("invalid image", "holds complex128: pass integers"),
+    "NaN in a float image": ("invalid image", "not finite"),
+    "integers above 255": ("invalid image", "integers from 0 to 255"),
 }
 
 
-@pytest.mark.parametrize("name", REASONS)
+@pytest.mark.parametrize("name", BAD_INPUT)
 def test_an_unusable_image_is_named(image_processor, tmp_path, name):
-    source, message = damaged_sources(tmp_path)[name]
+    reason, message = BAD_INPUT[name]
     with pytest.raises(ImageError, match=f"image 1 .*{message}") as error:
-        image_processor([make_image(0), source])
-    assert error.value.reason == REASONS[name] and error.value.detail == str(error.value)
+        image_processor([make_image(0), damaged_sources(tmp_path)[name]])
+    assert error.value.reason == reason and error.value.detail == str(error.value)
 
 
 def test_a_disk_that_fails(image_processor, monkeypatch):

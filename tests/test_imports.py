@@ -33,7 +33,7 @@ REMOTE_CODE = {
 FLOORS = [
     set(REMOTE_CODE),
     {"__init__"},
-    {"folders"},
+    {"folders", "arguments"},
     {"loading"},
     {"ask", "attention_maps", "convert", "train", "publish"},
     {"tiny"},

@@ -123,8 +123,8 @@ def test_convert_and_publish(executed, hub):
     assert hub.repos["model", REPO_ID].private
     published = set(hub.files(REPO_ID))
     assert {"README.md", "config.json", "model.safetensors", "modeling_flashsloth.py"} <= published
-    listed = printed.split("widget/reading.png")[0]
-    assert all(name in listed for name in published if name not in (".gitattributes", "widget/reading.png"))
+    listed = printed.split("widget/example.png")[0]
+    assert all(name in listed for name in published if name not in (".gitattributes", "widget/example.png"))
     assert printed.rstrip().endswith("The square is red.")  # loaded by its name
 
 

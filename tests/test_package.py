@@ -19,6 +19,7 @@ ROOT = Path(flashsloth.__file__).parent
 ROOT_MODULES = {
     "__init__",
     "__main__",
+    "arguments",
     "ask",
     "attention_maps",
     "cli",

@@ -396,3 +396,19 @@ def test_answers_do_not_begin_with_a_space(processor):
     prompt = processor.tokenizer("USER: Hue? ASSISTANT:")["input_ids"]
     texts = processor.post_process_image_text_to_text([prompt, prompt + ids])
     assert texts[1].removeprefix(texts[0]) == "The square is  red."
+
+
+@pytest.mark.parametrize("return_tensors", [None, "np", "pt"])
+def test_view_mask_has_a_name_but_is_no_key(processor, return_tensors):
+    """Trainers hand all keys on, and know no such one; users may ask for it all the same."""
+    text = ["<image><image>Hue?<learnable>", "<image>Hue?<learnable>", "Hue?<learnable>"]
+    images = [make_image(index) for index in range(3)]
+    options = {"images": images, "text": text, "padding": True, "return_tensors": return_tensors}
+    inputs = processor(**options)
+    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"} == set(dict(inputs))
+    expected = processor(**options, return_view_mask=True)["view_mask"]
+    assert np.array_equal(inputs["view_mask"], expected) and np.array_equal(expected, [[1, 1], [1, 0], [0, 0]])
+    assert isinstance(inputs["view_mask"], torch.Tensor if return_tensors == "pt" else np.ndarray)
+    for without in (processor(text=text[2]), processor(images=images)):
+        with pytest.raises(KeyError, match="view_mask"):
+            without["view_mask"]

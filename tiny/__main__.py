@@ -19,6 +19,7 @@ from datasets import concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, register_auto_classes
+from flashsloth.arguments import OneLineParser
 from flashsloth.convert import compose
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, read_provenance, write_provenance
@@ -130,7 +131,7 @@ def train_stages(settings: dict, work: Path) -> None:
 def export(source: Path, destination: Path) -> None:
     """Saves a stage's model in bfloat16 as a complete model folder, which replaces an earlier one."""
     model = FlashSlothForCausalLM.from_pretrained(source, dtype="bfloat16")
-    processor = FlashSlothProcessor.from_pretrained(source)
+    processor = FlashSlothProcessor.from_pretrained(source, trust_remote_code=False)
     unfinished = destination.with_name(destination.name + ".new")
     with new_folder(unfinished) as folder:
         model.save_pretrained(folder)
@@ -151,7 +152,7 @@ def measure(checkpoints: dict[str, Path], split: str, questions: int, small: int
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--work", type=Path, default=Path("build/tiny"), help="folder of all intermediate results (%(default)s)"
     )

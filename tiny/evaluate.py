@@ -6,7 +6,8 @@ Measures the tiny checkpoints by exact match on held-out questions, and prints a
 
 The table has two columns for each checkpoint: with the images, and with a grey image in place of each. Its last line
 is about words and numbers that are too small for the standard view. `--write` also saves the scores as
-`evaluation.json` in each checkpoint, from which its model card is made.
+`evaluation.json` in each checkpoint, from which its model card is made: those with the images, as the grey ones are a
+control and no result.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
+from flashsloth.arguments import OneLineParser
 from flashsloth.folders.model_folder import EVALUATION_FILE
 from flashsloth.loading import load_model, load_processor
 from flashsloth.tiny.data import make_dataset
@@ -38,7 +40,6 @@ QUESTIONS, SMALL_TEXT_QUESTIONS = 1000, 300  # of the published table
 
 # The sets of questions, by their names in `evaluation.json`.
 IMAGES = "generated images"
-GREY_IMAGES = "generated images, each replaced by grey"
 SMALL_TEXT = "generated images with small text"
 
 
@@ -163,7 +164,7 @@ def answers_table(answers: dict[str, Answers]) -> str:
 
 def write_evaluation(folder: Path, answers: Answers, split: str, command: str) -> None:
     """
-    Saves a checkpoint's scores as its `evaluation.json`.
+    Saves a checkpoint's scores as its `evaluation.json`, without the control of grey images.
 
     Args:
         folder (`Path`): The checkpoint.
@@ -172,7 +173,7 @@ def write_evaluation(folder: Path, answers: Answers, split: str, command: str) -
         command (`str`): The command that repeats the measurement.
     """
     scores = []
-    for name, outcomes in ((IMAGES, answers.exam), (GREY_IMAGES, answers.grey), (SMALL_TEXT, answers.small_text)):
+    for name, outcomes in ((IMAGES, answers.exam), (SMALL_TEXT, answers.small_text)):
         counts = Counter(outcome.kind for outcome in outcomes) | {"all": len(outcomes)}
         kinds = by_kind(outcomes) if name != SMALL_TEXT else {"all": accuracy(outcomes)}
         scores += [score(name, kind, value, counts[kind], split, command) for kind, value in kinds.items()]
@@ -197,7 +198,7 @@ def score(dataset: str, kind: str, value: float, n: int, split: str, command: st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoints",
         type=Path,

@@ -10,6 +10,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from flashsloth.image_reading_flashsloth import ImageError
 from flashsloth.train.data.broken_rows import BrokenRowError
 from flashsloth.train.data.images import read_row_image
+from flashsloth.train.data.wording import shorten
 
 
 IGNORED = -100  # the label of tokens that the loss leaves out
@@ -39,23 +40,18 @@ class Collator(DataCollatorForVisionLanguageModeling):
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call([self._decoded(row) for row in examples])
+        batch = super().torch_call([with_decoded_images(row) for row in examples])
         is_filler = torch.tensor([row.get("is_filler", False) for row in examples])
         batch["labels"][is_filler] = IGNORED
-        return batch if "pixel_values" in batch else self._with_blank_view(batch)
+        if "pixel_values" not in batch:
+            self._add_blank_view(batch)
+        # The model would count too, but on a GPU it would have to wait for the result.
+        is_image = batch["input_ids"] == self.processor.image_token_id
+        num_views = is_image.sum(dim=-1, keepdim=True) // self.processor.num_visual_tokens
+        batch["view_mask"] = (torch.arange(num_views.max()) < num_views).long()
+        return batch
 
-    def _decoded(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with images in place of files. Rows that hold images already stay as they are."""
-        try:
-            images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
-        except ImageError as error:
-            raise BrokenRowError(
-                f"row {row.get('id')!r} cannot be read any more: {error} Repair it, and start the same command "
-                "again to resume the run."
-            ) from error
-        return row | {"images": images}
-
-    def _with_blank_view(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _add_blank_view(self, batch: dict[str, Any]) -> None:
         num_tokens = self.processor.num_visual_tokens
         lengths = batch["attention_mask"].sum(dim=-1)
         row, start = int(lengths.argmin()), int(lengths.min())
@@ -66,8 +62,23 @@ class Collator(DataCollatorForVisionLanguageModeling):
         for name, value in padding.items():
             batch[name] = F.pad(batch[name], (0, length - batch[name].shape[1]), value=value)
         batch["input_ids"][row, start : start + num_tokens] = self.processor.image_token_id
-        batch["view_mask"] = batch["input_ids"].new_zeros(len(batch["input_ids"]), 1)
-        batch["view_mask"][row] = 1
         size = self.processor.image_processor.size
         batch["pixel_values"] = torch.zeros(1, IMAGE_CHANNELS, size.height, size.width)
-        return batch
+
+
+def with_decoded_images(row: dict[str, Any]) -> dict[str, Any]:
+    """
+    A row with images in place of files. Rows that hold images already stay as they are.
+
+    Raises:
+        BrokenRowError: If an image cannot be decoded.
+    """
+    try:
+        images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
+    except ImageError as error:
+        name = shorten(str(row.get("id")))
+        raise BrokenRowError(
+            f"row {name!r} cannot be read any more: {error} Repair it, and start the same command "
+            "again to resume the run."
+        ) from error
+    return row | {"images": images}

@@ -25,11 +25,14 @@ from huggingface_hub.dataclasses import strict, type_validator
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import HfArgumentParser, get_scheduler
+from transformers.trainer_utils import SaveStrategy
 from trl import SFTConfig
 
 from flashsloth.loading import has_fast_bfloat16
 from flashsloth.train.data.sources import DataSource
-from flashsloth.train.settings import as_list, read_settings
+from flashsloth.train.data.wording import shorten
+from flashsloth.train.evaluation import EXACT_MATCH, METRICS
+from flashsloth.train.settings import SOURCES, Origin, as_list, read_settings
 
 
 # Seconds that the other processes wait while the first one reads and validates the data: hours, for 665,000 images on
@@ -52,6 +55,9 @@ QUANTITIES = (
     "warmup_steps",
     "logging_steps",
     "save_steps",
+    "eval_steps",
+    "eval_delay",
+    "early_stopping_threshold",
 )
 
 # Fields of `trl.SFTConfig` that a file may not set, and why.
@@ -67,6 +73,29 @@ DERIVED = {
     "assistant_only_loss": "the loss always covers the answers and their </s>, and nothing else",
     "remove_unused_columns": "columns that the model does not read are always left out",
 }
+
+# Fields that ask for an evaluation, which needs data.
+EVALUATING = (
+    "do_eval",
+    "eval_on_start",
+    "eval_steps",
+    "eval_delay",
+    "eval_exact_match",
+    "early_stopping_patience",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+)
+# Fields of `trl.SFTConfig` that do nothing in a run, and what does.
+WITHOUT_EFFECT = {
+    "fp16_full_eval": "an evaluation during training computes as training does; fp16 sets both",
+    "bf16_full_eval": "an evaluation during training computes as training does; bf16 sets both",
+    "do_predict": "a run predicts nothing; ask the finished model",
+    "eval_packing": "rows with images cannot be packed",
+}
+
+# Fields of `trl.SFTConfig` by which the trainer itself would publish a run: its output folder as it is, with pickles,
+# paths of this machine and folders that are half written.
+PUBLISHING = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_always_push", "hub_revision")
 
 
 @strict
@@ -127,12 +156,21 @@ class StageConfig(SFTConfig):
         attn_implementation (`str`, *optional*, defaults to `"sdpa"`): "eager" is the fastest on a CPU at tiny sizes.
         on_broken_rows (`str`, *optional*, defaults to `"stop"`): Whether broken rows stop the run before its first
             step, or are left out and listed ("skip").
+        eval_data (`list[DataSource]`, *optional*): What the model is evaluated on during training.
+        eval_split (`float` or `int`, *optional*): Hold out this share of the rows of `data`, or this number of them,
+            in place of `eval_data`. `seed` decides which; they are not trained on.
+        eval_exact_match (`bool` or `int`, *optional*, defaults to `False`): Whether an evaluation also generates the
+            last answer of each row and counts those that are right word for word, or for how many rows.
+        early_stopping_patience (`int`, *optional*): Stop after so many evaluations in a row without a better
+            `metric_for_best_model`.
+        early_stopping_threshold (`float`, *optional*, defaults to 0): By how much it has to be better.
         lora ([`LoraSettings`], *optional*): Train an adapter instead of the model.
         quantization (`str`, *optional*): "nf4" trains the adapter on a base of 4 bits per weight (QLoRA).
 
         The others are those of `trl.SFTConfig`, with other defaults for some: rows are grouped by length
         (`train_sampling_strategy`), no row is cut (`max_length`), the loss covers the answers only
-        (`assistant_only_loss`), and `bf16` is off on a CPU that has no instructions for it.
+        (`assistant_only_loss`), with data to evaluate on there is an evaluation before each checkpoint
+        (`eval_strategy`), and `bf16` is off on a CPU that has no instructions for it.
 
     Raises:
         ValueError: If a value has the wrong type or is not possible, or two values contradict each other.
@@ -148,6 +186,11 @@ class StageConfig(SFTConfig):
     optimizer: Literal["adamw", "muon"] = "adamw"
     attn_implementation: str = "sdpa"
     on_broken_rows: Literal["stop", "skip"] = "stop"
+    eval_data: list[DataSource] = field(default_factory=list)
+    eval_split: float | None = None
+    eval_exact_match: Any = False
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
     lora: LoraSettings | None = None
     quantization: Literal["nf4"] | None = None
 
@@ -156,6 +199,8 @@ class StageConfig(SFTConfig):
     max_length: int | None = None  # truncation could cut the tokens of an image, or an answer
     train_sampling_strategy: Literal["group_by_length", "random", "sequential"] = "group_by_length"
     ddp_timeout: int = DDP_TIMEOUT
+    eval_strategy: Any = None  # follows from save_strategy, if there is data to evaluate on
+    restore_callback_states_from_checkpoint: bool = True  # how long early stopping has waited
     # Fields that TRL's own command line also takes as text.
     lr_scheduler_kwargs: dict[str, Any] | None = None
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
@@ -167,7 +212,10 @@ class StageConfig(SFTConfig):
     def __post_init__(self):
         self._check_types()
         self._check_stage()
+        self._check_publishing()
         self._check_quantities()
+        self._check_evaluation()
+        self._set_evaluation()
         if self.bf16 is None and (self.use_cpu or not torch.accelerator.is_available()) and not has_fast_bfloat16():
             self.bf16 = False  # which TRL turns on
         # The old names are deprecated, but TRL sets one of them.
@@ -180,6 +228,8 @@ class StageConfig(SFTConfig):
         # What the libraries raise for values that they do not expect.
         except (TypeError, KeyError, AttributeError, ImportError, RuntimeError, OverflowError) as error:
             raise ValueError(f"these settings are not possible: {error}") from error
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # it is for copies to a GPU, and torch warns of it
         self._check_training()
         self.set_num_processes(self.world_size)
 
@@ -199,7 +249,8 @@ class StageConfig(SFTConfig):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        nested = {"data": [asdict(source) for source in self.data], "lora": self.lora and asdict(self.lora)}
+        nested = {name: [asdict(source) for source in getattr(self, name)] for name in ("data", "eval_data")}
+        nested["lora"] = self.lora and asdict(self.lora)
         return super().to_dict() | nested
 
     def _check_types(self) -> None:
@@ -211,7 +262,7 @@ class StageConfig(SFTConfig):
                 type_validator(name, value, kind)
             except TypeError as error:
                 expected = formatannotation(kind)
-                raise ValueError(f"{name} is {value!r}: it must be of type {expected}") from error
+                raise ValueError(f"{name} is {shorten(repr(value))}: it must be of type {expected}") from error
 
     def _check_stage(self) -> None:
         if self.quantization and not self.lora:
@@ -228,12 +279,105 @@ class StageConfig(SFTConfig):
             if rows is not None and rows < 1:
                 raise ValueError(f"{name} is {rows!r}: it has to be a number of rows, 1 or more")
 
+    def _check_publishing(self) -> None:
+        for default in fields(SFTConfig):
+            if default.name in PUBLISHING and getattr(self, default.name) not in (default.default, None):
+                raise ValueError(
+                    f"{default.name} is set, but a run publishes nothing: leave it out, and publish the finished "
+                    f"model by `flashsloth push {self.output_dir}/model OWNER/NAME --private`"
+                )
+        spaces = {name: getattr(self, name) for name in ("trackio_space_id", "trackio_static_space_id")}
+        spaces = {name: space for name, space in spaces.items() if space}
+        if self.hub_private_repo is None:
+            for name, space in spaces.items():
+                raise ValueError(
+                    f"{name} is {space!r}, a Space that everybody can read: set hub_private_repo=true, or false if it "
+                    "shall be public"
+                )
+        elif not spaces:
+            raise ValueError("hub_private_repo is set, but there is no trackio_space_id that it would be for")
+
     def _check_quantities(self) -> None:
         quantities = {name: getattr(self, name) for name in QUANTITIES}
         quantities |= {f"learning_rates of {module}": rate for module, rate in self.learning_rates.items()}
         for name, value in quantities.items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}: it has to be a finite number, 0 or more")
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether there is data to evaluate on."""
+        return bool(self.eval_data) or self.eval_split is not None
+
+    def _check_evaluation(self) -> None:
+        for name, reason in WITHOUT_EFFECT.items():
+            if getattr(self, name):
+                raise ValueError(f"{name} is set, but it has no effect: {reason}")
+        if not self.is_evaluated:
+            values = {
+                "save_strategy": self.save_strategy == "best" and "best",
+                "eval_strategy": self.eval_strategy not in (None, "no") and self.eval_strategy,
+            }
+            values |= {name: getattr(self, name) for name in EVALUATING}
+            for name, value in values.items():
+                if value:
+                    raise ValueError(
+                        f"{name} is {value!r}, but the stage has no data to evaluate on: name some by eval_data, or "
+                        "hold rows out by eval_split=0.01"
+                    )
+            return
+        self._check_held_out()
+        if self.eval_strategy == "no":
+            raise ValueError(
+                "eval_strategy is 'no', but there is data to evaluate on: leave eval_strategy out, or eval_data and "
+                "eval_split"
+            )
+        if not isinstance(self.eval_exact_match, int) or self.eval_exact_match < 0:
+            raise ValueError(f"eval_exact_match is {self.eval_exact_match!r}: it has to be true, or a number of rows")
+        if self.per_device_eval_batch_size < 1:
+            raise ValueError(
+                f"per_device_eval_batch_size is {self.per_device_eval_batch_size}: it has to be 1 or more"
+            )
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"early_stopping_patience is {self.early_stopping_patience}: it has to be 1 or more")
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise ValueError("early_stopping_threshold needs early_stopping_patience, a number of evaluations")
+        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        if metric not in METRICS:
+            raise ValueError(
+                f"metric_for_best_model is {self.metric_for_best_model!r}: an evaluation has {', '.join(METRICS)}"
+            )
+        if metric == EXACT_MATCH and not self.eval_exact_match:
+            raise ValueError(f"metric_for_best_model is {metric!r}, which is measured with eval_exact_match=true only")
+
+    def _check_held_out(self) -> None:
+        if self.eval_data and self.eval_split is not None:
+            raise ValueError("there are both eval_data and eval_split: leave one of them out")
+        if self.eval_split is not None:
+            is_share, is_number = 0 < self.eval_split < 1, self.eval_split >= 1 and self.eval_split % 1 == 0
+            if not (is_share or is_number) or self.eval_split is True:
+                raise ValueError(
+                    f"eval_split is {self.eval_split}: it has to be a share of the rows, above 0 and below 1, or a "
+                    "number of rows"
+                )
+            if any(source.streaming for source in self.data):
+                raise ValueError(
+                    "eval_split holds out rows of a set, but the data is a stream: name others by eval_data"
+                )
+        for source in self.eval_data:
+            if source.streaming:
+                raise ValueError(f"eval_data has the stream {source.path}, which has no end: leave streaming out")
+
+    def _set_evaluation(self) -> None:
+        """Evaluates before each checkpoint, unless the settings say when."""
+        if self.eval_strategy is None:
+            self.eval_strategy = "no"
+            if self.is_evaluated:
+                is_by_epoch = self.save_strategy in (SaveStrategy.EPOCH, SaveStrategy.NO)
+                self.eval_strategy = "epoch" if is_by_epoch else "steps"
+                self.eval_steps = self.eval_steps or (None if is_by_epoch else self.save_steps)
+        if self.early_stopping_patience or self.save_strategy == "best":
+            self.metric_for_best_model = self.metric_for_best_model or "loss"
 
     def _check_training(self) -> None:
         """Checks what the trainer would notice after the data has been read, or not at all."""
@@ -243,10 +387,10 @@ class StageConfig(SFTConfig):
             raise ValueError(f"max_length is {self.max_length}: it has to be a number of tokens, 1 or more")
         if self.packing or self.padding_free:
             raise ValueError("packing or padding_free is set, but rows with images cannot be packed: leave both out")
-        if self.eval_strategy != "no":
+        if 0 < self.max_steps < self.eval_delay:
             raise ValueError(
-                f"eval_strategy is {self.eval_strategy.value!r}, but a stage has no data to evaluate on: leave it "
-                "out, and ask its checkpoints"
+                f"eval_delay is {self.eval_delay}, but the run ends after max_steps {self.max_steps}, without an "
+                "evaluation: lower eval_delay"
             )
         if self.dataloader_persistent_workers and not self.dataloader_num_workers:
             raise ValueError("dataloader_persistent_workers needs dataloader_num_workers above 0")
@@ -281,21 +425,24 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
             override is no pair, a value is not possible, or the global batch size cannot be divided.
     """
     settings = read_settings(path, overrides)
+    origin = Origin(path, overrides)
     for key, reason in DERIVED.items():
         if key in settings:
-            raise ValueError(f"{path} sets {key}, which cannot be set: {reason}")
-    _check_keys(settings, StageConfig, path)
+            raise ValueError(f"{origin.of(key)} sets {key}, which cannot be set: {reason}")
+    _check_keys(settings, StageConfig, origin)
     for key in ("model", "data", "output_dir"):
         if settings.get(key) in (None, ""):
-            raise ValueError(f"{path} lacks the key {key!r}")
+            raise ValueError(f"{origin.of_all(key)} lacks the key {key!r}")
     settings = {key: value for key, value in settings.items() if value is not None or key not in OWN_FIELDS}
-    settings["data"] = [_read_source(source, path) for source in settings["data"]]
+    for name in SOURCES:
+        if name in settings:
+            settings[name] = [_read_source(source, origin, name) for source in settings[name]]
     if not settings["data"]:
-        raise ValueError(f"data in {path} is empty")
+        raise ValueError(f"data in {origin.of('data')} is empty")
     if "trainable" in settings:
         settings["trainable"] = as_list(settings["trainable"])
     if "lora" in settings:
-        settings["lora"] = _read_lora(settings["lora"], path)
+        settings["lora"] = _read_lora(settings["lora"], origin)
     # A planned number of processes is not that of this launch, which a new stage divides by.
     planned_size = None
     if num_processes and isinstance(settings.get("global_batch_size"), int):
@@ -306,7 +453,8 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
             stage.global_batch_size = planned_size
             stage.set_num_processes(num_processes)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        text = " ".join(str(error).split())
+        raise ValueError(f"{origin.of_error(text)}: {text}") from error
     return stage
 
 
@@ -333,36 +481,42 @@ def accumulation_steps(global_batch_size: int, per_device_batch_size: int, num_p
     )
 
 
-def _read_source(source, path: Path) -> DataSource:
+def _read_source(source, origin: Origin, name: str) -> DataSource:
     if not isinstance(source, dict):
-        raise ValueError(f"data in {path} has {source!r}: write a path, or a mapping such as {{path: ...}}")
-    _check_keys(source, DataSource, f"data in {path}")
+        value = shorten(repr(source))
+        raise ValueError(f"{name} in {origin.of(name)} has {value}: write a path, or a mapping such as {{path: ...}}")
+    _check_keys(source, DataSource, origin, name)
     if not source.get("path"):
-        raise ValueError(f"data in {path} has a source without a path")
+        raise ValueError(f"{name} in {origin.of(name, 'path')} has a source without a path")
     given = {key: value for key, value in source.items() if value is not None}
-    return _strict(DataSource, given, f"data in {path}")
+    return _strict(DataSource, given, origin, name)
 
 
-def _read_lora(lora, path: Path) -> LoraSettings:
+def _read_lora(lora, origin: Origin) -> LoraSettings:
     if not isinstance(lora, dict):
-        raise ValueError(f"lora in {path} is {lora!r}: it holds settings such as {{parts: [...], r: 16}}")
-    _check_keys(lora, LoraSettings, f"lora in {path}")
+        raise ValueError(f"lora in {origin.of('lora')} is {lora!r}: it holds settings such as {{parts: [...], r: 16}}")
+    _check_keys(lora, LoraSettings, origin, "lora")
     given = {key: value for key, value in lora.items() if value is not None}
     lists = {key: as_list(given[key]) for key in ("parts", "modules_to_save") if key in given}
-    return _strict(LoraSettings, given | lists, f"lora in {path}")
+    return _strict(LoraSettings, given | lists, origin, "lora")
 
 
-def _strict(kind: type, settings: dict, where: str):
+def _strict(kind: type, settings: dict, origin: Origin, name: str):
     try:
         return kind(**settings)
     except StrictDataclassError as error:
-        raise ValueError(f"{where} has a value of a wrong type: {' '.join(str(error).split())}") from error
+        text = shorten(" ".join(str(error).split()))
+        raise ValueError(f"{name} in {origin.of(name, text)} has a value of a wrong type: {text}") from error
 
 
-def _check_keys(settings: dict, kind: type, where: Path | str) -> None:
-    """Raises a `ValueError` for a key that is no field of the dataclass `kind`."""
+def _check_keys(settings: dict, kind: type, origin: Origin, name: str | None = None) -> None:
+    """
+    Raises a `ValueError` for a key that is no field of the dataclass `kind`; `name` is the setting that the keys are
+    nested in.
+    """
     known = [field.name for field in fields(kind) if field.init and field.name not in DERIVED]
     for key in settings:
         if key not in known:
             closest = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
+            where = f"{name} in {origin.of(name, str(key))}" if name else origin.of(str(key))
             raise ValueError(f"{where} has the unknown key {key!r}; the closest known one is {closest!r}")

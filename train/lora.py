@@ -6,6 +6,7 @@ the model; `merge` makes a complete model folder from an adapter and its base.
 
 import difflib
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -16,10 +17,13 @@ from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from flashsloth.folders.downloads import find_files
+from flashsloth.folders.fit import check_processor
+from flashsloth.folders.model_folder import run_notes
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.loading import load, load_processor
+from flashsloth.loading import find_flashsloth, is_quantized, load, load_config, load_processor
 from flashsloth.train.config import LoraSettings
+from flashsloth.train.quiet import quiet_libraries
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -114,7 +118,7 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
     """
     Adds an adapter to the model that it was trained on, and writes a complete folder: weights in the base's dtype,
     config, generation settings, processor and code. The processor is the adapter's own if its folder holds one, and
-    the base's otherwise.
+    the base's otherwise. The record of the adapter's run, training.json, and its curves go along.
 
     Args:
         adapter (`str` or `Path`): Folder of the adapter, as PEFT and TRL write it.
@@ -132,13 +136,20 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
     if base is None and not named:
         raise ValueError(f"The adapter at '{adapter}' does not say what it was trained on: name it with --base.")
     try:
-        model, processor = load(base or named)
+        folder = find_flashsloth(base or named)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error} The adapter was trained on '{named}': name that model with --base."
         ) from error
+    if is_quantized(load_config(folder)):
+        raise ValueError(
+            f"{base or named} is quantized, which would round the adapter away: name the model that it was made from "
+            "with --base."
+        )
+    model, processor = load(folder)
     if (adapter / "processor_config.json").is_file():
         processor = load_processor(adapter)
+        check_processor(processor, model.config, adapter)
     with new_folder(dst) as folder:
         merged = _attach(model, adapter).merge_and_unload(safe_merge=True)
         with quiet_transformers():
@@ -148,13 +159,16 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
         before = read_provenance(adapter) or read_provenance(base)
         sources = [describe_source("base", base), describe_source("adapter", adapter)]
         write_provenance(folder, "merge", sources, before)
+        for file in run_notes(adapter):
+            shutil.copyfile(file, folder / file.name)
 
 
 def _attach(model: nn.Module, adapter: Path) -> PeftModel:
     """Puts an adapter on a model. Tensors without a counterpart are refused; PEFT ignores them or only warns."""
     remedy = "It was trained on another model: name that one with --base."
     try:
-        with_adapter = PeftModel.from_pretrained(model, adapter)
+        with quiet_libraries():
+            with_adapter = PeftModel.from_pretrained(model, adapter)
     except RuntimeError as error:  # of load_state_dict: tensors of another shape
         raise ValueError(f"The adapter at '{adapter}' does not fit the model ({error}). {remedy}") from error
     expected = get_peft_model_state_dict(with_adapter, save_embedding_layers=False).keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, loading
-from flashsloth.folders.model_folder import check_is_flashsloth
+from flashsloth.folders.model_folder import check_is_flashsloth, check_weights
 from flashsloth.loading import find_flashsloth, is_quantized, load_config
 from flashsloth.train.config import StageConfig
 from flashsloth.train.lora import quantization_config
@@ -20,12 +20,13 @@ def read_model_config(folder: Path) -> FlashSlothConfig:
     Reads the config of a model that a stage can start from.
 
     Raises:
-        ValueError: If the folder holds no FlashSloth, or a quantized one.
+        ValueError: If the folder holds no FlashSloth, a quantized one, or weights that are not those of its config.
     """
     check_is_flashsloth(folder)
     config = load_config(folder)
     if is_quantized(config):
         raise ValueError(f"{folder} is quantized and cannot be trained: start from the model that it was made from")
+    check_weights(folder, config)
     return config
 
 

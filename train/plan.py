@@ -15,6 +15,7 @@ from flashsloth import FlashSlothConfig
 from flashsloth.folders.model_folder import model_on_meta
 from flashsloth.train.config import LoraSettings, StageConfig
 from flashsloth.train.data.sources import load_data
+from flashsloth.train.evaluation import num_held_out
 from flashsloth.train.lora import lora_config
 from flashsloth.train.memory import Memory, memory_by_strategy, quantized_weights
 from flashsloth.train.model import learned_parameters, parameter_groups, read_model_config, select_trainable
@@ -182,4 +183,6 @@ def describe(stage: StageConfig, num_devices: int) -> str:
     num_rows = None
     if all(source.local_files and not source.streaming for source in stage.data):
         num_rows = len(load_data(stage.data, stage.seed))
+        if stage.eval_split is not None:
+            num_rows -= num_held_out(stage.eval_split, num_rows)
     return report(plan(stage, num_devices, model_config, num_rows), name)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from matplotlib.figure import Figure
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from flashsloth.folders.model_folder import CURVES_FILE, TRAINING_FILE
 from flashsloth.train.config import StageConfig
 from flashsloth.train.data.broken_rows import skipped_rows
+from flashsloth.train.evaluation import EVAL_FOLDER
 from flashsloth.train.resume import clear_write_errors, settings_record
 
 
@@ -35,7 +36,15 @@ PACKAGES = (
     "deepspeed",
     "bitsandbytes",
 )
-PANELS = {"loss": "loss (nats)", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
+# The panel that each key of the log is drawn in.
+PANELS = {
+    "loss": "loss (nats)",
+    "eval_loss": "loss (nats)",
+    "eval_exact_match": "exact match",
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient norm",
+}
+OPTIONAL_PANELS = ("exact match",)
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
 
@@ -48,12 +57,21 @@ class RunRecord(TrainerCallback):
         stage (`StageConfig`): The settings of the run.
         dataset (`Dataset` or `IterableDataset`): The rows that it trains on.
         fingerprint (`str`): The [`~flashsloth.train.data.fingerprint.fingerprint`] of all rows of its data.
+        eval_dataset (`Dataset`, *optional*): The rows that it is evaluated on.
+        eval_fingerprint (`str`, *optional*): The fingerprint of its `eval_data`.
 
     Raises:
         OSError: If a file cannot be written.
     """
 
-    def __init__(self, stage: StageConfig, dataset: Dataset | IterableDataset, fingerprint: str):
+    def __init__(
+        self,
+        stage: StageConfig,
+        dataset: Dataset | IterableDataset,
+        fingerprint: str,
+        eval_dataset: Dataset | None = None,
+        eval_fingerprint: str | None = None,
+    ):
         self.folder = Path(stage.output_dir)
         self.record = settings_record(stage) | {
             "seeds": {"seed": stage.seed, "data_seed": stage.data_seed},
@@ -64,25 +82,37 @@ class RunRecord(TrainerCallback):
             "versions": _versions(),
             "device": torch.cuda.get_device_name() if stage.device.type == "cuda" else stage.device.type,
         }
+        if eval_dataset is not None:
+            self.record["data"]["evaluation"] = {"fingerprint": eval_fingerprint, "rows": len(eval_dataset)}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._write(state)
+        self._write(args, state)
 
     def on_save(self, args, state, control, **kwargs):
-        self._write(state)
+        self._write(args, state)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self._write(state)
+        self._write(args, state)
 
-    def _write(self, state: TrainerState) -> None:
+    def _write(self, args: TrainingArguments, state: TrainerState) -> None:
         if not state.is_world_process_zero:
             return
         data = self.record["data"] | {"skipped": skipped_rows(self.folder)}
+        if "evaluation" in data:
+            data["evaluation"] = data["evaluation"] | {"skipped": skipped_rows(self.folder / EVAL_FOLDER)}
         record = self.record | {"data": data, "result": dict(*state.log_history[-1:])}
-        curves = {
-            title: {key: [(entry["step"], entry[key]) for entry in state.log_history if key in entry]}
-            for key, title in PANELS.items()
-        }
+        if state.best_global_step:
+            record["best"] = {
+                "step": state.best_global_step,
+                "metric": args.metric_for_best_model,
+                "value": state.best_metric,
+            }
+        curves = {title: {} for title in PANELS.values()}
+        for key, title in PANELS.items():
+            curves[title][key] = [(entry["step"], entry[key]) for entry in state.log_history if key in entry]
+        for title in OPTIONAL_PANELS:
+            if not any(curves[title].values()):
+                del curves[title]
         with clear_write_errors(self.folder / TRAINING_FILE):
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_whole(record, self.folder / TRAINING_FILE)

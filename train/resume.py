@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from flashsloth.folders.model_folder import TRAINING_FILE
 from flashsloth.train.config import OWN_FIELDS, StageConfig
+from flashsloth.train.settings import SOURCES
 
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ DECISIVE = (
     "max_grad_norm",
     "max_length",
     "max_steps",
+    "metric_for_best_model",
+    "greater_is_better",
+    "load_best_model_at_end",
     "neftune_noise_alpha",
     "num_train_epochs",
     "optim",
@@ -190,18 +194,23 @@ def check_same_settings(stage: StageConfig, is_finished: bool = False) -> None:
         raise ValueError(f"the run in {stage.output_dir} was started with other settings: {differences}. {remedy}")
 
 
-def check_same_data(stage: StageConfig, fingerprint: str) -> None:
+def check_same_data(stage: StageConfig, fingerprint: str, eval_fingerprint: str | None = None) -> None:
     """
     Checks the data of a resumed run against its record. Without a record there is no check.
 
     Raises:
-        ValueError: If the run in the output folder was started with other rows.
+        ValueError: If the run in the output folder was started with other rows, or evaluated on other ones.
     """
     record = _read_record(stage)
-    if record is not None and record["data"].get("fingerprint") != fingerprint:
-        raise ValueError(
-            f"the run in {stage.output_dir} was started with other data under these names. {REMEDY} {WITHOUT_RECORD}"
-        )
+    if record is None:
+        return
+    before = record["data"].get("fingerprint"), record["data"].get("evaluation", {}).get("fingerprint")
+    for name, first, now in zip(SOURCES, before, (fingerprint, eval_fingerprint), strict=True):
+        if first != now:
+            raise ValueError(
+                f"the run in {stage.output_dir} was started with other {name} under these names. {REMEDY} "
+                f"{WITHOUT_RECORD}"
+            )
 
 
 def _read_record(stage: StageConfig) -> dict[str, Any] | None:
@@ -221,14 +230,17 @@ def _decisive(record: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in stage.items() if key not in NOT_DECISIVE}
     settings["model"] = "/".join(Path(stage["model"]).parts[-2:])
     settings["trainable"] = sorted(stage["trainable"])
-    del settings["data"]
-    settings["sources of data"] = len(stage["data"])
-    for index, source in enumerate(stage["data"]):
-        source = source | {"path": Path(source["path"]).name}
-        settings |= {f"data[{index}].{key}": value for key, value in source.items() if key != "image_folder"}
+    for name in SOURCES:
+        sources = settings.pop(name, [])  # earlier versions had no data to evaluate on
+        settings[f"sources of {name}"] = len(sources)
+        for index, source in enumerate(sources):
+            source = source | {"path": Path(source["path"]).name}
+            settings |= {f"{name}[{index}].{key}": value for key, value in source.items() if key != "image_folder"}
     settings |= {key: config[key] for key in DECISIVE if key in config}
     if config["max_steps"] > 0:
         del settings["num_train_epochs"]
+    if stage.get("early_stopping_patience"):  # when it stops depends on when it is evaluated
+        settings |= {key: config[key] for key in ("eval_strategy", "eval_steps")}
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"] * record["processes"]
     settings["rows per step"] = rows
     if any(source["streaming"] for source in stage["data"]):  # each process and each worker reads a part of a stream

@@ -22,10 +22,15 @@ from typing import Any
 
 import yaml
 
+from flashsloth.train.data.wording import shorten
+
 
 logger = logging.getLogger(__name__)
 
 RENAMED = {"on_bad_rows": "on_broken_rows"}
+SOURCES = ("data", "eval_data")
+# Settings whose names are words of sentences about others.
+NAMES_IN_SENTENCES = ("model", "data", "output_dir")
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,7 +42,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(
 
 def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     """
-    Reads a YAML file and applies overrides. `data` becomes a list of mappings.
+    Reads a YAML file and applies overrides. Sources of data become lists of mappings.
 
     Args:
         path (`Path`): The file.
@@ -47,11 +52,20 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
         ValueError: If the file or a value is not YAML, the file holds no mapping, an override is no pair, or it names
             a nested value that cannot exist.
     """
-    settings = _from_yaml(path.read_text(encoding="utf-8"), path)
+    try:
+        settings = _from_yaml(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"There is no file {path}: the first word is the YAML file of a stage") from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(f"{path} is a folder: the first word is the YAML file of a stage") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: the first word is the YAML file of a stage") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings: write `key: value` lines")
     settings = {_current_name(key): value for key, value in settings.items()}
-    settings["data"] = _sources(settings.get("data"))
+    for name in SOURCES:
+        if name in settings:
+            settings[name] = _sources(settings[name])
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -63,6 +77,47 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     return settings
 
 
+class Origin:
+    """
+    Says where a setting comes from, for errors: from the file, or from an override.
+
+    Args:
+        path (`Path`): The file.
+        overrides (`list[str]`): `key=value` pairs.
+    """
+
+    def __init__(self, path: Path, overrides: list[str]):
+        self.path = path
+        self.overrides = [(override, *override.partition("=")[::2]) for override in reversed(overrides)]
+
+    def of(self, name: str, nested: str | None = None) -> str:
+        """The last override of a setting, or the file; `nested` is a text that names what is nested in it."""
+        for override, key, value in self.overrides:
+            first, _, rest = key.partition(".")
+            if _current_name(first) != name:
+                continue
+            if nested is None or any(re.search(rf"\b{word}\b", nested) for word in re.findall(r"\w+", rest or value)):
+                return shorten(repr(f"{key}=..." if "token" in key else override))  # a secret
+        return str(self.path)
+
+    def of_all(self, name: str) -> str:
+        """The file, with the last override of a setting if there is one."""
+        override = self.of(name)
+        return override if override == str(self.path) else f"{self.path} with {override}"
+
+    def of_error(self, text: str) -> str:
+        """Where the setting comes from that an error begins with; else the file, with an override that it mentions."""
+        for _, key, _ in self.overrides:
+            name = _current_name(key.partition(".")[0])
+            if re.match(rf"{re.escape(name)}\b", text):
+                return self.of(name)
+        for _, key, _ in self.overrides:
+            name = _current_name(key.partition(".")[0])
+            if name not in NAMES_IN_SENTENCES and re.search(rf"\b{re.escape(name)}\b", text):
+                return self.of_all(name)
+        return str(self.path)
+
+
 def as_list(value) -> list:
     """A list of one item may be written without brackets."""
     return value if isinstance(value, list) else [value]
@@ -71,8 +126,8 @@ def as_list(value) -> list:
 def _from_yaml(text: str, where: Path | str):
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that does not exist
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _current_name(key):
@@ -91,16 +146,16 @@ def _apply(override: str, settings: dict, key: str, value) -> None:
     name, _, nested = key.partition(".")
     if not nested:
         settings[name] = _merged(settings.get(name), value)
-        if name == "data":
+        if name in SOURCES:
             settings[name] = _sources(settings[name])
         return
-    if name == "data":
+    if name in SOURCES:
         index, _, nested = nested.partition(".")
-        sources = settings["data"] or []
+        sources = settings.get(name) or []
         if not (index.isdecimal() and int(index) < len(sources) and nested):
             raise ValueError(
-                f"{override!r} names no setting of a source: write data.N.setting=value, with N below {len(sources)}, "
-                "the number of sources"
+                f"{override!r} names no setting of a source: write {name}.N.setting=value, with N below "
+                f"{len(sources)}, the number of sources"
             )
         mapping = sources[int(index)]
     else:

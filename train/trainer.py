@@ -7,15 +7,18 @@ from pathlib import Path
 
 import torch
 from accelerate.data_loader import IterableDatasetShard, SeedableRandomSampler
-from datasets import IterableDataset
+from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset
+from huggingface_hub.constants import REPOCARD_NAME
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from flashsloth.train.collator import Collator
+from flashsloth.train.collator import IGNORED, Collator
 from flashsloth.train.data.sampling import FilledRows, FilledSampler, ModalityLengthSampler
 from flashsloth.train.data.streams import EndlessStream, StreamFilter
+from flashsloth.train.evaluation import EXACT_MATCH, num_exact_matches
 from flashsloth.train.optimizers import by_learning_rate
 from flashsloth.train.resume import PREFIX, clear_write_errors, mark_complete, remove, rotate
 from flashsloth.train.sharding import gather_head_before_loss, unsharded_class
@@ -40,6 +43,8 @@ class FlashSlothTrainer(SFTTrainer):
         learning_rates (`dict[str, float]`, *optional*): Learning rates by module name, in place of
             `args.learning_rate`. The longest name that fits a parameter decides.
         stream_filter ([`StreamFilter`], *optional*): Selects the rows of a stream that are trained on; all if unset.
+        exact_match_dataset (`datasets.Dataset`, *optional*): Rows whose last answer an evaluation also generates, for
+            the metric `eval_exact_match`.
 
         The others are those of `trl.SFTTrainer`.
 
@@ -56,8 +61,12 @@ class FlashSlothTrainer(SFTTrainer):
         processing_class,
         learning_rates: dict[str, float] | None = None,
         stream_filter: StreamFilter | None = None,
+        exact_match_dataset: Dataset | None = None,
         **kwargs,
     ):
+        self.exact_match_dataset = exact_match_dataset
+        self._eval_dataloader = None
+        self._eval_losses = []  # of each batch of this process: the sum over the tokens of answers, and their number
         self.stream_filter = stream_filter
         self.learning_rates = learning_rates or {}
         self._sampler = None
@@ -135,10 +144,63 @@ class FlashSlothTrainer(SFTTrainer):
     def _run_epoch(self, *args, **kwargs) -> None:
         # A run that was stopped between its last checkpoint and its end has no step left. The library would take one
         # more before it stops.
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self._has_stopped_early():
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
+
+    def _has_stopped_early(self) -> bool:
+        return any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        if self._eval_dataloader is None:
+            rows = FilledRows(self.eval_dataset if eval_dataset is None else eval_dataset)
+            self._eval_dataloader = self._get_dataloader(
+                rows, "Evaluation", self.args.eval_batch_size, self._get_eval_sampler
+            )
+        return self._eval_dataloader
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        is_filled = self.args.world_size > 1 or self.args.dataloader_drop_last  # which drops rows of evaluations too
+        multiple = self.args.eval_batch_size * self.args.world_size if is_filled else 1
+        return FilledSampler(SequentialSampler(eval_dataset), multiple)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        start = time.perf_counter()
+        metrics = super().evaluate(*args, **kwargs)
+        if self._first_step is not None:  # the speed and the time left are those of steps
+            paused = time.perf_counter() - start
+            (step, first), (counted, since) = self._first_step, self._last_log
+            self._first_step, self._last_log = (step, first + paused), (counted, since + paused)
+        return metrics
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        num_tokens = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        self._eval_losses.append((loss.item() * num_tokens, num_tokens))
+        return loss, logits, labels
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """The library's, with the loss as a mean over tokens, however the rows are batched, and exact matches."""
+        self._eval_losses = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        losses, counts = zip(*gather_object(self._eval_losses), strict=True)
+        output.metrics[f"{metric_key_prefix}_loss"] = sum(losses) / max(1, sum(counts))
+        if self.exact_match_dataset is not None:
+            rows = list(range(self.args.process_index, len(self.exact_match_dataset), self.args.world_size))
+            with self.accelerator.autocast():
+                matches = num_exact_matches(
+                    self.model, self.processing_class, self.exact_match_dataset, rows, self.args.eval_batch_size
+                )
+            share = sum(gather_object([matches])) / len(self.exact_match_dataset)
+            output.metrics[f"{metric_key_prefix}_{EXACT_MATCH}"] = share
+        return output
 
     # Optimizer
 
@@ -206,9 +268,22 @@ class FlashSlothTrainer(SFTTrainer):
 
     # Checkpoints
 
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        result = super()._init_training_state(*args, **kwargs)
+        # The library finds the best checkpoint of a resumed run by the path that it had.
+        best = Path(self.args.output_dir) / f"{PREFIX}{self.state.best_global_step}"
+        if self.state.best_global_step and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        return result
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         with unsharded_class(self.model):
             super()._save(output_dir, state_dict)
+        # PEFT's model card of an adapter, with paths of this machine; `flashsloth push` writes the card.
+        (Path(output_dir or self.args.output_dir) / REPOCARD_NAME).unlink(missing_ok=True)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Writes none: a card in the output folder would be of no use to the model's folder, and `push` writes one."""
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         folder = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"

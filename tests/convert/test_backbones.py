@@ -64,7 +64,7 @@ def test_language_models_of_the_wrong_kind(content, message, refused):
         ("language", "vocab_size", 0, "has a size below 1"),
         ("language", "num_attention_heads", 0, "has a size below 1"),
         ("language", "num_key_value_heads", 0, "does not describe a model that can be built"),
-        ("language", "hidden_act", "nonsense", "does not describe a model that can be built"),
+        ("language", "hidden_act", "nonsense", "an activation that transformers does not know"),
         ("language", "quantization_config", {"quant_method": "gptq"}, "holds quantized weights"),
         ("vision", "num_hidden_layers", 10**9, "has num_hidden_layers 1000000000; no model has more than 100000"),
         ("vision", "num_hidden_layers", 5, "num_hidden_layers 5, but the weights beside it hold 3"),

@@ -128,6 +128,8 @@ def test_options(backbones, tmp_path):
         ({"query_layer": 3}, "query_layer=3 is outside the decoder, whose layers are 0 to 2"),
         ({"pooling_size": 4}, "pooling_size=4 must divide the patch grid of 6 x 6"),
         ({"query_num_heads": 5}, "query_num_heads=5 must divide"),
+        ({"query_num_heads": 0}, "query_num_heads=0 must divide"),
+        ({"query_hidden_size": 0}, "must divide query_hidden_size=0"),
         ({"vision_feature_layer": 0}, "vision_feature_layer=0 must lie between -1"),
         ({"vision_feature_layer": -4}, "vision_feature_layer=-4 must lie between -1"),
         ({"query_base_token_id": 400}, "query_base_token_id=400 is outside the vocabulary of 320"),
@@ -325,7 +327,7 @@ def test_a_full_disk_leaves_nothing(backbone_folders, tmp_path, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     output = capsys.readouterr()
     assert status == 1 and output.out == ""
-    assert "flashsloth compose: error: [Errno" in output.err.splitlines()[-1] and "Traceback" not in output.err
+    assert "flashsloth compose: error: File too large" in output.err.splitlines()[-1] and "Traceback" not in output.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -168,7 +168,7 @@ def test_back_conversion_lists_tensors_too(converted, tmp_path):
 
 
 def test_source_errors(source, tmp_path):
-    with pytest.raises(ValueError, match="nowhere is not a folder, and cannot be downloaded from the Hub"):
+    with pytest.raises(FileNotFoundError, match="No model folder at '.*nowhere'; give a folder or a Hub id"):
         convert_checkpoint(tmp_path / "nowhere", tmp_path / "ours")
     broken = with_config(source, tmp_path / "broken")
     (broken / "config.json").write_text("{")

@@ -261,7 +261,7 @@ def edited(source: Path, folder: Path, **fields) -> Path:
     [
         (["quantized", "--weights", "int8"], "is quantized already"),
         (["llama", "--weights", "int8"], "is a model of type 'llama', not a FlashSloth"),
-        (["nowhere", "--weights", "int8"], "nowhere is not a folder"),
+        (["nowhere", "--weights", "int8"], "No model folder at 'nowhere'"),
         (["bare", "--weights", "int8"], "holds no processor"),
         (["deeper", "--weights", "int8"], "num_hidden_layers 4, but the weights beside it hold 3 layers"),
         (["source", "--weights", "int4", "--group-size", "128"], "has 64 inputs, which the group size 128 does not"),
@@ -315,3 +315,21 @@ def test_the_tiny_checkpoint_keeps_its_accuracy(tmp_path, monkeypatch):
     for weights in KINDS:
         got = accuracy(examine(*load(quantize(SHIPPED_CHECKPOINT, tmp_path / weights, weights)), exam))
         assert got >= expected - 100 * 2 / len(exam), weights
+
+
+def test_push_says_where_int4_cannot_be_tried(quantized, hub, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "runs_int4", lambda: False)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert cli.main(["push", "--license", "mit", str(quantized["int4"]), "sloth/model"]) == 2
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "need an NVIDIA GPU with mslk" in message
+
+
+def test_an_adapter_is_not_merged_into_a_quantized_base(quantized, tmp_path, capsys):
+    config = {"peft_type": "LORA", "base_model_name_or_path": "lab/base", "r": 4}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    base = str(quantized["int8"])
+    assert cli.main(["merge", str(tmp_path), str(tmp_path / "merged"), "--base", base]) == 2
+    assert f"{base} is quantized, which would round the adapter away" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()

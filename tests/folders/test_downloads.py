@@ -74,7 +74,6 @@ def test_what_the_hub_does_not_have_or_give(folder, hub, monkeypatch):
         ("lab/model@v9", "Revision Not Found"),
         ("sloth/secret", "Repository Not Found"),
         ("lab/model@", "the revision after '@' is empty"),
-        ("a/b/c", "Repo id must"),
     ):
         message = error_of(find_model, name)
         assert (
@@ -121,9 +120,34 @@ def cache(tmp_path, monkeypatch):
 def test_names_that_are_not_in_the_cache(folder, cache):
     cache("someone/language", folder)
     assert find_model("someone/language").name == REVISION
-    names = ("someone/else", "someone/language@v2", f"someone/language@{REVISION[::-1]}", "someone/language@", "a/b/c")
+    names = ("someone/else", "someone/language@v2", f"someone/language@{REVISION[::-1]}", "someone/language@")
     for name in names:
         assert error_of(find_model, name).startswith(f"{name} is not a folder, and cannot be downloaded from the Hub")
+
+
+@pytest.mark.parametrize("find", [find_model, find_tokenizer])
+@pytest.mark.parametrize("name", ["nowhere", "./no/where", "/no/such/folder", "~/model", "a/b/c", ""])
+def test_names_that_cannot_be_on_the_hub(find, name):
+    with pytest.raises(FileNotFoundError, match=f"No model folder at '{name}'; give a folder or a Hub id such as"):
+        find(name)
+
+
+def test_files_in_the_place_of_a_folder(tmp_path):
+    for name, hint in (("model.safetensors", ""), ("photo.JPG", " An image is given with ask --image.")):
+        (tmp_path / name).touch()
+        with pytest.raises(FileNotFoundError, match=f"{name}' is a file, not a model folder.{hint}$"):
+            find_model(tmp_path / name)
+
+
+def test_pointers_of_git_lfs(folder, tmp_path):
+    clone = shutil.copytree(folder, tmp_path / "clone")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (clone / "model.safetensors").write_text(pointer)
+    for find in (find_model, find_tokenizer):
+        message = error_of(find, clone)
+        assert message == f"{clone / 'model.safetensors'} is a pointer of Git LFS, not the file itself. " + (
+            "Fetch the files: git lfs pull"
+        )
 
 
 def test_half_a_repository_in_the_cache(folder, cache, caplog):

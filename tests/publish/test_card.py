@@ -4,11 +4,13 @@ The model card: it states what is known and nothing else, and no text breaks out
 tested with the whole command, in test_hub.py.
 """
 
+import ast
 import configparser
 import json
 import re
 import shlex
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,18 @@ import yaml
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from packaging.requirements import Requirement
-from samples import make_config
+from PIL import Image
+from samples import make_config, make_image
 
 from flashsloth.publish import card as card_module
-from flashsloth.publish.card import NO_REVISION, card_files, pinned_revision
+from flashsloth.publish.card import (
+    NO_REVISION,
+    SHIPPED_EXAMPLE,
+    card_files,
+    pinned_revision,
+    read_example,
+    warn_of_no_license,
+)
 from flashsloth.publish.notes import (
     published,
     published_evaluations,
@@ -120,17 +130,61 @@ def test_metadata(noted, tmp_path):
     assert results[0].metric_name == "exact_match in percent, measured"
 
 
-def test_the_images_of_the_widget_come_along(release):
-    files = card_files(release, REPO, license="mit")
-    widget = ModelCard(files["README.md"].decode()).data.widget
-    assert len(widget) == 3 and all(example["text"].endswith("Answer briefly.") for example in widget)
-    for example in widget:
-        path = example["src"].removeprefix(f"https://huggingface.co/{REPO}/resolve/main/")
-        assert files[path].startswith(b"\x89PNG")
+def test_the_models_own_answer_is_shown_with_its_image(noted):
+    files = card_files(noted([COMPOSE, TRAIN]), REPO, license="mit", answer="pink | *red*")
+    card = ModelCard(files["README.md"].decode())
+    (widget,) = card.data.widget
+    path = widget["src"].removeprefix(f"https://huggingface.co/{REPO}/resolve/main/")
+    assert files[path].startswith(b"\x89PNG") and f"]({path})" in card.text
+    assert widget["text"] == SHIPPED_EXAMPLE.question and widget["output"] == {"text": "pink | *red*"}
+    shown = card.text.split("## An answer of this model")[1].split("##")[0]
+    assert (
+        f"| question | {SHIPPED_EXAMPLE.question} |" in shown and "| **answer** | pink &#124; &#42;red&#42; |" in shown
+    )
+    assert "come with the FlashSloth library, and not from the data of this model" in shown
+
+
+@pytest.mark.parametrize("options", [{"answer": None}, {"answer": "noise", "provenance": [COMPOSE]}])
+def test_without_an_answer_that_means_something_none_is_shown(noted, options):
+    """Before a push there is none, and an untrained model has none."""
+    card = card_of(noted(options.pop("provenance", [])), license="mit", **options)
+    assert "An answer of this model" not in card.text and "output" not in card.data.widget[0]
+
+
+def test_an_example_of_the_publisher_takes_the_place_of_ours(release, tmp_path):
+    """Without the name, the position and the comment that a camera wrote into the file."""
+    exif = Image.Exif()
+    exif[0x010E] = "at home"
+    make_image(width=3000).save(tmp_path / "ann.jpg", exif=exif, comment=b"by ann")
+    example = read_example(tmp_path / "ann.jpg", 'What is "this"? {{ 7 * 7 }}\n```')
+    files = card_files(release, REPO, license="mit", example=example, answer="a receipt")
+    card = ModelCard(files["README.md"].decode())
+    image = files["widget/example.png"]
+    assert b"at home" not in image and b"ann" not in image and len(Image.open(BytesIO(image)).getexif()) == 0
+    assert max(Image.open(BytesIO(image)).size) == 1024
+    assert "chosen by the publisher" in card.text and "with the FlashSloth library" not in card.text
+    assert card.data.widget[0]["text"] == example.question and SHIPPED_EXAMPLE.question not in str(card)
+    block = re.search(r"```python\n(.*?)\n```", card.text, flags=re.DOTALL)[1]
+    texts = [node.value for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Constant)]
+    assert example.question in texts
+
+
+@pytest.mark.parametrize(("image", "question", "says"), [("none.png", "What?", "none.png"), (None, " ", "is empty")])
+def test_an_example_that_cannot_be_asked_is_refused(tmp_path, image, question, says):
+    with pytest.raises(ValueError, match=says):
+        read_example(image or tmp_path, question)
+
+
+def test_purpose_and_limits_come_first(noted):
+    text = card_of(noted([COMPOSE, TRAIN], [SCORE]), license="mit", answer="pink").text
+    headings = re.findall(r"^## (.+)", text, flags=re.MULTILINE)
+    assert headings[:3] == ["What it is for", "Limits and bias", "An answer of this model"]
+    assert "last trained on captions.json" in text
 
 
 def test_what_is_not_known_is_left_out(release, caplog):
     card = card_of(release)
+    warn_of_no_license(release.lineage)
     data = card.data.to_dict()
     absent = {"license", "language", "base_model", "base_model_relation", "datasets", "metrics", "model-index"}
     assert not absent & set(data)
@@ -142,8 +196,12 @@ def test_what_is_not_known_is_left_out(release, caplog):
 
 def test_license_follows_from_the_base_models(noted, caplog):
     convert = {"command": "convert", "sources": [{"role": "checkpoint", "repo": "Tongbo/FlashSloth-3.2B"}]}
-    assert card_of(noted([convert])).data.license == "apache-2.0" and not caplog.text
-    assert card_of(noted([COMPOSE])).data.get("license") is None
+    release = noted([convert])
+    warn_of_no_license(release.lineage)
+    assert card_of(release).data.license == "apache-2.0" and not caplog.text
+    release = noted([COMPOSE])
+    warn_of_no_license(release.lineage)
+    assert card_of(release).data.get("license") is None
     assert f"{PHI}: mit, {SIGLIP}: apache-2.0" in caplog.text and "--license" in caplog.text
     half_known = {
         "command": "compose",
@@ -215,21 +273,23 @@ def test_scores_on_benchmarks_of_the_hub_get_files(noted):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_in_its_place(noted, text):
-    plain = card_of(noted([TRAIN], [SCORE]), license="mit")
+    plain = card_of(noted([TRAIN], [SCORE]), license="mit", answer="pink")
     score = {**SCORE, "task": text, "metric": text, "unit": text, "command": text}
     score["dataset"] = {"name": text, "config": text, "split": text, "revision": text}
     score["source"] = {"name": text, "url": "https://example.org"}
     train = {**TRAIN, "date": text, "data": [text], "trainable": [text], "steps": text, "learning_rate": text}
     train["sources"] = [{"role": text, "folder": text}]
     record = {"stage": {"optimizer": text}, "versions": {text: text}}
-    card = card_of(noted([{**train, "note": text}], [score], record), license="mit")
+    card = card_of(noted([{**train, "note": text}], [score], record), license="mit", answer=text)
     (result,) = card.data.eval_results
     assert (result.task_name, result.dataset_name, result.dataset_config, result.dataset_split) == (text,) * 4
     assert (result.dataset_revision, result.metric_type, result.source_name) == (text,) * 3
     assert card.data.license == "mit"
 
     def structure(card):
-        return re.findall(r"^(?:#+ .*|```.*|---|> .*|- .*|\d+\. )", card.text, flags=re.MULTILINE)
+        return re.findall(
+            r"^(?:#+ .*|```.*|---|> .*|- It was last trained on|- .*|\d+\. )", card.text, flags=re.MULTILINE
+        )
 
     assert structure(card) == structure(plain)
     outside = re.sub(r"```.*?```", "", card.text, flags=re.DOTALL).replace("> [!WARNING]", "")
@@ -238,19 +298,21 @@ def test_hostile_text_stays_in_its_place(noted, text):
     assert set(columns) <= {3, 8}
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"license": "MIT"}, "'MIT' is not a license id"),
-        ({"license": "mit\ntags: [x]"}, "is not a license id"),
-        ({"languages": ["English"]}, "'English' is not a language code"),
-        ({"datasets": ["a/b/c"]}, "The dataset 'a/b/c' is not an id on the Hub"),
-        ({"revision": "main"}, "'main' is not a full commit hash"),
-        ({"repo_id": "model"}, "lacks its owner"),
-        ({"repo_id": '"); import os; ("/x'}, "is not an id on the Hub"),
-    ],
-)
-def test_values_that_cannot_be_ids_are_refused(release, options, message):
+# Options, and a part of the message.
+BAD_INPUT = {
+    "license in capitals": ({"license": "MIT"}, "'MIT' is not a license id"),
+    "license with metadata": ({"license": "mit\ntags: [x]"}, "is not a license id"),
+    "name of a language": ({"languages": ["English"]}, "'English' is not a language code"),
+    "dataset of three parts": ({"datasets": ["a/b/c"]}, "The dataset 'a/b/c' is not an id on the Hub"),
+    "branch as revision": ({"revision": "main"}, "'main' is not a full commit hash"),
+    "repository without owner": ({"repo_id": "model"}, "lacks its owner"),
+    "repository with code": ({"repo_id": '"); import os; ("/x'}, "is not an id on the Hub"),
+}
+
+
+@pytest.mark.parametrize("given", BAD_INPUT)
+def test_values_that_cannot_be_ids_are_refused(release, given):
+    options, message = BAD_INPUT[given]
     with pytest.raises(ValueError, match=re.escape(message)):
         card_files(release, **{"repo_id": REPO, **options})
 
@@ -272,7 +334,8 @@ def test_the_shipped_checkpoints_have_cards():
     for name, value in (("flashsloth-tiny", 93.2), ("flashsloth-tiny-hd", 92.3)):
         card = card_of(read_release(TINY.parent / name), license="apache-2.0")
         scores = {(r.dataset_name, r.dataset_config): r.metric_value for r in card.data.eval_results}
-        assert scores["generated images", "all"] == value and len(scores) == 21
+        assert scores["generated images", "all"] == value and len(scores) == 11
+        assert "grey" not in str(card)  # a control, and no result
         assert card.data.metrics == ["exact_match"] and card.data.get("base_model") is None
         assert "All of it was trained from random weights on generated images" in card.text
         assert ("in high definition" in card.text) == name.endswith("hd")

@@ -15,20 +15,26 @@ from without_package import WITHOUT_PACKAGE
 
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, cli
 from flashsloth.publish import connection
+from flashsloth.publish.card import read_example
 from flashsloth.publish.hub import CARD_MESSAGE, contents, push
 
 
 TINY = Path(__file__).parent.parent.parent / "checkpoints" / "flashsloth-tiny"
 REPO = "sloth/tiny"
 ENGLISH = {"license": "apache-2.0", "languages": ["en"]}
+# What `flashsloth quantize --weights int4` writes into config.json.
+INT4 = {
+    "quant_method": "torchao",
+    "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_version": 1, "_data": {"group_size": 32}}},
+}
 COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
-CARD = {"README.md", "widget/colors.png", "widget/counting.png", "widget/reading.png"}
+CARD = {"README.md", "widget/example.png"}
 
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """No trial, which has tests of its own, and no waits."""
-    monkeypatch.setattr("flashsloth.publish.hub.try_folder", lambda folder: None)
+    monkeypatch.setattr("flashsloth.publish.hub.try_folder", lambda folder, question, image: "pink")
     monkeypatch.setattr(connection, "RETRY_WAITS", (0, 0))
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
@@ -50,6 +56,10 @@ def change_weights(folder: Path, shard: str) -> None:
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / shard, {"format": "pt"})
 
 
+def edit(file: Path, **changes) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def commits(hub, revision="main") -> list[str]:
     return [commit.title for commit in hub.head(REPO, revision).history()]
 
@@ -67,13 +77,69 @@ def test_new_repository(hub, folder, publish):
 
 
 def test_nothing_is_sent_for_a_model_that_does_not_work(hub, publish, monkeypatch):
-    def fail(folder):
+    def fail(folder, question, image):
         raise ValueError("answering a question about an image failed")
 
     monkeypatch.setattr("flashsloth.publish.hub.try_folder", fail)
     with pytest.raises(ValueError, match="answering a question"):
         publish()
     assert not hub.repos
+
+
+# What is done to a folder whose files look complete, and what loading it says.
+BAD_INPUT = {
+    "processor of other tokens": (
+        lambda folder: edit(folder / "processor_config.json", processor_class="NoProcessor"),
+        "The processor in",
+    ),
+    "int4 weights on a machine without a GPU": (
+        lambda folder: edit(folder / "config.json", quantization_config=INT4),
+        "has int4 weights, which need an NVIDIA GPU with mslk",
+    ),
+}
+
+
+@pytest.mark.parametrize("given", BAD_INPUT)
+def test_the_checks_of_this_package_apply_to_a_push(hub, folder, publish, monkeypatch, given):
+    """They name what is wrong, where the trial without the package ends in a library's own error."""
+    monkeypatch.setattr("flashsloth.loading.runs_int4", lambda: False)
+    change, says = BAD_INPUT[given]
+    change(folder)
+    with pytest.raises(ValueError, match=says):
+        publish()
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("function", ["load_processor", "load_model"])
+def test_whatever_the_loading_refuses_is_not_sent(hub, publish, monkeypatch, function):
+    def refuse(folder, **options):
+        raise ValueError("the weights are not finite numbers")
+
+    monkeypatch.setattr(f"flashsloth.publish.hub.{function}", refuse)
+    with pytest.raises(ValueError, match="the weights are not finite numbers"):
+        publish()
+    assert not hub.repos
+
+
+def test_code_of_others_is_tried_as_it_is_and_not_with_this_package(hub, folder, publish, monkeypatch):
+    monkeypatch.setattr("flashsloth.publish.hub.load_model", lambda *args, **options: 1 / 0)
+    code = folder / "modeling_flashsloth.py"
+    code.write_text(code.read_text() + "\n# changed\n")
+    publish()
+    assert hub.files(REPO)["modeling_flashsloth.py"] == code.read_bytes()
+
+
+def test_the_answer_is_asked_for_and_put_into_the_card(hub, publish, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        "flashsloth.publish.hub.try_folder", lambda folder, *example: asked.append(example) or "a receipt"
+    )
+    make_image().save(tmp_path / "receipt.png")
+    example = read_example(tmp_path / "receipt.png", "What is this?")
+    publish(example=example)
+    assert asked == [("What is this?", example.image)]
+    served = hub.files(REPO)
+    assert b"| **answer** | a receipt |" in served["README.md"] and served["widget/example.png"] == example.image
 
 
 def test_second_push_changes_nothing(hub, publish):
@@ -306,6 +372,7 @@ def test_command_and_the_examples_of_its_card(hub, tmp_path):
     head = hub.head(repo)
     assert [commit.title for commit in head.history()] == [CARD_MESSAGE, "First", "initial commit"]
 
+    assert b"| **answer** | pink |" in hub.files(repo)["README.md"]
     blocks = re.findall(r"```python\n(.*?)```", hub.files(repo)["README.md"].decode(), flags=re.DOTALL)
     assert len(blocks) == 5
     loads = re.findall(r"(?:from_pretrained|pipeline)\([^)]*trust_remote_code=True[^)]*\)", "".join(blocks))
@@ -316,7 +383,7 @@ def test_command_and_the_examples_of_its_card(hub, tmp_path):
     environment.pop("PYTHONPATH", None)
     done = run("-P", "-c", script, env=environment, cwd=tmp_path)
     answers = [line.strip() for line in done.stdout.splitlines() if not line.startswith("{")]  # the trainer's metrics
-    assert answers[:4] == ["pink", "pink", "['pink', '2']", "pink"]
+    assert answers[:2] == ["pink", "pink"] and answers[2].startswith("['pink', '") and answers[3] == "pink"
     assert answers[-1] == "FlashSlothForCausalLM"
     assert (tmp_path / "fine-tuned" / "modeling_flashsloth.py").is_file()
 
@@ -359,3 +426,45 @@ def test_dry_run_and_errors_of_the_command(folder, quick, capsys):
     assert cli.main(["push", str(folder), REPO, "--license", "mit"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "Nobody is logged in" in last or "HF_HUB_OFFLINE" in last
+
+
+def test_the_card_of_a_dry_run_can_be_written(folder, quick, capsys, tmp_path):
+    make_image().save(tmp_path / "receipt.png")
+    example = ["--example", str(tmp_path / "receipt.png"), "Which shop?"]
+    arguments = ["push", str(folder), REPO, "--license", "mit", "--card", str(tmp_path / "card.md"), *example]
+    assert cli.main([*arguments, "--dry-run"]) == 0
+    card = (tmp_path / "card.md").read_text()
+    assert "| question | Which shop? |" in card and "| **answer** | pink |" in card
+    (size,) = re.findall(r"([\d,]+)  README.md", capsys.readouterr().out)
+    assert int(size.replace(",", "")) == len(card.encode())
+
+
+# Arguments beside the folder and the repository, and a part of the message.
+BAD_ARGUMENTS = {
+    "card without a dry run": (["--card", "card.md"], "--card writes the model card of a --dry-run"),
+    "card that is not made": (["--dry-run", "--keep-card", "--card", "card.md"], "leave out one"),
+    "card in no folder": (["--dry-run", "--license", "mit", "--card", "none/card.md"], "is no folder: make it first"),
+    "no image": (["--dry-run", "--example", "none.png", "What?"], "none.png"),
+    "no question": (["--dry-run", "--example", "none.png", " "], "The question of the example is empty"),
+    "example without a card": (["--dry-run", "--keep-card", "--example", "image.png", "What?"], "example would stand"),
+}
+
+
+@pytest.mark.parametrize("given", BAD_ARGUMENTS)
+def test_bad_arguments_are_refused(folder, quick, capsys, tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    make_image().save(tmp_path / "image.png")
+    arguments, says = BAD_ARGUMENTS[given]
+    assert cli.main(["push", str(folder), REPO, *arguments]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "card.md").exists()
+
+
+def test_a_dry_run_warns_of_int4_weights_that_this_machine_cannot_try(folder, capsys, caplog, tmp_path, monkeypatch):
+    """With its card, which then shows no answer."""
+    monkeypatch.setattr("flashsloth.publish.hub.runs_int4", lambda: False)
+    edit(folder / "config.json", quantization_config=INT4)
+    arguments = ["push", str(folder), REPO, "--license", "mit", "--dry-run", "--card", str(tmp_path / "card.md")]
+    assert cli.main(arguments) == 0
+    assert "int4 weights, which need an NVIDIA GPU with mslk" in caplog.text
+    assert "An answer of this model" not in (tmp_path / "card.md").read_text()

@@ -95,41 +95,48 @@ def test_published_scores_belong_to_the_published_weights_only(lineage_of):
     assert stage1.published and published_evaluations(stage1) == []
 
 
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ({"command": "rm", "sources": []}, "command 'rm'"),
-        ({"command": "train"}, "the sources None"),
-        ({"command": "train", "sources": [{}]}, "names neither 'repo' nor 'folder'"),
-        ({"command": "train", "sources": [{"repo": "a b"}]}, "is not an id on the Hub"),
-        ({"command": "train", "sources": [{"repo": "a/b", "role": []}]}, "the role []"),
-        ({"command": "train", "sources": [], "data": "captions"}, "must be a list of names"),
-        ({"command": "train", "sources": [], "trainable": [1]}, "must be a list of names"),
-        ({"command": "train", "sources": [{"repo": "a/b", "revision": "x](y"}]}, "is not a full commit hash"),
-    ],
-)
-def test_malformed_provenance_is_refused(lineage_of, entry, message):
+# An entry of provenance.json or a change to a score, and a part of the message.
+BAD_INPUT = {
+    "unknown command": ({"command": "rm", "sources": []}, "command 'rm'"),
+    "no sources": ({"command": "train"}, "the sources None"),
+    "source without a name": ({"command": "train", "sources": [{}]}, "names neither 'repo' nor 'folder'"),
+    "source that is no id": ({"command": "train", "sources": [{"repo": "a b"}]}, "is not an id on the Hub"),
+    "role that is no text": ({"command": "train", "sources": [{"repo": "a/b", "role": []}]}, "the role []"),
+    "data that is no list": ({"command": "train", "sources": [], "data": "captions"}, "must be a list of names"),
+    "trainable numbers": ({"command": "train", "sources": [], "trainable": [1]}, "must be a list of names"),
+    "revision that is no commit": (
+        {"command": "train", "sources": [{"repo": "a/b", "revision": "x](y"}]},
+        "is not a full commit hash",
+    ),
+}
+BAD_SCORES = {
+    "value in quotes": ({"value": "95"}, "'value' is '95'"),
+    "value of yes or no": ({"value": True}, "'value' is True"),
+    "value that is no number": ({"value": float("nan")}, "is not a finite number"),
+    "unknown origin": ({"origin": "heard"}, "origin 'heard' must be one of"),
+    "published by nobody": ({"origin": "published"}, "a published score needs its source"),
+    "date in words": ({"date": "yesterday"}, "'yesterday' is not a date"),
+    "no task": ({"task": None}, "'task' is None"),
+    "half a character": ({"task": "\ud800"}, "'task' is"),
+    "dataset that is no id": ({"dataset": {"name": "x", "repo": "../x"}}, "is not an id on the Hub"),
+    "address of code": ({"source": {"name": "x", "url": "javascript:alert(1)"}}, "is not a plain http(s) address"),
+    "address with Markdown": (
+        {"source": {"name": "x", "url": "https://x.org/) [y](z"}},
+        "is not a plain http(s) address",
+    ),
+}
+
+
+@pytest.mark.parametrize("given", BAD_INPUT)
+def test_malformed_provenance_is_refused(lineage_of, given):
+    entry, message = BAD_INPUT[given]
     with pytest.raises(ValueError, match=f"Entry 2 of provenance.json.*{re.escape(message)}"):
         lineage_of([TRAIN, entry])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"value": "95"}, "'value' is '95'"),
-        ({"value": True}, "'value' is True"),
-        ({"value": float("nan")}, "is not a finite number"),
-        ({"origin": "heard"}, "origin 'heard' must be one of"),
-        ({"origin": "published"}, "a published score needs its source"),
-        ({"date": "yesterday"}, "'yesterday' is not a date"),
-        ({"task": None}, "'task' is None"),
-        ({"task": "\ud800"}, "'task' is"),
-        ({"dataset": {"name": "x", "repo": "../x"}}, "is not an id on the Hub"),
-        ({"source": {"name": "x", "url": "javascript:alert(1)"}}, "is not a plain http(s) address"),
-        ({"source": {"name": "x", "url": "https://x.org/) [y](z"}}, "is not a plain http(s) address"),
-    ],
-)
-def test_malformed_scores_are_refused(tmp_path, change, message):
+@pytest.mark.parametrize("given", BAD_SCORES)
+def test_malformed_scores_are_refused(tmp_path, given):
+    change, message = BAD_SCORES[given]
     (tmp_path / "evaluation.json").write_text(json.dumps([SCORE, {**SCORE, **change}]))
     with pytest.raises(ValueError, match=rf"evaluation\.json, score 2: .*{re.escape(message)}"):
         read_evaluations(tmp_path)

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from samples import make_image
 
 from flashsloth import FlashSlothConfig
+from flashsloth.publish.card import card_files
 from flashsloth.publish.release import read_release
+
+
+TOKEN = "hf_" + "Ab1" * 10
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,64 @@ def test_the_record_beside_a_run_s_model_belongs_to_it(saved, tmp_path):
     assert release.files["curves.png"] == tmp_path / "curves.png" and release.has_curves
 
 
+def test_curves_beside_a_run_s_model_that_are_a_link_are_refused(saved, tmp_path):
+    (tmp_path / "secret").mkdir()
+    make_image().save(tmp_path / "secret" / "x.png")
+    folder = shutil.copytree(saved, tmp_path / "run" / "model")
+    (tmp_path / "run" / "curves.png").symlink_to(tmp_path / "secret" / "x.png")
+    with pytest.raises(ValueError, match="curves.png is a link that points outside the folder"):
+        read_release(folder)
+
+
+PRIVATE = f"/home/ann/data.json and https://ann:secret@host/data.json {TOKEN}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("provenance.json", [{"command": "train", "sources": [{"folder": "/home/ann/base"}], "data": [PRIVATE]}]),
+        ("training.json", {"stage": {"model": PRIVATE}, "config": {"output_dir": "/home/ann/runs/7"}}),
+        (
+            "evaluation.json",
+            [
+                {
+                    "task": "counting",
+                    "dataset": {"name": "Exam"},
+                    "metric": "exact_match",
+                    "value": 95.0,
+                    "origin": "measured",
+                    "command": f"python /home/ann/exam.py --token {TOKEN}",
+                }
+            ],
+        ),
+    ],
+)
+def test_notes_are_uploaded_without_what_is_private(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
+    release = read_release(folder)
+    sent = release.files[name].decode()
+    card = b"".join(card_files(release, "ann/model", license="mit").values()).decode(errors="replace")
+    for private in ("/home/ann", "secret", TOKEN):
+        assert private not in sent and private not in card
+    assert type(json.loads(sent)) is type(content)
+
+
+def test_notes_without_anything_private_are_uploaded_as_they_are(folder):
+    (folder / "provenance.json").write_text('[{"command": "train", "sources": [{"folder": "base"}]}]')
+    assert read_release(folder).files["provenance.json"] == folder / "provenance.json"
+
+
+def test_paths_in_the_config_of_a_published_checkpoint_are_left_out(folder):
+    """Those of its authors: the config is kept as it was, for the way back."""
+    original = {"mm_vision_tower": "/home/ann/siglip", "hidden_size": 64}
+    edit_json("config.json", lambda config: config.update(original_config=original))(folder)
+    sent = json.loads(read_release(folder).files["config.json"])
+    assert sent == {
+        **json.loads((folder / "config.json").read_text()),
+        "original_config": {**original, "mm_vision_tower": "siglip"},
+    }
+
+
 def test_notes_are_checked(folder):
     (folder / "provenance.json").write_text('[{"command": "rm", "sources": []}]')
     with pytest.raises(ValueError, match="Entry 1 of provenance.json has the command 'rm'"):
@@ -106,12 +168,29 @@ def edit_json(name: str, change):
     return edit
 
 
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
+
+
+def set_metadata(folder: Path, **metadata: str) -> None:
+    """Adds to the header of the first shard."""
+    file = folder / shard_of(folder)
+    save_file(load_file(file), file, {"format": "pt", **metadata})
+
+
+def add_tensor(folder: Path, name: str) -> None:
+    """Adds a tensor to the first shard and to the index."""
+    file = folder / shard_of(folder)
+    save_file(load_file(file) | {name: torch.zeros(1)}, file, {"format": "pt"})
+    edit_json("model.safetensors.index.json", lambda index: index["weight_map"].update({name: file.name}))(folder)
+
+
 def shard_of(folder: Path) -> str:
     return sorted(path.name for path in folder.glob("model-*"))[0]
 
 
-# What is done to a complete folder, and what the message says.
-DAMAGES = {
+# What is done to a complete folder, and a part of the message.
+BAD_INPUT = {
     "pickle": (write("optimizer.pt"), "optimizer.pt may hold pickled objects"),
     "training arguments": (write("training_args.bin"), "training_args.bin may hold pickled objects"),
     "other file": (write("notes.txt"), "notes.txt is a file that save_pretrained did not write: remove it"),
@@ -170,15 +249,97 @@ DAMAGES = {
     "evaluation": (write("evaluation.json", "{}"), "evaluation.json must hold a JSON array of objects"),
     "provenance": (write("provenance.json", "[1]"), "provenance.json must hold a JSON array of objects"),
     "no JSON": (write("config.json", "{"), "config.json is not valid JSON"),
+    "half-written tokenizer": (lambda folder: cut(folder, "tokenizer.json"), "tokenizer.json is not valid JSON"),
+    "half-written generation settings": (write("generation_config.json", "[]"), "must hold a JSON object"),
+    "chat template that is no text": (
+        lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff\xfe"),
+        "chat_template.jinja is not valid text",
+    ),
+    "image processor of no sizes": (
+        edit_json("processor_config.json", lambda config: config["image_processor"].update(size="wide")),
+        "The image processor in",
+    ),
+    # What training leaves behind
+    "optimizer of safetensors": (
+        lambda folder: save_file({"x": torch.zeros(1)}, folder / "optimizer.safetensors"),
+        "optimizer.safetensors is a file that save_pretrained did not write",
+    ),
+    "optimizer among the weights": (
+        lambda folder: add_tensor(folder, "optimizer.exp_avg"),
+        "1 unexpected: optimizer.exp_avg",
+    ),
+    "sharded optimizer": (lambda folder: (folder / "optimizer_0").mkdir(), "optimizer_0 is a folder"),
+    "random state": (write("rng_state.pth"), "rng_state.pth may hold pickled objects"),
+    "unfinished folder within": (
+        lambda folder: (folder / "model.incomplete-0a1b2c3d").mkdir(),
+        "model.incomplete-0a1b2c3d is a folder",
+    ),
+    "weights in a pickle": (
+        edit_json("model.safetensors.index.json", lambda index: index["weight_map"].update(x="more.bin")),
+        "more.bin, which model.safetensors.index.json names, is missing",
+    ),
+    # Links and files under a name that is allowed
+    "curves that are no image": (write("curves.png", "key"), "curves.png is no PNG image"),
+    "link to a folder outside": (
+        lambda folder: (folder / "curves.png").symlink_to(folder.parent),
+        "curves.png is a link that points outside the folder",
+    ),
+    "link to nothing": (
+        lambda folder: (folder / "curves.png").symlink_to("none.png"),
+        "curves.png is not a regular file",
+    ),
+    # Paths of this machine
+    "path in config.json": (
+        edit_json("config.json", lambda config: config["text_config"].update(_name_or_path="/home/ann/phi")),
+        "config.json holds a path of this machine (text_config._name_or_path: /home/ann/phi): remove it there",
+    ),
+    "relative path in config.json": (
+        edit_json("config.json", lambda config: config.update(_name_or_path="../ann/phi")),
+        "config.json holds a path of this machine (_name_or_path: ../ann/phi)",
+    ),
+    "path in processor_config.json": (
+        edit_json("processor_config.json", lambda config: config.update(source="C:\\Users\\ann\\phi")),
+        "processor_config.json holds a path of this machine (source: C:\\Users\\ann\\phi)",
+    ),
+    "path in generation_config.json": (
+        edit_json("generation_config.json", lambda config: config.update(cache="~/ann/phi")),
+        "generation_config.json holds a path of this machine (cache: ~/ann/phi)",
+    ),
+    "path in tokenizer_config.json": (
+        edit_json("tokenizer_config.json", lambda config: config.update(tokenizer_file="/data/ann/tokenizer.json")),
+        "tokenizer_config.json holds a path of this machine (tokenizer_file: /data/ann/tokenizer.json)",
+    ),
+    "path in the weights' header": (
+        lambda folder: set_metadata(folder, source="/home/ann/base"),
+        "00001-of-00003.safetensors holds a path of this machine (source: /home/ann/base)",
+    ),
+    # Secrets
+    "token in config.json": (
+        edit_json("config.json", lambda config: config.update(note=TOKEN)),
+        "config.json holds an access token or a password: remove it there, and revoke it",
+    ),
+    "token in code": (
+        lambda folder: append(folder / "modeling_flashsloth.py", f"\n# {TOKEN}\n"),
+        "modeling_flashsloth.py holds an access token or a password",
+    ),
+    "password in the chat template": (
+        lambda folder: append(folder / "chat_template.jinja", "{# https://ann:secret@host/x #}"),
+        "chat_template.jinja holds an access token or a password",
+    ),
+    "token in the weights' header": (
+        lambda folder: set_metadata(folder, note=TOKEN),
+        "00001-of-00003.safetensors holds an access token or a password",
+    ),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_folder_is_refused(folder, damage):
-    hurt, says = DAMAGES[damage]
+@pytest.mark.parametrize("given", BAD_INPUT)
+def test_folder_is_refused(folder, given):
+    hurt, says = BAD_INPUT[given]
     hurt(folder)
-    with pytest.raises(ValueError, match=re.escape(says)):
+    with pytest.raises(ValueError, match=re.escape(says)) as raised:
         read_release(folder)
+    assert "\n" not in str(raised.value) and TOKEN not in str(raised.value)
 
 
 def test_all_that_is_wrong_is_named(folder):
@@ -211,6 +372,18 @@ def test_unfinished_folders_are_refused(tmp_path, name, says):
     (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match=says):
         read_release(tmp_path / name)
+
+
+def test_the_folder_of_a_run_leads_to_its_model(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run" / "model")
+    with pytest.raises(ValueError, match=r"run holds no model: config.json is missing; name .*run/model\."):
+        read_release(tmp_path / "run")
+
+
+def test_a_token_in_a_card_by_hand_is_refused(folder):
+    (folder / "README.md").write_text(f"# By hand\n\nhf download --token {TOKEN}\n")
+    with pytest.raises(ValueError, match="README.md holds an access token or a password"):
+        read_release(folder, keep_card=True)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

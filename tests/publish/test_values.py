@@ -47,48 +47,49 @@ def test_accepted_values_come_back(check, values):
         assert check(value) == value
 
 
-@pytest.mark.parametrize(
-    ("check", "values", "message"),
-    [
-        (
-            check_dataset,
-            ["", "a/b/c", "own er/name", "owner/name.git", "owner/na--me", "-a/b", None, 7, "a" * 97],
-            "The dataset .* an id on the Hub such as owner/name",
-        ),
-        (check_repo_id, ["", "a/b/c", "owner/\nname", None], "The repository .* an id on the Hub such as owner/name"),
-        (check_repo_id, ["name"], "The repository 'name' lacks its owner: name it as owner/name"),
-        (
-            check_license,
-            ["MIT", "", "mit ", "mit\n", "a--b", "apache 2.0", ["mit"], None],
-            "is not a license id .* mit",
-        ),
-        (
-            check_language,
-            ["English", "EN", "e", "", "en\n", "en-US", None, True],
-            "is not a language code .* such as en",
-        ),
-        (
-            check_revision,
-            ["main", "", COMMIT[:7], COMMIT.upper(), COMMIT + "0", COMMIT + "\n", None],
-            "The revision .* is not a full commit hash of 40 hexadecimal digits",
-        ),
-        (
-            check_source,
-            [
-                "",
-                "example.org",
-                "ftp://example.org",
-                "javascript:alert(1)",
-                "https://a b",
-                "https://a)",
-                "https://a\n",
-                1,
-            ],
-            "The source .* is not a plain http.s. address",
-        ),
-    ],
-)
-def test_refused_values_are_named(check, values, message):
+# The check, values that it refuses, and a pattern of the message.
+BAD_INPUT = {
+    "dataset": (
+        check_dataset,
+        ["", "a/b/c", "own er/name", "owner/name.git", "owner/na--me", "-a/b", None, 7, "a" * 97],
+        "The dataset .* an id on the Hub such as owner/name",
+    ),
+    "repository": (
+        check_repo_id,
+        ["", "a/b/c", "owner/\nname", None],
+        "The repository .* an id on the Hub such as owner/name",
+    ),
+    "repository without owner": (
+        check_repo_id,
+        ["name"],
+        "The repository 'name' lacks its owner: name it as owner/name",
+    ),
+    "license": (
+        check_license,
+        ["MIT", "", "mit ", "mit\n", "a--b", "apache 2.0", ["mit"], None],
+        "is not a license id .* mit",
+    ),
+    "language": (
+        check_language,
+        ["English", "EN", "e", "", "en\n", "en-US", None, True],
+        "is not a language code .* such as en",
+    ),
+    "revision": (
+        check_revision,
+        ["main", "", COMMIT[:7], COMMIT.upper(), COMMIT + "0", COMMIT + "\n", None],
+        "The revision .* is not a full commit hash of 40 hexadecimal digits",
+    ),
+    "address": (
+        check_source,
+        ["", "example.org", "ftp://example.org", "javascript:alert(1)", "https://a b", "https://a)", "https://a\n", 1],
+        "The source .* is not a plain http.s. address",
+    ),
+}
+
+
+@pytest.mark.parametrize("given", BAD_INPUT)
+def test_refused_values_are_named(given):
+    check, values, message = BAD_INPUT[given]
     for value in values:
         with pytest.raises(ValueError, match=message):
             check(value)

@@ -11,7 +11,6 @@ from flashsloth.folders.provenance import read_provenance
 from flashsloth.tiny.data import make_dataset
 from flashsloth.tiny.evaluate import (
     CHECKPOINTS,
-    GREY_IMAGES,
     IMAGES,
     SMALL_TEXT,
     Answers,
@@ -66,7 +65,7 @@ def test_table_shows_every_kind_once():
     assert "| all | 66.7 | 90.0 |" in lines and "| small text |  | 80.0 |" in lines
 
 
-def test_scores_are_saved_for_the_model_card(tmp_path):
+def test_scores_are_saved_for_the_model_card_and_the_control_of_grey_images_is_not(tmp_path):
     right, wrong = Outcome("color", "red", "red"), Outcome("word", "cat", "dog")
     answers = Answers(exam=[right, right, wrong], grey=[wrong], small_text=[right, wrong])
     write_evaluation(tmp_path, answers, "heldout", "python -m exam")
@@ -76,8 +75,6 @@ def test_scores_are_saved_for_the_model_card(tmp_path):
         (IMAGES, "all"): (66.7, 3),
         (IMAGES, "color"): (100.0, 2),
         (IMAGES, "word"): (0.0, 1),
-        (GREY_IMAGES, "all"): (0.0, 1),
-        (GREY_IMAGES, "word"): (0.0, 1),
         (SMALL_TEXT, "all"): (50.0, 2),
     }
     assert {(entry["origin"], entry["command"]) for entry in saved} == {("measured", "python -m exam")}
@@ -90,13 +87,12 @@ def test_shipped_scores_are_those_of_the_table():
     table = {kind: values for kind, *values in rows}
     assert list(table) == ["all", *KINDS, "small text"]
     counts = Counter(list(KINDS)[index % len(KINDS)] for index in range(1000)) | {"all": 1000}
-    for name, column, grey_column in (("flashsloth-tiny", 0, 1), ("flashsloth-tiny-hd", 2, 3)):
+    for name, column in (("flashsloth-tiny", 0), ("flashsloth-tiny-hd", 2)):
         saved = json.loads((CHECKPOINTS / name / "evaluation.json").read_text())
         scores = {(e["dataset"]["name"], e["dataset"]["config"]): (e["value"], e["n"]) for e in saved}
         wanted = {(SMALL_TEXT, "all"): (float(table["small text"][column]), 300)}
         for kind in ("all", *KINDS):
             wanted[IMAGES, kind] = (float(table[kind][column]), counts[kind])
-            wanted[GREY_IMAGES, kind] = (float(table[kind][grey_column]), counts[kind])
         assert scores == wanted
 
 

@@ -166,12 +166,21 @@ def write_stream(folder: Path) -> dict:
     return {"data": {"path": str(folder / "*.jsonl"), "streaming": True}, "max_steps": 6}
 
 
+def write_evaluated(folder: Path) -> dict:
+    """Five rows to evaluate on, which two processes cannot share out evenly."""
+    write_rows(folder / "held.jsonl", 5)
+    evaluation = {"eval_data": str(folder / "held.jsonl"), "eval_exact_match": True, "load_best_model_at_end": True}
+    saving = {"save_strategy": "steps", "save_steps": 1, "per_device_eval_batch_size": 2, "eval_on_start": True}
+    return write_seven_rows(folder, "random") | evaluation | saving
+
+
 # What writes the data of each run, and returns its settings.
 RUNS = {
     "images and texts": write_images_and_texts,
     "random order": functools.partial(write_seven_rows, order="random"),
     "grouped by length": functools.partial(write_seven_rows, order="group_by_length"),
     "stream": write_stream,
+    "evaluated": write_evaluated,
 }
 
 
@@ -221,6 +230,25 @@ def test_train_command_under_torchrun_equals_one_process(name, num_steps, by_two
         runs += [[entry["loss"] for entry in read_log(output)], load_file(output / "model" / "model.safetensors")]
     assert len(runs[0]) == num_steps
     assert_same_training(*runs)
+
+
+def test_two_processes_measure_what_one_does(by_two, tmp_path):
+    """Each row once, however they are shared out, and all load the same best checkpoint."""
+    outputs = by_two / "evaluated" / "by two", tmp_path / "by one"
+    train_stage(read_config(outputs[0].with_suffix(".yaml"), [f"output_dir={outputs[1]}"]))
+    found = []
+    for output in outputs:
+        history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        found.append([entry for entry in history if "eval_loss" in entry])
+        best = json.loads((output / "training.json").read_text())["best"]["step"]
+        model, checkpoint = (
+            load_file(output / name / "model.safetensors") for name in ("model", f"checkpoint-{best}")
+        )
+        assert all(torch.equal(model[key], checkpoint[key]) for key in model)
+    assert [entry["step"] for entry in found[0]] == [0, 1, 2, 3, 4]
+    for by_two_processes, by_one in zip(*found, strict=True):
+        assert by_two_processes["eval_loss"] == pytest.approx(by_one["eval_loss"], abs=TOLERANCE)
+        assert by_two_processes["eval_exact_match"] == by_one["eval_exact_match"]
 
 
 def test_processes_go_on_together_with_unequal_parts_of_a_stream(by_two, processor):

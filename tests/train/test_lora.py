@@ -118,6 +118,18 @@ def test_processor_of_the_adapter_is_kept(folders, tmp_path):
     assert FlashSlothProcessor.from_pretrained(tmp_path / "merged").image_processor.hd
 
 
+def test_the_record_and_the_curves_of_the_adapters_run_are_kept(folders, tmp_path):
+    """A run leaves the adapter as OUTPUT_DIR/model, and its notes in OUTPUT_DIR; a merged folder has them within."""
+    shutil.copytree(folders / "adapter", tmp_path / "run" / "model")
+    notes = {"training.json": b'{"processes": 3}\n', "curves.png": b"an image"}
+    for name, content in notes.items():
+        (tmp_path / "run" / name).write_bytes(content)
+    lora.merge(tmp_path / "run" / "model", tmp_path / "merged")
+    assert {name: (tmp_path / "merged" / name).read_bytes() for name in notes} == notes
+    lora.merge(folders / "adapter", tmp_path / "without")
+    assert not {path.name for path in (tmp_path / "without").iterdir()} & set(notes)
+
+
 def test_wrong_base_is_refused(folders, tmp_path, capsys):
     for layers in (2, 4):  # tensors without a counterpart: in the adapter, and in the model
         make_model(make_config(text_config={"num_hidden_layers": layers})).save_pretrained(tmp_path / f"of {layers}")

@@ -179,3 +179,41 @@ def test_the_last_override_counts_and_the_file_stays(file):
 
 def test_one_item_needs_no_brackets():
     assert as_list("lm_head") == ["lm_head"] and as_list(["a", "b"]) == ["a", "b"] and as_list([]) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora.rr=8", "lora in 'lora.rr=8' has the unknown key 'rr'; the closest known one is 'r'"),
+        ("lora={rr: 8}", "lora in 'lora={rr: 8}' has the unknown key 'rr'"),
+        ("lora.r=abc", "lora in 'lora.r=abc' has a value of a wrong type"),
+        ("lora.r=0", "lora r is 0"),
+        ("data.0.wight=1", "data in 'data.0.wight=1' has the unknown key 'wight'"),
+        ("data={path: 5}", "data in 'data={path: 5}' has a value of a wrong type"),
+        ("learning_rat=1", "'learning_rat=1' has the unknown key"),
+        ("packing=true", "'packing=true': packing or padding_free is set"),
+        ("seed=abc", "'seed=abc': seed is 'abc'"),
+        ("save_only_model=true", "'save_only_model=true' sets save_only_model, which cannot be set"),
+        ("trainable=[lm_head]", "nested.yaml with 'trainable=.lm_head.': the stage has both"),
+        ("output_dir=", "nested.yaml with 'output_dir=' lacks the key 'output_dir'"),
+    ],
+)
+def test_an_override_is_blamed_for_what_it_says_and_the_file_is_not(nested, override, message):
+    for overrides in ([override], ["lora.alpha=8", "seed=7", override, "use_cpu=true"]):
+        with pytest.raises(ValueError, match=message):
+            read_config(nested, overrides)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lora: {rr: 8}", "lora in .*nested.yaml has the unknown key 'rr'"),
+        ("learning_rat: 1", "nested.yaml has the unknown key 'learning_rat'"),
+        ("seed: abc", "nested.yaml: seed is 'abc'"),
+    ],
+)
+def test_the_file_is_blamed_for_what_it_says(nested, setting, message):
+    nested.write_text(NESTED.replace("lora:", "was:") if setting.startswith("lora") else NESTED)
+    nested.write_text(nested.read_text().replace("was: {parts", "report_to: none #") + setting + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_config(nested, ["lora.alpha=8", "learning_rate=1e-3"])

@@ -3,6 +3,8 @@
 
 import json
 import shutil
+import sys
+import warnings
 
 import pytest
 import torch
@@ -60,6 +62,14 @@ def test_the_model_says_what_it_was_trained_from_and_no_path_of_this_machine(fin
     assert "/" not in text
 
 
+def test_no_card_of_a_library_is_left_in_a_run(finished, start, tmp_path):
+    """They name paths of this machine, and nothing of what the model is; `push` writes the card."""
+    assert not list(finished.rglob("README.md"))
+    run("lora", start, tmp_path, "max_steps=1", "save_steps=1")
+    assert not list(tmp_path.rglob("README.md"))
+    assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
+
+
 def test_a_finished_stage_is_not_trained_again(finished, start):
     written = (finished / "model" / "model.safetensors").stat().st_mtime_ns
     same = ("learning_rates={model.pooling: 1e-3}", "logging_steps=2")
@@ -72,6 +82,14 @@ def test_a_finished_stage_is_not_trained_again(finished, start):
 def test_hd_stage_saves_an_hd_processor(start, tmp_path):
     folder = run("stage2_hd", start, tmp_path, "max_steps=1")
     assert FlashSlothProcessor.from_pretrained(folder).image_processor.hd
+
+
+def test_text_alone_is_trained_and_evaluated(start, tmp_path):
+    """All rows without an image, answers among them that are generated."""
+    rows = [{"question": f"{index} + 1?", "answer": f"{index + 1}"} for index in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    overrides = (f"data={tmp_path / 'rows.json'}", "eval_split=2", "eval_exact_match=true", "save_steps=1")
+    assert (run("stage2", start, tmp_path / "out", *overrides, "max_steps=1") / "model.safetensors").is_file()
 
 
 def test_an_image_that_breaks_after_the_check_names_row_and_file(start, tmp_path):
@@ -93,6 +111,12 @@ def test_an_image_that_breaks_after_the_check_names_row_and_file(start, tmp_path
         run("stage1", start, tmp_path / "out", *overrides, "max_steps=1")
 
 
+@pytest.fixture
+def unread_data(monkeypatch):
+    """Fails a test that reads data."""
+    monkeypatch.setattr(sft, "load_data", lambda *others: pytest.fail("the data is read"))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_head_that_is_tied_to_the_embeddings_trains_both(optimizer, start, tmp_path):
     make_model(make_config(tie_word_embeddings=True)).save_pretrained(tmp_path / "model")
@@ -107,7 +131,7 @@ def test_a_head_that_is_tied_to_the_embeddings_trains_both(optimizer, start, tmp
     assert {part_of(key) for key in changed} == parts
 
 
-def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_path, monkeypatch):
+def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_path, monkeypatch, unread_data):
     def need_it():
         raise RuntimeError("TensorBoardCallback requires tensorboard to be installed")
 
@@ -115,9 +139,69 @@ def test_what_is_missing_here_is_reported_before_anything_is_read(start, tmp_pat
     with pytest.raises(ValueError, match="report_to is tensorboard: TensorBoardCallback requires tensorboard"):
         run("stage2", start, tmp_path, "report_to=tensorboard", f"model={tmp_path / 'nothing'}")
     with pytest.raises(ValueError, match="needs a package that is not installed: .*[Ff]lash"):
-        run("stage2", start, tmp_path, "attn_implementation=flash_attention_2", "data=./nowhere.json")
+        run("stage2", start, tmp_path, "attn_implementation=flash_attention_2")
     with pytest.raises(ValueError, match="trainable names '', but the model has no such module"):
-        run("stage2", start, tmp_path, "trainable=['']", "data=./nowhere.json")
+        run("stage2", start, tmp_path, "trainable=['']")
+
+
+@pytest.fixture
+def unread(unread_data, monkeypatch):
+    """Fails a test that loads a model, or reads data."""
+    monkeypatch.setattr(sft, "load_stage_model", lambda *others: pytest.fail("the model is loaded"))
+
+
+BAD_INPUT = {
+    "data that does not exist": (
+        ["data=./missing.json"],
+        "No such data: ./missing.json is no file, folder or pattern",
+    ),
+    "data by a name without a slash": (["data=missing"], "There is no file or folder missing, and the Hub dataset"),
+    "data of another type": (["data=FOLDER/file.png"], r"is of the type .png: it has to be .json, .jsonl or .parquet"),
+    "a missing image_folder": (["data.0.image_folder=./images"], "The image_folder of .* does not exist: ./images"),
+    "weights for some sources": (
+        ["data=[{path: FOLDER/data, weight: 1}, {path: FOLDER/data}]"],
+        "has no weight but others have",
+    ),
+    "an output_dir that is a file": (
+        ["output_dir=FOLDER/file.png"],
+        "output_dir is .*file.png, but .*file.png is a file",
+    ),
+    "an output_dir in a file": (
+        ["output_dir=FOLDER/file.png/run/1"],
+        "but .*file.png is a file: choose another folder",
+    ),
+    "an output_dir that cannot be written": (
+        ["output_dir=/proc/run"],
+        "but /proc cannot be written .*: choose another",
+    ),
+    "a file named model in the output_dir": (["output_dir=FOLDER/out"], "but .*out/model is a file"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="writes into /proc")
+@pytest.mark.parametrize(("overrides", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_named_before_anything_is_loaded(overrides, message, start, tmp_path, unread):
+    (tmp_path / "file.png").write_bytes(b"no image")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model").write_bytes(b"")
+    (tmp_path / "data").symlink_to(start / "data")
+    overrides = [override.replace("FOLDER", str(tmp_path)) for override in overrides]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run("stage2", start, tmp_path / "run", *overrides)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        sft.validate_data(settings("stage2", start, tmp_path / "run", *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_may_have_names_that_are_patterns(start, tmp_path):
+    """Of the model, of the data and of the run."""
+    folder = tmp_path / "set[1] {a,b} *?"
+    shutil.copytree(start, folder)
+    overrides = (f"model={json.dumps(str(folder / 'model'))}", f"data={json.dumps(str(folder / 'data'))}")
+    run("stage1", start, folder / "out", *overrides, f"output_dir={json.dumps(str(folder / 'out'))}", "save_steps=1")
+    shutil.rmtree(folder / "out" / "model")
+    run("stage1", start, folder / "out", *overrides, f"output_dir={json.dumps(str(folder / 'out'))}", "save_steps=1")
+    assert len(list((folder / "out").iterdir())) > 3
 
 
 def test_several_gpus_of_one_process_are_refused(start, tmp_path):
@@ -155,6 +239,15 @@ def test_broken_rows_stop_the_run_or_are_skipped_and_listed(start, tmp_path):
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["data"]["rows"] == 12
     assert [row["index"] for row in record["data"]["skipped"]] == [12]
+
+
+def test_no_warning_of_libraries_about_each_other_reaches_the_user(start, tmp_path):
+    """Of more workers than processors, of pinned memory without a GPU, and PEFT's of a name of transformers."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run("lora", start, tmp_path, "max_steps=1", "dataloader_num_workers=7", "save_steps=1")
+    noise = ("DataLoader", "pin_memory", "is_gradient_checkpointing")
+    assert not [str(warning.message) for warning in caught if any(word in str(warning.message) for word in noise)]
 
 
 def test_adapter_trains_alone_and_goes_on_from_its_checkpoint(start, tmp_path):

@@ -5,6 +5,7 @@ The data of a training run. What happens to it, in order:
     sources      opens files, folders and Hub datasets, and mixes them: `load_data`
     rows         sets of raw rows become sets of rows on disk, or streams of rows
     formats      one raw row of any form becomes a row: id, images, messages, num_images, length, problem
+    keys         keys of a raw row that hold no conversation: honoured, refused, or passed over
     fingerprint  a hash of the data, which a resumed run is compared by
     validate     finds the rows that cannot be trained on: broken_rows lists them, images decodes what they hold
     sampling     the order of a set

@@ -8,11 +8,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flashsloth.image_reading_flashsloth import MISSING_IMAGE
 from flashsloth.train.data.images import FromWorker
 
 
 SKIPPED_FILE = "skipped_rows.jsonl"
 ROWS_IN_REPORT = 50
+MANY_MISSING = 3  # images that are missing for one reason, rather than each for its own
+IMAGE_FOLDER_HINT = (
+    "their paths start from the folder of the data's file, or from image_folder; set it by data.0.image_folder=FOLDER"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ def report(broken_rows: list[BrokenRow]) -> str:
         lines.append(f"{index:>{widths[0]}}  {name:{widths[1]}}  {reason:{widths[2]}}  {detail}")
     if len(broken_rows) > ROWS_IN_REPORT:
         lines.append(f"... and {len(broken_rows) - ROWS_IN_REPORT} more")
+    # Relative paths become absolute when rows are read, so that the detail shows where an image was looked for.
+    missing = [row for row in broken_rows if row.reason == MISSING_IMAGE and "://" not in row.detail]
+    if len(missing) >= MANY_MISSING:
+        lines += ["", f"{len(missing)} images are missing: {IMAGE_FOLDER_HINT}"]
     return "\n".join(lines)
 
 

@@ -6,14 +6,19 @@ One raw row of anybody's data as a row of this library. The keys of a raw row sa
     prompt, completion  two strings, or two such lists
     conversations       LLaVA: [{from: human or gpt, value}], with `<image>` where an image stands
     texts               the_cauldron, FineVision: [{user, assistant}], the images before the first
+    question, answer    two strings, the images before the first; also query and response, instruction and response,
+                        and Alpaca's instruction, input and output
 
-Its images are in `images` or `image`: paths, URLs, the bytes of files, or mappings of `bytes` and `path`.
+Its images are in `images` or `image`, or in the parts of a content: paths, URLs, base64, the bytes of files, or
+mappings of `bytes` and `path`. A system prompt in a key of its own becomes the first message.
+`flashsloth.train.data.keys` says what becomes of all other keys.
 
 A raw row that has none of these forms becomes a row with a `problem`. Everything else that may be wrong with a row (an
 empty turn, a missing image) is found later, by `flashsloth.train.data.validate`.
 """
 
 import base64
+import binascii
 import json
 import os
 import reprlib
@@ -25,6 +30,8 @@ import PIL.Image
 from datasets import Features, Image, List, Value
 
 from flashsloth.processing_flashsloth import IMAGE_TYPES
+from flashsloth.train.data.keys import check_row, check_turn, is_empty, is_system
+from flashsloth.train.data.wording import shorten
 
 
 MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
@@ -41,13 +48,32 @@ FEATURES = Features(
     }
 )
 # Part of the key of every cache. Raise it when raw rows are converted in another way, or old caches will be read.
-FORMAT = 2
+FORMAT = 3
 
 PLACEHOLDER = "<image>"
+OTHER_PLACEHOLDERS = ("<video>", "<audio>")
 TEXT_COLUMNS = ("messages", "prompt", "completion", "conversations", "texts")
+# Columns of a question and of its answer.
+QUESTIONS = (
+    ("question", "answer"),
+    ("query", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("input", "output"),
+    ("prompt", "response"),
+)
+# Columns that belong to such a question, and that no form has a place for.
+OF_A_QUESTION = ("context", "passage", "choices", "options", "hint", "history", "input")
 IMAGE_COLUMNS = ("images", "image")
+# The text is in the fingerprint of data that has such rows: it stays as it is.
 FORMS = "messages, prompt and completion, conversations, or texts"
 ROLES = {"human": "user", "gpt": "assistant"}
+
+# Where a part of a content holds its image, and where those of others hold it.
+PART_IMAGES = ("image", "path", "url", "image_url", "base64", "bytes")
+OTHER_PART_IMAGES = ("source", "data", "file", "file_id", "content")
+# Strings that begin so are the base64 of a JPEG, PNG, GIF or WebP file, if they are base64.
+BASE64_BEGINNINGS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 
 
 def make_row(raw_row, index: int | str, folder: str, captions: bool) -> dict:
@@ -68,7 +94,7 @@ def make_row(raw_row, index: int | str, folder: str, captions: bool) -> dict:
         return {"images": [], **make_text_columns({}, index, 0, captions, problem)}
     images, problem = [], None
     try:
-        images = _images(raw_row, folder)
+        images = [_image(image, folder) for image in _images(raw_row)]
     except ValueError as error:
         problem = f"{error}"
     return {"images": images, **make_text_columns(raw_row, index, len(images), captions, problem)}
@@ -99,7 +125,7 @@ def make_text_columns(
         "messages": messages,
         "num_images": num_images,
         "length": sum(len(part["text"] or "") for message in messages for part in message["content"]),
-        "problem": None if problem is None else _storable(problem),
+        "problem": None if problem is None else shorten(_storable(problem)),
     }
 
 
@@ -110,12 +136,40 @@ def _storable(text: str) -> str:
 # Images
 
 
-def _images(raw_row: Mapping, folder: str) -> list[dict | None]:
-    columns = [_as_list(raw_row[name]) for name in IMAGE_COLUMNS if name in raw_row]
-    filled = [images for images in columns if images]
-    if len(filled) > 1:
-        raise ValueError(f"it has images in both {' and '.join(IMAGE_COLUMNS)}; it needs them in one of these")
-    return [_image(image, folder) for image in filled[0]] if filled else []
+def _images(raw_row: Mapping) -> list:
+    """The images of a raw row as they are there: in a column, or in the parts of its content."""
+    columns = {name: _as_list(raw_row[name]) for name in IMAGE_COLUMNS if name in raw_row}
+    columns["the parts of its content"] = list(_images_of_parts(raw_row))
+    filled = {name: images for name, images in columns.items() if images}
+    first, *others = filled.values() or [[]]
+    # Some sets have all images twice, in a column and in the parts.
+    if others and ("images" in filled and "image" in filled or any(images != first for images in others)):
+        raise ValueError(f"it has images in both {' and '.join(filled)}; it needs them in one of these")
+    return first
+
+
+def _images_of_parts(raw_row: Mapping) -> Iterable:
+    chats = (raw_row.get(name) for name in ("messages", "prompt", "completion"))
+    if raw_row.get("messages") is not None:
+        chats = [raw_row["messages"]]
+    for turn in (turn for chat in chats if isinstance(chat, list) for turn in chat if isinstance(turn, Mapping)):
+        for part in turn["content"] if isinstance(turn.get("content"), list) else ():
+            if isinstance(part, Mapping) and part.get("type") in IMAGE_TYPES:
+                yield from _image_of_part(part)
+
+
+def _image_of_part(part: Mapping) -> Iterable:
+    """The image of a part, if it has one: otherwise it stands for one in the row's column."""
+    held = {key: part[key] for key in PART_IMAGES if not is_empty(part.get(key))}
+    if len(held) > 1 and "bytes" not in held:
+        raise ValueError(f"a part of type {part['type']!r} has both {' and '.join(held)}; it needs one of these")
+    for key, image in held.items():
+        if key == "bytes" and "path" in held:
+            yield {"bytes": image, "path": held["path"]}
+            return
+        if isinstance(image, Mapping) and "url" in image:  # of OpenAI's form
+            image = image["url"]
+        yield _from_base64(image) if key == "base64" and isinstance(image, str) else image
 
 
 def _as_list(images) -> list:
@@ -131,7 +185,9 @@ def _image(image, folder: str) -> dict | None:
         return Image().encode_example(image)
     content, path = image, image
     if isinstance(image, str) and image.startswith("data:"):
-        content = base64.b64decode(image.partition(",")[2], validate=True)
+        content = _from_base64(image)
+    elif isinstance(image, str) and image.startswith(BASE64_BEGINNINGS):
+        content = _base64_or_path(image)
     elif isinstance(image, Mapping):
         content, path = image.get("bytes"), image.get("path")
     if isinstance(content, bytes):
@@ -142,6 +198,21 @@ def _image(image, folder: str) -> dict | None:
     if isinstance(image, Mapping) and content is None and path is None and image.keys() & {"bytes", "path"}:
         return None
     raise ValueError(f"an image is {reprlib.repr(image)}; it has to be a path, a URL or the file's bytes")
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"an image is {reprlib.repr(text)}, which is no base64: {error}") from error
+
+
+def _base64_or_path(text: str) -> bytes | str:
+    """A file's bytes, if the text is its base64, and not a path that begins alike."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return text
 
 
 def _absolute(path: str, folder: str) -> str:
@@ -174,19 +245,24 @@ def conversation(raw_row: Mapping, num_images: int, captions: bool = False) -> l
     """
     # `datasets` fills the columns of sets that it unites: a row has only one of the forms, the others are None.
     given = {key: value for key, value in raw_row.items() if value is not None}
+    check_row(given, (*TEXT_COLUMNS, *IMAGE_COLUMNS), num_images)
+    _refuse_two_forms(given)
     if "messages" in given:
         messages = _from_chat(given["messages"], num_images)
     elif "prompt" in given and "completion" in given:
         prompt = _as_chat(given["prompt"], "user")
         messages = _from_chat([*prompt, *_as_chat(given["completion"], "assistant")], num_images)
     elif "conversations" in given:
-        messages = [_from_llava(turn) for turn in _dicts(given["conversations"], "conversations")]
+        messages = [_from_llava(turn, index) for index, turn in _turns(given["conversations"], "conversations")]
     elif "texts" in given:
         messages = _from_chat(list(_from_pairs(given["texts"])), num_images, has_placeholders=False)
+    elif pair := question_columns(given):
+        messages = _from_chat(_from_question(given, *pair), num_images)
     else:
         empty = [key for key in raw_row if key not in given]
         nothing = f", and nothing in {', '.join(empty)}" if empty else ""
         raise ValueError(f"it has the columns {', '.join(given) or 'none'}{nothing}; it needs {FORMS}")
+    messages = _with_system_prompt(messages, given)
     if captions:
         for message in messages:
             if message["role"] == "user":
@@ -194,18 +270,48 @@ def conversation(raw_row: Mapping, num_images: int, captions: bool = False) -> l
     return messages
 
 
+def _refuse_two_forms(given: Mapping) -> None:
+    """Columns of questions and answers beside another form are metadata, as is a prompt without a completion."""
+    forms = [name for name in ("messages", "conversations", "texts") if not is_empty(given.get(name))]
+    if not is_empty(given.get("prompt")) and not is_empty(given.get("completion")):
+        forms.append("prompt and completion")
+    if len(forms) > 1:
+        raise ValueError(f"it has a conversation in both {' and '.join(forms[:2])}; it needs one of these")
+
+
+def question_columns(columns: Iterable[str]) -> tuple[str, str] | None:
+    """The first pair of `QUESTIONS` whose columns are all there."""
+    return next((pair for pair in QUESTIONS if set(pair) <= set(columns)), None)
+
+
+def _with_system_prompt(messages: list[dict], given: Mapping) -> list[dict]:
+    prompts = {key: value for key, value in given.items() if is_system(key) and not is_empty(value)}
+    for key, prompt in prompts.items():
+        content = _text_parts(_string(prompt))
+        if messages[:1] and messages[0]["role"] == "system":
+            if messages[0]["content"] != content:
+                raise ValueError(f"it has two system prompts: one in {key!r}, and {messages[0]['content']!r}")
+        else:
+            messages = [{"role": "system", "content": content}, *messages]
+    return messages
+
+
 def _from_chat(chat, num_images: int, has_placeholders: bool = True) -> list[dict]:
-    chat = _dicts(chat, "messages")
+    chat = [turn for _, turn in _turns(chat, "messages")]
     contents = [turn.get("content") for turn in chat if turn.get("role") == "user"]
     texts = [content for content in contents if isinstance(content, str)]
+    if has_placeholders:
+        _refuse_other_placeholders(texts)
     has_placeholders = has_placeholders and num_images > 0 and any(PLACEHOLDER in text for text in texts)
     # Strings alone do not say where the images stand: they go before the first one, as in TRL.
     num_leading = 0 if has_placeholders or len(texts) < len(contents) else num_images
     messages = []
-    for turn in chat:
+    for index, turn in enumerate(chat):
         role, content = _get_word(turn, "role", "messages"), _get(turn, "content", "messages")
+        check_turn(turn, ("role", "content"), f"message {index}", role == "assistant")
         if not isinstance(content, str):
-            content = [part for given in _dicts(content or [], "content") for part in _part(given)]
+            where = f"message {index}"
+            content = [part for given in _dicts(content or [], "content") for part in _part(given, where, role)]
         elif role == "user" and has_placeholders:
             content = _split(content)
         elif role == "user":
@@ -214,7 +320,12 @@ def _from_chat(chat, num_images: int, has_placeholders: bool = True) -> list[dic
         else:
             content = _text_parts(content)
         messages.append({"role": role, "content": content})
+    _refuse_other_order(chat)
     return messages
+
+
+def _turns(chat, column: str) -> Iterable[tuple[int, dict]]:
+    return enumerate(_dicts(chat, column))
 
 
 def _as_chat(value, role: str) -> list[dict]:
@@ -222,15 +333,54 @@ def _as_chat(value, role: str) -> list[dict]:
 
 
 def _from_pairs(pairs) -> Iterable[dict]:
-    for pair in _dicts(pairs, "texts"):
+    for index, pair in _turns(pairs, "texts"):
+        check_turn(pair, ("user", "assistant"), f"entry {index} of its 'texts'", is_answer=True)
         yield {"role": "user", "content": _string(_get(pair, "user", "texts"))}
         yield {"role": "assistant", "content": _string(_get(pair, "assistant", "texts"))}
 
 
-def _from_llava(turn: dict) -> dict:
+def _from_question(given: Mapping, question: str, answer: str) -> list[dict]:
+    texts = [_string(given[question])]
+    for key in OF_A_QUESTION:
+        if key in (question, answer) or is_empty(given.get(key)):
+            continue
+        if (question, key) != ("instruction", "input"):
+            raise ValueError(
+                f"it has {key!r}, {reprlib.repr(given[key])}, beside {question!r}; write it into the {question}"
+            )
+        texts.append(_string(given[key]))
+    return [
+        {"role": "user", "content": "\n".join(texts)},
+        {"role": "assistant", "content": _string(given[answer])},
+    ]
+
+
+def _from_llava(turn: dict, index: int) -> dict:
     role, text = _get_word(turn, "from", "conversations"), _string(_get(turn, "value", "conversations"))
     role = ROLES.get(role, role)
-    return {"role": role, "content": _split(text) if role == "user" else _text_parts(text)}
+    check_turn(turn, ("from", "value"), f"message {index}", role == "assistant")
+    if role != "user":
+        return {"role": role, "content": _text_parts(text)}
+    _refuse_other_placeholders([text])
+    return {"role": role, "content": _split(text)}
+
+
+def _refuse_other_placeholders(texts: list[str]) -> None:
+    for placeholder in OTHER_PLACEHOLDERS:
+        if any(placeholder in text for text in texts):
+            raise ValueError(
+                f"a question has {placeholder}, but the model takes images and text only; if these are words, write "
+                "the question as a part of type 'text'"
+            )
+
+
+def _refuse_other_order(chat: list[dict]) -> None:
+    """Some sets number the images of their parts, but their order is what decides."""
+    contents = [turn["content"] for turn in chat if isinstance(turn["content"], list)]
+    parts = [part for content in contents for part in content if part["type"] in IMAGE_TYPES]
+    numbers = [part["index"] for part in parts if isinstance(part.get("index"), int)]
+    if numbers != sorted(numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError(f"its parts name the images {reprlib.repr(numbers)}; they have to be in order, each once")
 
 
 def _split(text: str) -> list[dict]:
@@ -246,9 +396,18 @@ def _split(text: str) -> list[dict]:
     return parts
 
 
-def _part(part: dict) -> list[dict]:
+def _part(part: dict, where: str, role: str) -> list[dict]:
     kind = _get_word(part, "type", "content")
+    read = ("type", "text", *PART_IMAGES) if kind in IMAGE_TYPES else ("type", "text")
+    check_turn(part, read, f"a part of {where}", role == "assistant")
     if kind in IMAGE_TYPES:
+        if not is_empty(part.get("text")):
+            value = reprlib.repr(part["text"])
+            raise ValueError(f"a part of {where} is an image and has the text {value}; it needs a part for each")
+        for key in OTHER_PART_IMAGES:
+            if not is_empty(part.get(key)):
+                value = reprlib.repr(part[key])
+                raise ValueError(f"a part of {where} has the image in {key!r}, {value}; it needs {PART_IMAGES[0]!r}")
         return [_image_part()]
     return _text_parts(_string(part.get("text"))) if kind == "text" else [{"type": kind, "text": None}]
 

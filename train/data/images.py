@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from flashsloth.image_reading_flashsloth import MISSING_IMAGE, UNREACHABLE_IMAGE, ImageError, read_image
+from flashsloth.train.data.wording import shorten
 
 
 RETRY_WAITS = (0.5, 2.0, 8.0)  # seconds before a server is asked again
@@ -50,7 +51,7 @@ def read_row_image(image: dict | None, *, reduced: bool = False) -> PIL.Image.Im
     if image is None or image["bytes"] is None and image["path"] is None:
         raise ImageError("the row holds no image.", MISSING_IMAGE)
     content, path = image["bytes"], image["path"]
-    name = path or f"{len(content)} bytes in the row"
+    name = shorten(path) if path else f"{len(content)} bytes in the row"
     try:
         source = _source(path, name) if content is None else content
         with warnings.catch_warnings():

@@ -6,16 +6,19 @@ grow with their number; images are not copied.
 """
 
 import hashlib
+import itertools
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import datasets
 import ijson
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Image, IterableDataset, LargeList, List
+from datasets import Audio, Dataset, Features, Image, IterableDataset, LargeList, List, Video
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
@@ -24,18 +27,32 @@ from flashsloth.train.data.formats import (
     FORMAT,
     FORMS,
     IMAGE_COLUMNS,
+    OF_A_QUESTION,
+    PART_IMAGES,
+    QUESTIONS,
     TEXT_COLUMNS,
     make_row,
     make_text_columns,
+    question_columns,
 )
+from flashsloth.train.data.keys import decides
+from flashsloth.train.data.wording import shorten
 
+
+logger = logging.getLogger(__name__)
+
+# The columns that a form reads; `decides` names those that may change what a row means.
+READ_COLUMNS = {"id", "label", *IMAGE_COLUMNS, *TEXT_COLUMNS, *OF_A_QUESTION, *itertools.chain(*QUESTIONS)}
+QUESTION_FORMS = "question and answer"
+# Of a parser, after which an object of a JSON file is taken for one that holds rows, and is none.
+EVENTS_OF_A_ROW = 20_000
 
 # JSON files
 
 
 def convert_json(path: str, folder: str, captions: bool, streaming: bool) -> Dataset | IterableDataset:
     """
-    Reads a file that holds a JSON array, or JSON lines.
+    Reads a file that holds a JSON array, an object with such an array in it, or JSON lines.
 
     `datasets` has a reader of its own, but it holds a whole array in memory, and refuses rows of different types (an
     id that is a number here and a text there, one image or a list of them).
@@ -66,21 +83,25 @@ def convert_json(path: str, folder: str, captions: bool, streaming: bool) -> Dat
 
 def _json_rows(path: str, folder: str, captions: bool, prefix: str = "", **cache_key) -> Iterator[dict]:
     """The rows of a file. `cache_key` is for `datasets`, whose key of the cache is a hash of all arguments."""
-    index, first, has_good_row = -1, None, False
+    index, first, has_good_row, keys = -1, None, False, set()
     try:
         for index, raw_row in enumerate(_json_raw_rows(path)):
             row = make_row(raw_row, f"{prefix}{index}", folder, captions)
             first = first or row
             has_good_row = has_good_row or row["problem"] is None
+            keys.update(raw_row if isinstance(raw_row, Mapping) else ())
             yield row
     except (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {error}") from error
+        reason = shorten(" ".join(str(error).split()))
+        rule = "A file holds an array of rows, or one row a line"
+        raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {reason}. {rule}") from error
     except (RecursionError, ValueError) as error:  # nested thousands deep, numbers of thousands of digits
         raise ValueError(f"{path} cannot be read after {index + 1} rows: {error}") from error
     if first is None:
         raise ValueError(f"{path} has no rows")
     if not has_good_row:
-        raise ValueError(f"{path} has no row in a known form. Row 0: {first['problem']}")
+        raise ValueError(f"{path} has no row that can be read. Row 0: {first['problem']}")
+    _log_metadata(keys)
 
 
 def _json_raw_rows(path: str) -> Iterator:
@@ -88,11 +109,51 @@ def _json_raw_rows(path: str) -> Iterator:
         first = file.read(1)
         while first.isspace() or first in (b"\xef", b"\xbb", b"\xbf"):  # spaces, and a byte order mark
             first = file.read(1)
-        file.seek(-len(first), os.SEEK_CUR)
+        start = file.seek(-len(first), os.SEEK_CUR)
         if first == b"[":
             yield from ijson.items(file, "item")
-        else:
+            return
+        name, is_lines = _list_of_rows(file), True
+        file.seek(start)
+        if name is None:
+            is_lines = _is_json(file.readline())
+            file.seek(start)
+        if name is not None:
+            yield from ijson.items(file, f"{name}.item")
+        elif is_lines:
             yield from (json.loads(line) for line in file if not line.isspace())
+        else:  # objects of several lines, one after another
+            yield from ijson.items(file, "", multiple_values=True)
+
+
+def _list_of_rows(file: BinaryIO) -> str | None:
+    """The key of the first object of a file that holds a list of rows, as in `{"data": [...]}`; none of a row."""
+    name, found, keys, keys_of_first = None, None, set(), set()
+    try:
+        for prefix, event, value in itertools.islice(ijson.parse(file, multiple_values=True), EVENTS_OF_A_ROW):
+            if not prefix and event == "end_map":
+                break
+            if not prefix and event == "map_key":
+                name, keys_of_first = value, set()
+                keys.add(value)
+            elif found is None and prefix == f"{name}.item" and event == "map_key":
+                keys_of_first.add(value)
+                found = name if _has_form(keys_of_first) else None
+    except ijson.JSONError:  # which is reported when the rows are read
+        pass
+    return None if _has_form(keys) else found
+
+
+def _has_form(keys: set[str]) -> bool:
+    return bool(keys & set(TEXT_COLUMNS) or question_columns(keys))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 # Tables
@@ -142,7 +203,7 @@ def convert_table(raw_rows: Dataset, folder: str, captions: bool) -> Dataset:
     )
     problems = rows.data.column("problem")
     if not problems.null_count:
-        raise ValueError(f"has no row in a known form. Row 0: {problems[0]}")
+        raise ValueError(f"has no row that can be read. Row 0: {problems[0]}")
     if images is None:
         return rows
     return datasets.concatenate_datasets([images, rows], axis=1).select_columns(list(FEATURES))
@@ -173,11 +234,18 @@ def convert_stream(raw_rows: IterableDataset, folder: str, captions: bool) -> It
 
 
 def _select_columns(raw_rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
-    """Leaves out columns that no form has, as they could hold images that cannot be decoded."""
+    """Leaves out columns of metadata, as they could hold images that cannot be decoded."""
     names = raw_rows.column_names
-    if not set(names) & set(TEXT_COLUMNS):
-        raise ValueError(f"has the columns {', '.join(names)}; it needs {FORMS}")
-    return raw_rows.select_columns([name for name in names if name in ("id", *IMAGE_COLUMNS, *TEXT_COLUMNS)])
+    if not _has_form(set(names)):
+        raise ValueError(f"has the columns {shorten(', '.join(names))}; it needs {FORMS}, or {QUESTION_FORMS}")
+    selected = [name for name in names if name in READ_COLUMNS or decides(name)]
+    _log_metadata(names)
+    return raw_rows.select_columns(selected)
+
+
+def _log_metadata(names: Iterable[str]) -> None:
+    if metadata := sorted({name for name in names if name not in READ_COLUMNS and not decides(name)}):
+        logger.info("Columns that are passed over: %s", shorten(", ".join(metadata)))
 
 
 def _without_decoding(raw_rows: Dataset) -> Dataset:
@@ -187,8 +255,10 @@ def _without_decoding(raw_rows: Dataset) -> Dataset:
 
 
 def _without_decoding_feature(feature):
-    if isinstance(feature, Image):
-        return Image(decode=False)
+    if isinstance(feature, (Audio, Image, Video)):
+        return replace(feature, decode=False)
+    if isinstance(feature, dict):
+        return {name: _without_decoding_feature(nested) for name, nested in feature.items()}
     if isinstance(feature, (List, LargeList)):
         return replace(feature, feature=_without_decoding_feature(feature.feature))
     return feature
@@ -204,8 +274,10 @@ def _has_encoded_images(raw_rows: Dataset) -> bool:
     """
     Whether the column `images` can stay as it is: lists of the bytes of files, as `datasets` stores them. Every row
     has to be converted where a list is missing, where paths may start from a folder, where the type is another one,
-    and where there are two columns of images.
+    where there are two columns of images, and where messages may hold images.
     """
+    if any(_may_hold_images(raw_rows.features.get(name)) for name in TEXT_COLUMNS):
+        return False
     names = [name for name in IMAGE_COLUMNS if name in raw_rows.column_names]
     if names != ["images"] or raw_rows.features.arrow_schema.field("images").type != ARROW_IMAGES:
         return False
@@ -214,6 +286,15 @@ def _has_encoded_images(raw_rows: Dataset) -> bool:
         return False
     paths, contents = (pc.struct_field(pc.list_flatten(images), name) for name in ("path", "bytes"))
     return not pc.any(pc.and_(pc.is_valid(paths), pc.is_null(contents))).as_py()
+
+
+def _may_hold_images(feature) -> bool:
+    """Whether a column of messages has parts with a place for an image."""
+    if isinstance(feature, (List, LargeList)):
+        return _may_hold_images(feature.feature)
+    if isinstance(feature, dict):
+        return not feature.keys().isdisjoint(PART_IMAGES) or any(map(_may_hold_images, feature.values()))
+    return False
 
 
 def _make_counted_row(raw_row: Mapping, index: int, folder: str, captions: bool) -> dict:

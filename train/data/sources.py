@@ -1,12 +1,13 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Opens the data of a stage: files, folders and Hub datasets, one or several mixed, as one set or stream of rows."""
 
+import contextlib
 import glob
 import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,16 @@ class DataSource:
     def local_files(self) -> list[str]:
         """The file or folder at `path`, or the files that match it as a pattern; none of a dataset on the Hub."""
         path = self.local_path
-        return [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        return [path] if os.path.exists(path) else sorted(glob.glob(_pattern(path), recursive=True))
+
+
+def _pattern(path: str) -> str:
+    """A pattern of files, in which the folders that exist by their whole names stand for themselves."""
+    folder, rest = path, []
+    while folder and not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder, name = os.path.split(folder)
+        rest.insert(0, name)
+    return os.path.join(glob.escape(folder), *rest)
 
 
 def name_of(source: DataSource) -> str:
@@ -119,9 +129,7 @@ def load_data(
         FileNotFoundError: If a file or folder does not exist.
         ConnectionError: If the Hub cannot be reached, or the connection is lost.
     """
-    unweighted = [source.path for source in sources if source.weight is None]
-    if unweighted and len(unweighted) < len(sources):
-        raise ValueError(f"{unweighted[0]} has no weight but others have: give each source a weight, or none")
+    unweighted = _unweighted(sources)
     parts = [_open(source) for source in sources]
     is_stream = any(source.streaming for source in sources)
     if is_stream:
@@ -148,10 +156,33 @@ def load_data(
     return mixture
 
 
+def check_sources(sources: list[DataSource]) -> None:
+    """
+    Checks what can be known of sources without reading a row: a run loads its model between this and `load_data`.
+
+    Raises:
+        The errors of [`load_data`].
+    """
+    _unweighted(sources)
+    for source in sources:
+        _image_folder(source)
+        if _is_on_hub(source):
+            with _hub_errors(source):
+                datasets.load_dataset_builder(source.path, source.name, revision=source.revision)
+
+
+def _unweighted(sources: list[DataSource]) -> list[str]:
+    unweighted = [source.path for source in sources if source.weight is None]
+    if unweighted and len(unweighted) < len(sources):
+        raise ValueError(f"{unweighted[0]} has no weight but others have: give each source a weight, or none")
+    return unweighted
+
+
 def _as_stream(part: Dataset | IterableDataset, seed: int) -> IterableDataset:
     if isinstance(part, IterableDataset):
         return part
-    return part.shuffle(seed=seed).to_iterable_dataset(num_shards=min(len(part), STREAM_SHARDS))
+    # In memory: the new order would be written into the folder of the set, which would no longer be the same data.
+    return part.shuffle(seed=seed, keep_in_memory=True).to_iterable_dataset(num_shards=min(len(part), STREAM_SHARDS))
 
 
 def _shard(stream: IterableDataset, process_index: int, num_processes: int) -> IterableDataset:
@@ -226,7 +257,7 @@ def _json_files_of_folder(source: DataSource) -> list[str]:
     folder = source.local_path
     if _is_saved(folder) or source.name is not None:
         return []
-    splits = DataFilesDict.from_local_or_remote(get_data_patterns(folder), base_path=folder)
+    splits = _files_by_split(folder)
     paths = [Path(file) for files in splits.values() for file in files]
     is_image_folder = any(path.name in ImageFolder.METADATA_FILENAMES for path in paths)
     kinds = {path.suffix.lower() for path in paths}
@@ -238,6 +269,12 @@ def _json_files_of_folder(source: DataSource) -> list[str]:
     return [file for file in splits[source.split] if Path(file).suffix.lower() in JSON]
 
 
+def _files_by_split(folder: str) -> dict[str, list[str]]:
+    # `datasets` takes a folder for a pattern, as it does all paths.
+    base = glob.escape(folder)
+    return DataFilesDict.from_local_or_remote(get_data_patterns(base), base_path=base)
+
+
 def _refuse(source: DataSource, **settings: str | None) -> None:
     for setting, value in settings.items():
         if value not in (None, "train"):
@@ -247,14 +284,21 @@ def _refuse(source: DataSource, **settings: str | None) -> None:
 def _open_table(source: DataSource) -> Dataset | IterableDataset:
     if os.path.isdir(source.local_path):
         return _open_folder(source)
+    return _open_hub(source) if _is_on_hub(source) else _open_parquet(source)
+
+
+def _is_on_hub(source: DataSource) -> bool:
+    """Whether a source is the name of a dataset on the Hub; raises for what is neither that nor local data."""
+    if os.path.isdir(source.local_path):
+        return False
     kinds = _kinds(source)
-    if kinds == {PARQUET}:
-        return _open_parquet(source)
+    if kinds == {PARQUET} or kinds and kinds <= set(JSON):
+        return False
     if kinds:
         found = " and ".join(kind or "files without an ending" for kind in sorted(kinds))
         raise ValueError(f"{source.path} is of the type {found}: it has to be .json, .jsonl or .parquet")
     if HUB_ID.fullmatch(source.path) and Path(source.path).suffix not in (*JSON, PARQUET):
-        return _open_hub(source)
+        return True
     raise FileNotFoundError(f"No such data: {source.path} is no file, folder or pattern of files that exist")
 
 
@@ -266,7 +310,14 @@ def _is_saved(folder: str) -> bool:
 def _open_folder(source: DataSource) -> Dataset | IterableDataset:
     _refuse(source, revision=source.revision)
     if not _is_saved(source.local_path):
-        return datasets.load_dataset(source.local_path, source.name, split=source.split, streaming=source.streaming)
+        files = None
+        if glob.escape(source.local_path) != source.local_path:
+            files = {
+                split: list(map(glob.escape, files)) for split, files in _files_by_split(source.local_path).items()
+            }
+        return datasets.load_dataset(
+            source.local_path, source.name, data_files=files, split=source.split, streaming=source.streaming
+        )
     raw_rows = datasets.load_from_disk(source.local_path)
     if isinstance(raw_rows, DatasetDict):
         if source.split not in raw_rows:
@@ -279,16 +330,23 @@ def _open_parquet(source: DataSource) -> Dataset | IterableDataset:
     _refuse(source, name=source.name, revision=source.revision)
     settings = {"split": source.split, "streaming": source.streaming}
     try:
-        return datasets.load_dataset("parquet", data_files=source.local_files, **settings)
+        return datasets.load_dataset("parquet", data_files=list(map(glob.escape, source.local_files)), **settings)
     except (ValueError, TypeError) as error:  # a split that a file does not have, a type that `datasets` does not know
         raise ValueError(f"{source.path} cannot be read: {error}") from error
 
 
 def _open_hub(source: DataSource) -> Dataset | IterableDataset:
-    try:
+    with _hub_errors(source):
         return datasets.load_dataset(
             source.path, source.name, split=source.split, revision=source.revision, streaming=source.streaming
         )
+
+
+@contextlib.contextmanager
+def _hub_errors(source: DataSource) -> Iterator[None]:
+    """Turns the errors of a dataset on the Hub into ours."""
+    try:
+        yield
     except HTTPError as error:
         raise download_error(f"the dataset {source.path}", error) from error
     except (FileNotFoundError, ConnectionError) as error:

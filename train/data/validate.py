@@ -28,6 +28,7 @@ from flashsloth.train.data.broken_rows import (
     write_lines,
 )
 from flashsloth.train.data.images import file_sizes, read_row_image
+from flashsloth.train.data.wording import shorten
 
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class RowValidator:
     def validate(self, row: dict, index: int = 0) -> BrokenRow | None:
         """What is wrong with a row, if anything is; `index` is its number in the result."""
         if row["problem"] is not None:
-            return BrokenRow(index, row["id"], MALFORMED, row["problem"])
+            return BrokenRow(index, shorten(row["id"]), MALFORMED, row["problem"])
         messages, images = row["messages"], row["images"] or []
         try:
             _check_has_answer(messages)
@@ -80,7 +81,7 @@ class RowValidator:
             if length > self.max_tokens:
                 raise ConversationError(f"{length} tokens, of which {self.max_tokens} can be kept", CUT)
         except (ConversationError, ImageError) as error:
-            return BrokenRow(index, row["id"], error.reason, error.detail)
+            return BrokenRow(index, shorten(row["id"]), error.reason, shorten(error.detail))
         return None
 
 
@@ -122,7 +123,7 @@ def validate(dataset: Dataset | IterableDataset, validator: RowValidator, progre
     total, num_workers = None, 0
     if isinstance(dataset, Dataset):
         total = len(dataset)
-        num_workers = min(os.cpu_count() or 1, -(-total // ROWS_PER_TASK))
+        num_workers = min(_num_cpus(), -(-total // ROWS_PER_TASK))
     loader = DataLoader(dataset, batch_size=ROWS_PER_TASK, num_workers=num_workers, collate_fn=validator)
     broken_rows, first = [], 0
     with tqdm(total=total, desc="Validating rows", unit=" rows", disable=not progress) as bar:
@@ -131,6 +132,14 @@ def validate(dataset: Dataset | IterableDataset, validator: RowValidator, progre
             first += count
             bar.update(count)
     return broken_rows
+
+
+def _num_cpus() -> int:
+    """The processors that this process may use; torch warns of more workers."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
 
 
 class DataValidation:

@@ -15,7 +15,9 @@ def test_report_and_jsonl(tmp_path):
     lines = report([*broken_rows, BrokenRow(100, "x", "empty turn", "message 1")]).splitlines()
     assert lines[:3] == ["Broken rows: 61", "      60  missing image", "       1  empty turn"]
     assert lines[5].split() == ["0", "id0", "missing", "image", "0.jpg"]
-    assert lines[-1] == "... and 11 more"
+    assert lines[-3] == "... and 11 more"
+    assert lines[-1].startswith("60 images are missing: their paths start from") and "image_folder" in lines[-1]
+    assert "image_folder" not in report(broken_rows[:2])  # each for its own reason, perhaps
     write_jsonl(broken_rows, tmp_path / "broken.jsonl")
     lines = (tmp_path / "broken.jsonl").read_text().splitlines()
     assert [BrokenRow(**json.loads(line)) for line in lines] == broken_rows

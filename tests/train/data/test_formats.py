@@ -22,6 +22,8 @@ ENCODED = Image().encode_example(make_image(0))  # the bytes of a file
         ("https://host/0.png", {"bytes": None, "path": "https://host/0.png"}),
         ("file:///images/a%20b.png", {"bytes": None, "path": "/images/a b.png"}),
         ("data:image/png;base64," + base64.b64encode(b"content").decode(), {"bytes": b"content", "path": None}),
+        (base64.b64encode(ENCODED["bytes"]).decode(), {"bytes": ENCODED["bytes"], "path": None}),
+        ("/9j/photos.d/0.jpg", {"bytes": None, "path": "/9j/photos.d/0.jpg"}),
         (b"content", {"bytes": b"content", "path": None}),
         ({"bytes": b"content"}, {"bytes": b"content", "path": None}),
         ({"bytes": b"content", "path": "0.png"}, {"bytes": b"content", "path": "0.png"}),
@@ -81,6 +83,27 @@ def test_a_raw_row_of_no_form_says_what_is_wrong():
 )
 def test_conversation(raw_row, num_images, expected):
     assert conversation(raw_row, num_images) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "question", "answer"),
+    [
+        ({"question": "A?", "answer": "B."}, "A?", "B."),
+        ({"question": "A?", "answer": "B.", "context": None, "choices": []}, "A?", "B."),
+        ({"query": "A?", "response": "B."}, "A?", "B."),
+        ({"instruction": "A?", "output": "B."}, "A?", "B."),
+        ({"instruction": "A:", "input": "B", "output": "C."}, "A:\nB", "C."),
+        ({"instruction": "A:", "input": "", "output": "C."}, "A:", "C."),
+        ({"instruction": "A:", "response": "C."}, "A:", "C."),
+        ({"input": "A?", "output": "B."}, "A?", "B."),
+        ({"prompt": "A?", "response": "B."}, "A?", "B."),
+    ],
+)
+def test_columns_of_a_question_and_an_answer(columns, question, answer):
+    assert conversation(columns, 0) == chat(question, answer)
+    assert conversation(columns, 1) == chat([IMAGE, text(question)], answer)
+    with_placeholder = columns | {next(iter(columns)): "<image>" + next(iter(columns.values()))}
+    assert conversation(with_placeholder, 1) == chat([IMAGE, text(question)], answer)
 
 
 def test_captions_leave_the_image_alone():

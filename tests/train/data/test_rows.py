@@ -47,6 +47,38 @@ def test_byte_order_marks_and_spaces(tmp_path):
     assert load(str(tmp_path / "a.json"))["id"][:] == ["a"]
 
 
+ROWS = [llava("Hi?", id="a", info=[{"messages": 1}]), llava("Hi?", id="b", images=[{"path": "0.png", "bytes": None}])]
+OBJECTS = {
+    "a list in an object": json.dumps({"data": ROWS}),
+    "the same, indented": json.dumps({"info": {"messages": [{"a": 1}]}, "n": [{"b": 1}], "rows": ROWS}, indent=2),
+    "indented objects": "\n".join(json.dumps(row, indent=2) for row in ROWS),
+    "objects on one line": "".join(map(json.dumps, ROWS)),
+    "lines": "\n\n".join(map(json.dumps, ROWS)),
+    "lines whose first has another list": "\n".join(map(json.dumps, ROWS)),
+    "questions in an object": json.dumps(
+        {"v": 1, "data": [{"id": name, "question": "Hi?", "answer": "A bird."} for name in "ab"]}
+    ),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_json_that_is_no_array(name, streaming, tmp_path):
+    (tmp_path / "rows.json").write_text(OBJECTS[name])
+    rows = list(load(DataSource(str(tmp_path / "rows.json"), streaming=streaming)))
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert all(row["messages"] == chat("Hi?", "A bird.") for row in rows)
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_numbers_of_json_are_marks_too(name, tmp_path):
+    """Those of an array are no floats."""
+    row = llava("Hi?")
+    row["conversations"][1]["weight"] = 0.5
+    dataset = load(write_json(tmp_path / name, [row, llava("Hi?", weight=1.0)]))
+    assert "'weight'" in dataset["problem"][0] and dataset["problem"][1] is None
+
+
 def test_images_as_file_urls(tmp_path, image_folder):
     rows = write_json(tmp_path / "rows.json", [llava(image=(image_folder / "1.png").as_uri())])
     assert decoded(load(rows)[0])[0].tobytes() == make_image(1).tobytes()
@@ -78,26 +110,33 @@ def test_same_file_same_cache_and_fingerprint(tmp_path, cache):
     assert load(path)["messages"][:] == [chat("Two?", "2")]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            '[{"id": 1, "image": "a.jpg", "captoin": "A bird"}]',
-            "Row 0: it has the columns id, image, captoin; it needs",
-        ),
-        (
-            '{"conversations": [{"from": "human"}]}',
-            "Row 0: an entry of its 'conversations' has the keys from; it needs",
-        ),
-        ('{"messages": "Hello?"}', "Row 0: its 'messages' is 'Hello.'; it has to be a list"),
-        ('{"prompt": "1+1?", "completion": 2}', "Row 0: its 'prompt and completion' is 2;"),
-        ('[{"messages": []}, {"messages": [', "no valid JSON after 1 rows"),
-        ('{"messages": []}\n{"messages"', "no valid JSON after 1 rows"),
-        ("[3]", "Row 0: it is 3; a row is a mapping of names"),
-        ('{"image": 3, "messages": []}', "Row 0: an image is 3"),
-        ("[]", "has no rows"),
-    ],
-)
+UNREADABLE = [
+    (
+        '[{"id": 1, "image": "a.jpg", "captoin": "A bird"}]',
+        "Row 0: it has the columns id, image, captoin; it needs",
+    ),
+    (
+        '{"conversations": [{"from": "human"}]}',
+        "Row 0: an entry of its 'conversations' has the keys from; it needs",
+    ),
+    ('{"messages": "Hello?"}', "Row 0: its 'messages' is 'Hello.'; it has to be a list"),
+    ('{"prompt": "1+1?", "completion": 2}', "Row 0: its 'prompt and completion' is 2;"),
+    (
+        '[{"messages": []}, {"messages": [',
+        "no valid JSON after 1 rows: .*A file holds an array of rows, or one row",
+    ),
+    ('{"data": {"train": [{"messages": []}]}}', "Row 0: it has the columns data"),
+    ('{"data": [{"messages": []}', "no valid JSON after 1 rows"),
+    ('{"data": [{"caption": "A bird."}]}', "Row 0: it has the columns data; it needs messages"),
+    ('{"messages": []}\n{"messages"', "no valid JSON after 1 rows"),
+    ("[3]", "Row 0: it is 3; a row is a mapping of names"),
+    ('{"image": 3, "messages": []}', "Row 0: an image is 3"),
+    ("[]", "has no rows"),
+]
+BAD_INPUT = {content: (content, message) for content, message in UNREADABLE}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
 def test_unreadable_json(content, message, tmp_path):
     (tmp_path / "rows.json").write_text(content)
     with pytest.raises(ValueError, match=f"rows.json.*{message}"):

@@ -2,6 +2,7 @@
 """Every kind of source that a stage may have, mixtures, shards, and memory that does not grow with rows."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from raw_rows import IMAGE, chat, decoded, llava, load, text, write_json
 from samples import make_image
 
 from flashsloth.train.data import DataSource, load_data
+from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.formats import FEATURES
 from flashsloth.train.data.sources import STREAM_FEATURES
 
@@ -72,6 +74,45 @@ def test_folders(tmp_path, cache):
     check_columns(load(str(tmp_path / "folder")))
     with pytest.raises(ValueError, match="no split 'validation': it has train, test"):
         load(DataSource(str(tmp_path / "splits"), split="validation"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["set[1]", "set{a,b}", "set*", "set?", "set[!x]"])
+def test_names_that_are_patterns(name, streaming, tmp_path):
+    """Of folders and files: what exists is meant by its whole name."""
+    for folder in (tmp_path / name, tmp_path / "set1", tmp_path / name / name):
+        folder.mkdir(exist_ok=True)
+    good = Dataset.from_list([llava("Hi?", id="a")])
+    Dataset.from_list([llava("Hi?", id="b")]).to_parquet(tmp_path / "set1" / "rows.parquet")
+    files = [
+        tmp_path / name / "rows.parquet",
+        tmp_path / name / f"{name}.parquet",
+        tmp_path / name / name / "rows.jsonl",
+    ]
+    good.to_parquet(files[0])
+    good.to_parquet(tmp_path / name / f"{name}.parquet")
+    write_json(files[2], [llava("Hi?", id="a")])
+    good.save_to_disk(tmp_path / name / "saved")
+    paths = [*files, tmp_path / name / name, tmp_path / name / name / "*.jsonl", tmp_path / name / "saved"]
+    for path in paths:
+        rows = list(load(DataSource(str(path), streaming=streaming)))
+        assert [row["id"] for row in rows] == ["a"], path
+    shutil.rmtree(tmp_path / name / name)
+    shutil.rmtree(tmp_path / name / "saved")
+    (tmp_path / name / f"{name}.parquet").unlink()
+    assert [row["id"] for row in load(DataSource(str(tmp_path / name), streaming=streaming))] == ["a"]
+
+
+def test_a_saved_folder_in_a_stream_stays_as_it_is(tmp_path):
+    """Its fingerprint covers its files."""
+    Dataset.from_list([llava("Hi?", id=f"{index}") for index in range(50)]).save_to_disk(tmp_path / "saved")
+    write_json(tmp_path / "rows.jsonl", [llava("Hi?")])
+    source = DataSource(str(tmp_path / "saved"), streaming=True)
+    written = sorted(path.name for path in (tmp_path / "saved").iterdir())
+    before = fingerprint(load(source), [source])
+    assert len(list(load(source, DataSource(str(tmp_path / "rows.jsonl"), streaming=True)))) == 51
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == written
+    assert fingerprint(load(source), [source]) == before
 
 
 def test_folders_of_json_are_read_like_their_files(tmp_path, cache):

@@ -80,6 +80,7 @@ BROKEN = [
     ("malformed row", "an image is 3; it has to be", row("<image>", "A bird.", image=3)),
     ("answer cut by max_length", "tokens, of which 1024 can be kept", row("What?", "word " * 200)),
 ]  # fmt: skip
+BAD_INPUT = {f"{reason}: {detail}": (raw_row, detail) for reason, detail, raw_row in BROKEN}
 
 
 def summary(broken_rows: list[BrokenRow]) -> list[tuple]:
@@ -161,6 +162,31 @@ def test_images_inside_the_rows(processor):
     dataset = Dataset.from_list(rows, features=FEATURES)
     broken_rows = find_broken_rows(dataset, processor)
     assert summary(broken_rows) == [(1, "1", "truncated image"), (2, "2", "missing image")]
+
+
+def test_messages_do_not_quote_a_whole_image(write, processor, tmp_path):
+    """Of base64 that is cut off, of a name that is none, of an id, and of a role."""
+    long = "A" * 300_000
+    rows = [
+        row("<image>", "A bird.", image="data:image/png;base64," + long + "!"),
+        row("<image>", "A bird.", image=f"{long}.png"),
+        row("<image>", "A bird.", image="/9j/" + long),
+        row("Hi?", id=long),
+        turns(("human", "Hi?"), (long, "A.")),
+        {"caption" + long: 1},
+        {"messages": [{"role": "user", "content": long, "tools": long}]},
+        {"messages": long},
+    ]
+    source = write([*GOOD, *rows])
+    validation, data = start_validation(source, processor, tmp_path)
+    for problem in validation.validate_all(*data):
+        assert len(problem.id) < 400 and len(problem.detail) < 400
+    with pytest.raises(ValueError, match="8 of 13 rows are broken") as error:
+        validation.rows_to_skip(*data, "stop")
+    assert len(str(error.value)) < 1000
+    with pytest.raises(ValueError, match="no row that can be read") as error:
+        load_data([write([rows[5]])], seed=0)
+    assert len(str(error.value)) < 1000
 
 
 def test_many_rows_and_streams(write, processor):
