@@ -43,7 +43,7 @@ venv/bin/flashsloth ask --image image.png "$question"
 venv/bin/flashsloth ask --json --image image.png --image image.png "$question"
 venv/bin/flashsloth ask --model no-such-folder "$question" && exit 1 || test $? = 2
 
-cp -r "$(venv/bin/python -c 'from flashsloth.loading import EMBEDDED_CHECKPOINT; print(EMBEDDED_CHECKPOINT)')" model
+cp -r "$(venv/bin/python -c 'from flashsloth.loading import SHIPPED_CHECKPOINT; print(SHIPPED_CHECKPOINT)')" model
 rm -rf model/__pycache__  # of pip, which compiles all code that it installs
 echo "== A model card"
 venv/bin/flashsloth push model owner/name --license apache-2.0 --dry-run

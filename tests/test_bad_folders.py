@@ -50,7 +50,7 @@ BAD_INPUT = {
     "another image size in the processor": (ASK, "but the vision tower takes 24 x 24 pixels", 2),
     "a longer tokenizer than the decoder": (ASK, "model_max_length 2048, but the decoder has 1024 positions", 2),
     "a token beyond the vocabulary": (ASK, "but the decoder embeds 320 tokens", 2),
-    "an image_std of 0": (ASK, "has image_std (0.5, 0, 0.5), which is not three numbers above 0", 2),
+    "an image_std of 0": (ASK, "image_std=(0.5, 0, 0.5) is not usable: pass one finite number or three", 2),
     "an image_mean of NaN": (ASK, "NaN is not a finite number", 2),
     "an image_mean beyond all numbers": (ASK, "1e999 is not a finite number", 2),
     "a million tiles": (ASK, "has tile_grid 1000000, which is not a whole number up to 16", 2),
@@ -73,7 +73,7 @@ BAD_INPUT = {
     "a chat template without query tokens": (ASK, "writes no <learnable>, the place of the query tokens", 2),
     "a chat template that is a number": (ASK, "is a int, not a text", 2),
     "an auto_map that is a word": (ASK, "has auto_map 'x', which is no object", 2),
-    "an image processor that is a list": (ASK, "no image processor", 2),
+    "an image processor that is a list": (ASK, "image processor", 2),
     "an unknown activation in the config": (ASK, "has hidden_act 'gelo', an activation that transformers does not", 2),
     "a rotary embedding that is not finite": (ASK, "has rope_theta 0, which is not a number above 0", 2),
     "an image_std beyond reason": (ASK, "do not belong together", 2),
@@ -242,7 +242,7 @@ CHANGES = {
     "a chat template that refuses": template("{{ raise_exception('no') }}"),
     "a chat template without the image": template("{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}"),
     "a chat template without the question": template("<image><learnable>"),
-    "a chat template without query tokens": replaced("chat_template.jinja", "<learnable>", ""),
+    "a chat template without query tokens": replaced("chat_template.jinja", "<query_0><query_1><query_2>", ""),
     "a chat template that is a number": number_as_template,
     "an auto_map that is a word": edit("config.json", auto_map="x"),
     "an image processor that is a list": edit("processor_config.json", image_processor=[]),
@@ -364,6 +364,11 @@ OTHER_MODELS = {
     "decoder",
     "continuing_subword_prefix",
     "end_of_word_suffix",
+    # of the special tokens: whether they take the spaces beside them
+    "lstrip",
+    "rstrip",
+    "single_word",
+    "normalized",
 }
 SAMPLES = 40  # of the wrong values of each file
 

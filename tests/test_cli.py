@@ -130,7 +130,7 @@ BAD_INPUT = {
     "an image to quantize": ("flashsloth quantize IMAGE DST --weights int8", "is a file, not a model folder", 2),
     "no folder to push": ("flashsloth push nope lab/model", "nope is not a folder", 2),
     "no adapter to merge": ("flashsloth merge nope DST", "No adapter at 'nope'", 2),
-    "no stage": ("flashsloth train nope.yaml", "'nope.yaml'", 2),
+    "no stage": ("flashsloth train nope.yaml", "There is no file nope.yaml", 2),
     "a folder for a stage": ("flashsloth data check EMPTY", "flashsloth data check: error: ", 2),
     "no language model": (
         "flashsloth compose --language-model nope --vision-model nope DST",

@@ -116,7 +116,8 @@ def test_no_command_runs_code_of_a_folder(command, processor_class, folder, answ
 def test_every_call_of_the_package_says_that_it_trusts_no_code():
     """Left out, `trust_remote_code` makes transformers ask on standard input."""
     root = Path(flashsloth.__file__).parent
-    files = [file for file in root.rglob("*.py") if not {"tests", "examples"} & set(file.relative_to(root).parts)]
+    packages = [file.parent for file in root.glob("*/__init__.py")]
+    files = [*root.glob("*.py"), *(file for package in packages for file in package.rglob("*.py"))]
     silent = []
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -30,7 +30,7 @@ def test_unsuitable_checkpoints(start, tmp_path):
         (tmp_path / name / "model.safetensors").unlink()
         if weights is not None:
             (tmp_path / name / "model.safetensors").write_bytes(weights)
-        with pytest.raises(ValueError, match=f"The model .*{name} cannot be loaded"):
+        with pytest.raises(ValueError, match=f"(No weights in .*{name}|{name}/model.safetensors is damaged)"):
             run("stage2", start, tmp_path, f"model={tmp_path / name}")
 
 

@@ -39,7 +39,7 @@ def test_record_and_curves_survive_a_resumed_run(finished, start, tmp_path, monk
     run("stage2", start, tmp_path, "save_steps=1", "learning_rates={model.pooling: 1e-3}")
     history = json.loads((finished / "trainer_state.json").read_text())["log_history"]
     losses = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
-    assert drawn[0]["loss (nats)"] == {"loss": losses[:2]} and drawn[-1]["loss (nats)"] == {"loss": losses}
+    assert [curves["loss (nats)"]["loss"] for curves in (drawn[0], drawn[-1])] == [losses[:2], losses]
     before, after = (json.loads((folder / "training.json").read_text()) for folder in (finished, tmp_path))
     assert after["result"]["step"] == 3
     for key in ("seeds", "data", "versions", "processes"):

@@ -325,7 +325,7 @@ def test_the_command(write, processor, tmp_path, capsys, monkeypatch):
     assert cli.main([*arguments, "--jsonl", str(tmp_path / "broken.jsonl")]) == 2
     output = capsys.readouterr()
     assert output.out.startswith("Broken rows: 1\n") and "x7" in output.out
-    assert output.err.splitlines()[-1].startswith("flashsloth data: error: 1 of the rows are broken")
+    assert output.err.splitlines()[-1].startswith("flashsloth data check: error: 1 of the rows are broken")
     assert json.loads((tmp_path / "broken.jsonl").read_text())["id"] == "x7"
     write(GOOD)
     assert cli.main(arguments) == 0
