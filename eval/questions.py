@@ -229,10 +229,15 @@ def fingerprint_of_questions(questions: list[Question], labels: list | None) -> 
     return {"questions": _digest(asked), "labels": labels and _digest([labels[i] for i in order])}
 
 
-def fingerprint_of_images(questions: list[Question]) -> str:
-    """A hash of the bytes of all images."""
+def image_digests(questions: list[Question]) -> dict[str, str]:
+    """A hash of the bytes of each image, by its name."""
     images = {question.image_name: question.image for question in questions}
-    return _digest(sorted((name, _file_digest(image)) for name, image in images.items()))
+    return {name: _file_digest(images[name]) for name in sorted(images)}
+
+
+def fingerprint_of_images(digests: dict[str, str]) -> str:
+    """One hash of [`image_digests`]."""
+    return _digest(digests)
 
 
 def _digest(value) -> str:

@@ -24,6 +24,7 @@ from flashsloth.eval.questions import (
     check_questions,
     fingerprint_of_images,
     fingerprint_of_questions,
+    image_digests,
     read_answers,
     read_json_file,
     write_text,
@@ -126,7 +127,7 @@ def score_answers(task: Task, answers: Path, output: Path) -> dict:
     """
     texts = read_answers(answers, task.questions, task.benchmark.key)
     has_images = all(isinstance(q.image, bytes) or q.image.is_file() for q in task.questions)
-    images = fingerprint_of_images(task.questions) if has_images else None
+    images = fingerprint_of_images(image_digests(task.questions)) if has_images else None
     run = {"model": None, "settings": {"answers": answers.name}, "command": task.command}
     return _finish(task, texts, output, {**_fingerprint(task), "images": images}, run)
 
@@ -156,9 +157,10 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
     scores_before = _read_evaluations(options, folder)
     with asking.this_process() as process:
         if process.is_first:
-            run = _describe(task, options, folder)
+            run, images = _describe(task, options, folder), image_digests(task.questions)
             output.mkdir(parents=True, exist_ok=True)
             _check_run(output, run)
+            _check_images(output, images, task, asking.answered(output, task.benchmark.key))
             asking.forget_failures(output)
         process.wait_for_all()
         key_of = task.benchmark.key
@@ -175,7 +177,8 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
         texts = asking.merge(output, task.questions, key_of)
     settings = {**run["settings"], "dtype": read_json_file(output / RUN)["dtype"], "batch_size": options.batch_size}
     about = {"model": run["model"], "settings": settings, "command": task.command}
-    report = _finish(task, texts, output, run["fingerprint"], about)
+    fingerprint = {**_fingerprint(task), "images": fingerprint_of_images(images)}
+    report = _finish(task, texts, output, fingerprint, about)
     if options.write:
         write_evaluations(folder, task.benchmark, report, scores_before)
     return report
@@ -217,7 +220,7 @@ def _read_evaluations(options: ModelOptions, folder: Path) -> list[dict]:
 def _describe(task: Task, options: ModelOptions, folder: Path) -> dict:
     return {
         "task": task.benchmark.name,
-        "fingerprint": {**_fingerprint(task), "images": fingerprint_of_images(task.questions)},
+        "questions": _fingerprint(task)["questions"],
         "model": {**_source(folder), "sha256": _digest_of_model(folder)},
         "settings": {
             "decoding": "greedy",
@@ -254,13 +257,23 @@ def _check_run(output: Path, run: dict) -> None:
         raise ValueError(f"{output} holds answers of which nothing says whose: name another folder with --output.")
     noted = read_json_file(file) if file.is_file() else {}
     for name, value in run.items():
-        before = noted.setdefault(name, value)
-        # Labels are not asked: a run may get them later.
-        if name == "fingerprint":
-            before, value = ({**marks, "labels": None} for marks in (before, value))
-        if before != value:
+        if noted.setdefault(name, value) != value:
             raise ValueError(
                 f"{output} holds answers of a run that differs in its {name}: name another folder with --output, or "
                 "remove this one."
             )
-    write_text(json.dumps({**noted, **run}, indent=2) + "\n", file)
+    write_text(json.dumps(noted, indent=2) + "\n", file)
+
+
+def _check_images(output: Path, images: dict[str, str], task: Task, answers: dict) -> None:
+    """Compares the images with those that the answers in a folder are about. Others may have been repaired since."""
+    file = output / RUN
+    noted = read_json_file(file)
+    before = noted.get("images", images)
+    for question in task.questions:
+        if question.key in answers and before.get(question.image_name) != images[question.image_name]:
+            raise ValueError(
+                f"{output} holds an answer about another image {question.image_name}: name another folder with "
+                "--output, or remove this one."
+            )
+    write_text(json.dumps({**noted, "images": images}, indent=2) + "\n", file)
