@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from datetime import date
+from pathlib import Path
 
 import torch
 import transformers
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     report = {
         "benchmark": "evaluation",
         "date": date.today().isoformat(),
-        "model": args.model,
+        "model": Path(args.model).name,
         "questions": len(questions),
         "batch_size": args.batch_size,
         "dtype": args.dtype,
