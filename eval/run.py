@@ -153,28 +153,16 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
 
     check_images(task.questions)
     folder = find_flashsloth(options.model, options.revision)
-    source = _source(folder)
     scores_before = _read_evaluations(options, folder)
     with asking.this_process() as process:
         if process.is_first:
-            run, images = _describe(task, options, folder), image_digests(task.questions)
-            output.mkdir(parents=True, exist_ok=True)
-            _check_run(output, run)
-            _check_images(output, images, task, asking.answered(output, task.benchmark.key))
-            asking.forget_failures(output)
+            run, images = _begin(task, options, folder, output)
         process.wait_for_all()
-        key_of = task.benchmark.key
-        done = asking.answered(output, key_of)
-        if any(question.key not in done for question in task.questions):
-            ask = _load(options, folder, task.benchmark.max_new_tokens)
-            if process.is_first:
-                _check_run(output, {"dtype": str(ask.model.dtype).removeprefix("torch.")})
-            name = source.get("repo") or source["folder"]
-            asking.ask_all(task.questions, ask, output, key_of, name, options.batch_size, process)
+        _ask_rest(task, options, folder, output, process)
         process.wait_for_all()
         if not process.is_first:
             return None
-        texts = asking.merge(output, task.questions, key_of)
+        texts = asking.merge(output, task.questions, task.benchmark.key)
     settings = {**run["settings"], "dtype": read_json_file(output / RUN)["dtype"], "batch_size": options.batch_size}
     about = {"model": run["model"], "settings": settings, "command": task.command}
     fingerprint = {**_fingerprint(task), "images": fingerprint_of_images(images)}
@@ -182,6 +170,35 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
     if options.write:
         write_evaluations(folder, task.benchmark, report, scores_before)
     return report
+
+
+def _begin(task: Task, options: ModelOptions, folder: Path, output: Path) -> tuple[dict, dict[str, str]]:
+    """Describes the run and its images, after a look at whether the answers that are there belong to it."""
+    from flashsloth.eval import asking
+
+    run, images = _describe(task, options, folder), image_digests(task.questions)
+    output.mkdir(parents=True, exist_ok=True)
+    _check_run(output, run)
+    _check_images(output, images, task, asking.answered(output, task.benchmark.key))
+    asking.forget_failures(output)
+    return run, images
+
+
+def _ask_rest(task: Task, options: ModelOptions, folder: Path, output: Path, process) -> None:
+    """Loads the model, if questions are left, and asks this process's share of them."""
+    from flashsloth.eval import asking
+    from flashsloth.loading import load
+
+    done = asking.answered(output, task.benchmark.key)
+    if all(question.key in done for question in task.questions):
+        return
+    model, processor = load(str(folder), None, options.trust_remote_code, options.dtype)
+    if process.is_first:
+        _check_run(output, {"dtype": str(model.dtype).removeprefix("torch.")})
+    ask = asking.GreedyModel(model, processor, task.benchmark.max_new_tokens, options.hd)
+    source = _source(folder)
+    name = source.get("repo") or source["folder"]
+    asking.ask_all(task.questions, ask, output, task.benchmark.key, name, options.batch_size, process)
 
 
 def _finish(task: Task, texts: list[str], output: Path, fingerprint: dict, run: dict) -> dict:
@@ -194,14 +211,6 @@ def _finish(task: Task, texts: list[str], output: Path, fingerprint: dict, run: 
     benchmark.write_submission(output / SUBMISSION, questions, labels, texts)
     write_report(output, report, table, questions)
     return report
-
-
-def _load(options: ModelOptions, folder: Path, max_new_tokens: int):
-    from flashsloth.eval.asking import GreedyModel
-    from flashsloth.loading import load
-
-    model, processor = load(str(folder), None, options.trust_remote_code, options.dtype)
-    return GreedyModel(model, processor, max_new_tokens, options.hd)
 
 
 def _read_evaluations(options: ModelOptions, folder: Path) -> list[dict]:
