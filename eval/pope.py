@@ -146,10 +146,15 @@ def _split_scores(table: dict[str, np.ndarray], weights: np.ndarray) -> dict:
     }
 
 
+def _spelled(text: str) -> str:
+    """Text without the misspelling that questions of the published file have, and labels perhaps not."""
+    return text.strip().replace("imange", "image")
+
+
 def _check_same(row: dict, question: Question, where: str) -> None:
     """Raises a `ValueError` unless a label belongs to a question."""
     for name, asked in (("text", question.first_line), ("image", Path(question.image_name).name)):
-        if name in row and str(row[name]).strip() != asked:
+        if name in row and _spelled(str(row[name])) != _spelled(asked):
             raise ValueError(
                 f"{where} is of {row[name]!r}, but question {question.id!r} of that split is about {asked!r}: these "
                 "are labels of other questions."

@@ -118,6 +118,13 @@ def test_labels_follow_the_order_within_a_split(tmp_path):
     assert report["scores"]["mean_f1"] == 100
 
 
+def test_the_published_misspelling_is_the_same_question(tmp_path):
+    files = write_benchmark("pope", tmp_path)
+    files.questions.write_text(files.questions.read_text().replace("car in the image", "car in the imange"))
+    task = read_task("pope", [files.questions], files.labels)
+    assert task.questions[1].first_line == "Is there a car in the imange?" and task.labels[1] == "no"
+
+
 def test_its_own_files(tmp_path):
     files = write_benchmark("pope", tmp_path)
     task = read_task("pope", [files.labels], images=files.images)
