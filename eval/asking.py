@@ -223,7 +223,10 @@ def _line(question: Question, text: str, model_id: str) -> str:
 def _whole_rows(file: Path) -> list[dict]:
     """The lines of a file that another process may be writing; half a line at its end is left out."""
     content = file.read_bytes()
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].split(b"\n") if line]
+    try:
+        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].split(b"\n") if line]
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it, and its questions are asked again.") from error
 
 
 def _cut_half_line(file: Path) -> None:

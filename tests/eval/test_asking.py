@@ -92,6 +92,12 @@ def test_a_run_that_died_goes_on(tmp_path, half_line):
     assert sorted(first.asked + second.asked) == list(range(10))
 
 
+def test_a_damaged_line_within_a_file_is_named(tmp_path):
+    (tmp_path / "answers.part-0.jsonl").write_text('{"question_id": 1, \n{"question_id": 2}\n')
+    with pytest.raises(ValueError, match=r"answers.part-0.jsonl is damaged .*remove it"):
+        run(tmp_path, Model(), make_questions())
+
+
 def test_a_run_that_died_while_merging_goes_on(tmp_path):
     questions, second = make_questions(), Model()
     run(tmp_path, Model(), questions)
