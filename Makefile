@@ -59,7 +59,7 @@ $(OLDEST)/.installed: $(REQUIREMENTS)
 	@tests/check_python.sh "$(PYTHON)"
 	"$(PYTHON)" -m venv $(OLDEST)
 	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt torch
-	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt --editable '.[train,quantize]' pytest pytest-xdist
+	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt --editable '.[train,quantize,eval]' pytest pytest-xdist
 	touch $@
 
 quickstart: $(VENV)/.installed

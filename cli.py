@@ -75,7 +75,9 @@ COMPOSE_OPTIONS = {
 # A machine without the run's GPUs may plan a run and validate its data; settings such as bf16 are refused there.
 ANYWHERE = ("use_cpu=true", "tf32=null")
 
-BENCH_EXTRAS = {"train": "train", "quantize": "quantize"}  # the extra packages that a benchmark needs
+EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
+# The extra packages that a benchmark needs; `train` has those of the generated set.
+BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train"}
 
 
 # Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
@@ -237,6 +239,33 @@ def run_data_check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"{len(broken_rows)} of the rows are broken: repair them, or train without them by on_broken_rows=skip"
         )
+
+
+def run_eval(args: argparse.Namespace) -> None:
+    _check_eval(args)
+    with _extra_packages("eval --task mmbench", "eval"):
+        from flashsloth.eval import compare, report, run
+
+        if args.compare:
+            comparison = compare.compare(run.BENCHMARKS, *map(Path, args.compare))
+            print(compare.markdown(comparison))
+            print(json.dumps(comparison))
+            return
+        labels, images = (Path(name) if name else None for name in (args.labels, args.images))
+        task = run.read_task(args.task, list(map(Path, args.questions)), labels, images)
+    output = Path(args.output)
+    if args.answers:
+        result = run.score_answers(task, Path(args.answers), output)
+    else:
+        names = ("model", "revision", "dtype", "trust_remote_code", "hd", "batch_size", "write")
+        options = run.ModelOptions(**{name: vars(args)[name] for name in names})
+        with contextlib.redirect_stdout(sys.stderr):
+            result = run.ask_model(task, options, output)
+    if result is None:  # the first process reports
+        return
+    if result["scores"]:
+        print(report.markdown(result))
+    print(json.dumps({name: result[name] for name in ("task", "questions", "scores")}))
 
 
 def run_push(args: argparse.Namespace) -> None:
@@ -451,6 +480,7 @@ def _build_parser() -> OneLineParser:
     _add_train(commands)
     _add_merge(commands)
     _add_data(commands)
+    _add_eval(commands)
     _add_push(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
     bench.set_defaults(run=run_bench, prog=bench.prog)
@@ -461,31 +491,33 @@ def _add_ask(commands) -> None:
     ask = _add_command(commands, "ask", run_ask, "answer a question about any number of images")
     ask.add_argument("question", metavar="QUESTION", type=_question)
     ask.add_argument(
-        "--model", metavar="M", help="model folder, or owner/name on the Hub (default: the shipped checkpoint)"
-    )
-    ask.add_argument(
-        "--revision", metavar="R", help="commit, branch or tag of the model on the Hub (default: its main branch)"
-    )
-    ask.add_argument(
         "--image", metavar="FILE_OR_URL", action="append", default=[], help="an image; can be given several times"
-    )
-    ask.add_argument(
-        "--hd",
-        action=argparse.BooleanOptionalAction,
-        help="process images in high definition, or not (default: as the checkpoint says)",
     )
     ask.add_argument(
         "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
     )
-    ask.add_argument(
+    _add_model_options(ask, default="the shipped checkpoint")
+    ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
+
+
+def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument("--model", metavar="M", help=f"model folder, or owner/name on the Hub (default: {default})")
+    command.add_argument(
+        "--revision", metavar="R", help="commit, branch or tag of the model on the Hub (default: its main branch)"
+    )
+    command.add_argument(
+        "--hd",
+        action=argparse.BooleanOptionalAction,
+        help="process images in high definition, or not (default: as the checkpoint says)",
+    )
+    command.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="fast",
         help="dtype of the weights; auto is the checkpoint's own (default: auto, but float32 instead of bfloat16 on a "
         "CPU without bfloat16 instructions: twice the memory, many times the speed)",
     )
-    ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
-    ask.add_argument(
+    command.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run the code in the model's folder or Hub repository in place of this package's; without this option no "
@@ -577,6 +609,40 @@ def _add_data(commands) -> None:
         "overrides", metavar="key=value", nargs="*", help="changes a value of the file, also a nested one (lora.r=8)"
     )
     check.add_argument("--jsonl", metavar="FILE", help="write the broken rows to a file, one JSON object per line")
+
+
+def _add_eval(commands) -> None:
+    summary = "ask a model the questions of a benchmark by the LLaVA-1.5 protocol, and score its answers"
+    evaluation = _add_command(commands, "eval", run_eval, summary)
+    evaluation.add_argument("--task", choices=EVAL_TASKS, help="the benchmark")
+    evaluation.add_argument("--questions", metavar="FILE", nargs="+", help="its published question files")
+    evaluation.add_argument("--labels", metavar="FILE_OR_DIR", help="its published labels; without them, no scores")
+    evaluation.add_argument("--images", metavar="DIR", help="folder of the images (default: that of the questions)")
+    evaluation.add_argument("--output", metavar="DIR", help="folder to write; a stopped run continues there")
+    _add_model_options(evaluation, default="none")
+    evaluation.add_argument("--answers", metavar="FILE", help="score these answers in place of a model's")
+    evaluation.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="questions in a batch (8)")
+    evaluation.add_argument(
+        "--write", action="store_true", help="put the scores into the model folder's evaluation.json, for its card"
+    )
+    evaluation.add_argument(
+        "--compare", metavar=("A", "B"), nargs=2, help="say whether two reports differ, on the same questions"
+    )
+
+
+def _check_eval(args: argparse.Namespace) -> None:
+    """Raises a `ValueError` unless the options belong together."""
+    needed = [name for name in ("task", "questions", "output") if not vars(args)[name]]
+    if args.compare:
+        others = [name for name in ("task", "questions", "output", "labels", "model", "answers") if vars(args)[name]]
+        if others:
+            raise ValueError(f"--compare takes two reports and nothing else: leave out --{others[0]}")
+    elif needed:
+        raise ValueError(f"eval needs --{needed[0]} (see {PROG} eval --help)")
+    elif bool(args.model) == bool(args.answers):
+        raise ValueError("eval needs either --model, which is asked, or --answers, which are scored")
+    elif args.write and args.answers:
+        raise ValueError("--write needs --model: nothing says which model gave these --answers")
 
 
 def _add_push(commands) -> None:

@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Benchmarks of speed and memory: `flashsloth bench` for answers, `bench train` for training, `bench convert` for
-conversion, `bench quantize` for quantized models.
+conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches.
 """
 
 
@@ -20,6 +20,10 @@ def main(argv: list[str] | None = None) -> None:
         from flashsloth.bench import quantization
 
         quantization.main(rest)
+    elif name == "eval":
+        from flashsloth.bench import evaluation
+
+        evaluation.main(rest)
     else:
         from flashsloth.bench import inference
 

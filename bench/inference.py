@@ -229,7 +229,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="flashsloth bench",
         description="Speed and memory of one answer.",
-        epilog="Other benchmarks: flashsloth bench train, convert or quantize, each with a --help of its own.",
+        epilog="Other benchmarks: flashsloth bench train, convert, quantize or eval, each with a --help of its own.",
     )
     parser.add_argument("--model", metavar="DIR", help="model folder (default: random weights of the published size)")
     parser.add_argument("--hd", action="store_true", help="process images in high definition")

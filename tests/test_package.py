@@ -112,7 +112,7 @@ def read_requirements(setup_cfg, *extras: str) -> list[Requirement]:
 
 
 def test_pins_are_within_the_bounds(setup_cfg):
-    requirements = read_requirements(setup_cfg, "train", "quantize", "dev")
+    requirements = read_requirements(setup_cfg, "train", "quantize", "eval", "dev")
     pins = read_pins("constraints.txt")
     assert pins.keys() == {requirement.name for requirement in requirements}
     for requirement in requirements:
@@ -121,13 +121,13 @@ def test_pins_are_within_the_bounds(setup_cfg):
 
 def test_oldest_pins_are_the_lower_bounds(setup_cfg):
     bounds = {}
-    for requirement in read_requirements(setup_cfg, "train", "quantize", "dev"):
+    for requirement in read_requirements(setup_cfg, "train", "quantize", "eval", "dev"):
         (bounds[requirement.name],) = (
             Version(bound.version) for bound in requirement.specifier if bound.operator == ">="
         )
     oldest = {name: Version(version) for name, version in read_pins("constraints-oldest.txt").items()}
     assert oldest == {name: bounds[name] for name in oldest}
-    needed = {requirement.name for requirement in read_requirements(setup_cfg, "train", "quantize")}
+    needed = {requirement.name for requirement in read_requirements(setup_cfg, "train", "quantize", "eval")}
     assert needed <= oldest.keys()
 
 

@@ -1,0 +1,235 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+Asking a model all questions of a benchmark, in batches of similar length, greedily. Each process appends its answers
+to a file of its own, so that a run that was killed goes on where it stopped: a question that is answered is not asked
+again, and half a line at the end of a file, which a kill may leave, is as if it were not there.
+
+Batches do not depend on the number of processes, so that several give the answers of one.
+"""
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from tqdm import tqdm
+
+from flashsloth.eval.questions import ANSWERS, Key, Question, write_rows
+from flashsloth.image_reading_flashsloth import read_image
+
+
+PART = "answers.part-{}.jsonl"
+FAILURES = "failures.jsonl"
+FAILURES_PART = "failures.part-{}.jsonl"
+MAX_LISTED = 20  # failures named in the error; the file has all of them
+LONGEST_RUN = timedelta(days=7)  # a process waits so long for the others
+Ask = Callable[[Sequence[Question]], list[str]]
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that torchrun or accelerate started."""
+
+    index: int = 0
+    count: int = 1
+    wait_for_all: Callable[[], None] = lambda: None
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+
+@contextmanager
+def this_process() -> Iterator[Process]:
+    """This process, while it works together with the others, if there are any."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Process()
+        return
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=LONGEST_RUN)
+    yield Process(state.process_index, state.num_processes, state.wait_for_everyone)
+    state.destroy_process_group()
+
+
+class GreedyModel:
+    """
+    A model that answers batches of questions with greedy decoding.
+
+    Args:
+        model: A FlashSloth model that generates.
+        processor: Its processor.
+        max_new_tokens (`int`): The longest answer.
+        hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
+    """
+
+    def __init__(self, model, processor, max_new_tokens: int, hd: bool | None = None):
+        self.model, self.processor, self.max_new_tokens, self.hd = model, processor, max_new_tokens, hd
+
+    @torch.inference_mode()
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        """
+        Raises:
+            ValueError: If an image cannot be read, or a prompt is longer than the decoder.
+        """
+        chats = []
+        for question in questions:
+            image = read_image(question.image, f"the image of question {' '.join(question.key)!r}")
+            content = [{"type": "image", "image": image}, {"type": "text", "text": question.prompt}]
+            chats.append([{"role": "user", "content": content}])
+        inputs = self.processor.apply_chat_template(
+            chats,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            hd=self.hd,
+            processor_kwargs={"padding": True},
+        ).to(self.model.device, dtype=self.model.dtype)
+        output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
+        texts = self.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+def batches_of(questions: Sequence[Question], batch_size: int) -> list[list[Question]]:
+    """Batches of prompts of similar length, the longest first: what does not fit into memory fails at once."""
+    ordered = sorted(questions, key=lambda question: (-len(question.prompt), question.image_name, question.key))
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def answered(folder: Path, key_of: Callable[[str | int, str], Key]) -> dict[Key, dict]:
+    """The lines of all answers in a folder by the keys of their questions."""
+    files = [file for file in [folder / ANSWERS] if file.is_file()] + sorted(folder.glob(PART.format("*")))
+    rows = (row for file in files for row in _whole_rows(file))
+    return {key_of(row["question_id"], row["prompt"]): row for row in rows}
+
+
+def forget_failures(folder: Path) -> None:
+    """Removes the lists of failures of an earlier run, whose questions will be asked again."""
+    for file in (*folder.glob(FAILURES_PART.format("*")), folder / FAILURES):
+        file.unlink(missing_ok=True)
+
+
+def ask_all(
+    questions: Sequence[Question],
+    ask: Ask,
+    folder: Path,
+    key_of: Callable[[str | int, str], Key],
+    model_id: str,
+    batch_size: int,
+    process: Process,
+) -> None:
+    """
+    Asks this process's share of the questions that have no answer yet, and appends the answers to its file. A question
+    that fails is written to its file of failures, with the error.
+
+    Args:
+        questions (`Sequence[Question]`): All questions, the same in each process.
+        ask (`Callable`): Answers a batch; a `ValueError` or `OSError` of it is a failure.
+        folder (`Path`): The run's folder.
+        key_of (`Callable`): Makes the key of a question of its id and prompt.
+        model_id (`str`): The name of the model in the file.
+        batch_size (`int`): The number of questions in a batch.
+        process ([`Process`]): This process.
+    """
+    done = answered(folder, key_of)
+    share = batches_of(questions, batch_size)[process.index :: process.count]
+    total = sum(map(len, share))
+    share = [[question for question in batch if question.key not in done] for batch in share]
+    file = folder / PART.format(process.index)
+    _cut_half_line(file)
+    failures = []
+    bar = tqdm(
+        total=total,
+        initial=total - sum(map(len, share)),
+        desc="questions" if process.count == 1 else f"questions of 1 of {process.count} processes",
+        unit="question",
+        file=sys.stderr,
+        disable=not process.is_first,
+    )
+    with bar, file.open("a", encoding="utf-8") as lines:
+        for batch in filter(None, share):
+            answers, failed = _ask_batch(batch, ask)
+            lines.write("".join(_line(question, text, model_id) for question, text in answers))
+            lines.flush()
+            os.fsync(lines.fileno())
+            failures += failed
+            write_rows(failures, folder / FAILURES_PART.format(process.index))
+            bar.update(len(batch))
+
+
+def _ask_batch(batch: list[Question], ask: Ask) -> tuple[list[tuple[Question, str]], list[dict]]:
+    """The answers to a batch, and its failures. A batch that fails is asked one by one: most of it may be sound."""
+    try:
+        return list(zip(batch, ask(batch), strict=True)), []
+    except (ValueError, OSError) as error:
+        if len(batch) == 1:
+            message = " ".join(str(error).split())
+            return [], [{"question_id": batch[0].id, "prompt": batch[0].prompt, "error": message}]
+    parts = [_ask_batch([question], ask) for question in batch]
+    answers, failures = (list(chain.from_iterable(lists)) for lists in zip(*parts, strict=True))
+    return answers, failures
+
+
+def merge(folder: Path, questions: Sequence[Question], key_of: Callable[[str | int, str], Key]) -> list[str]:
+    """
+    Writes the answers of all processes into one file, in the order of the questions, once all are there.
+
+    Returns:
+        `list[str]`: The texts of the answers, in that order.
+
+    Raises:
+        ValueError: If questions failed; the message lists them, and so does a file.
+    """
+    failures = [row for file in sorted(folder.glob(FAILURES_PART.format("*"))) for row in _whole_rows(file)]
+    if failures:
+        forget_failures(folder)
+        write_rows(failures, folder / FAILURES)
+        more = f" and {len(failures) - MAX_LISTED} more" if len(failures) > MAX_LISTED else ""
+        listed = "; ".join(failure["error"] for failure in failures[:MAX_LISTED])
+        raise ValueError(
+            f"{len(failures)} of {len(questions)} questions failed, so there is no score ({listed}{more}). "
+            f"{folder / FAILURES} lists them. The same command asks them again, and no others."
+        )
+    rows = answered(folder, key_of)
+    write_rows([rows[question.key] for question in questions], folder / ANSWERS)
+    for file in (*folder.glob(PART.format("*")), *folder.glob(FAILURES_PART.format("*"))):
+        file.unlink()
+    return [rows[question.key]["text"] for question in questions]
+
+
+def _line(question: Question, text: str, model_id: str) -> str:
+    """A line of the published file of answers."""
+    name = json.dumps([model_id, question.key, text])
+    row = {
+        "question_id": question.id,
+        **question.fields,
+        "prompt": question.prompt,
+        "text": text,
+        "answer_id": uuid.uuid5(uuid.NAMESPACE_OID, name).hex,  # the same answer has the same id
+        "model_id": model_id,
+        "metadata": {},
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _whole_rows(file: Path) -> list[dict]:
+    """The lines of a file that another process may be writing; half a line at its end is left out."""
+    content = file.read_bytes()
+    try:
+        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].split(b"\n") if line]
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): remove it, and its questions are asked again.") from error
+
+
+def _cut_half_line(file: Path) -> None:
+    if file.is_file():
+        content = file.read_bytes()
+        os.truncate(file, content.rfind(b"\n") + 1)

@@ -1,0 +1,231 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+MMBench: Is Your Multi-modal Model an All-around Player? (https://arxiv.org/abs/2307.06281)
+
+Multiple choice. Each question is there as often as it has options, which are rotated; in the circular score it counts
+as right only if all its rows do. The vanilla score is that of the rows that are not rotated. The choice is read from
+the answer by the rules of lmms-eval, without a judge.
+"""
+
+import base64
+import binascii
+import csv
+import hashlib
+import logging
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from flashsloth.eval.benchmark import Benchmark, percent
+from flashsloth.eval.questions import Question, check_is_file
+
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = "Answer with the option's letter from the given choices directly."
+LETTERS = "ABCD"
+COLUMNS = ("index", "question", "hint", *LETTERS, "category", "image", "l2-category", "split")
+SUBMITTED = ("index", "question", *LETTERS, "prediction", "answer", "split")
+ROTATED = 1_000_000  # rows of a higher index are rotated copies of index % 1,000,000
+LONGEST_INDEX = 64  # characters; an image in base64 is longer
+# What the published script reads as no value: words that it names, and those of pandas' parser.
+NO_VALUE = {"nan", "none"}
+NO_VALUE_OF_PANDAS = set(
+    "#N/A #NA -1.#IND -1.#QNAN -NaN -nan 1.#IND 1.#QNAN <NA> N/A NA NULL NaN None n/a nan null".split()
+)
+
+# The rules read letters up to E, "none of these", although no question has more than four options.
+READ = "ABCDE"
+# What may stand around a letter, in the order in which it is looked for.
+FORMS = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", ":{}.", ":{})", ":{}).")
+MAX_WORDS_WITH_A = 3  # in a longer answer "A" may be the article
+
+
+class MMBench(Benchmark):
+    name = "mmbench"
+    title = "MMB"
+    split = "dev"
+    main_scores = ("circular_accuracy",)
+    max_new_tokens = 1024
+
+    def read_questions(self, files, images):
+        rows = [row for file in files for row in _read_table(file)]
+        by_index = {row["index"]: row for row in rows}
+        _warn_of_missing_rows(rows)
+        return [self._question(row, by_index) for row in rows]
+
+    def _question(self, row: dict, by_index: dict[int, dict]) -> Question:
+        options = options_of(row)
+        image = _image(row, by_index)
+        hint = "" if _is_empty(row["hint"]) else f"{row['hint']}\n"
+        lines = [f"{hint}{row['question']}", *(f"{letter}. {text}" for letter, text in options.items()), SUFFIX]
+        return Question(
+            id=row["index"],
+            key=self.key(row["index"], ""),
+            prompt="\n".join(lines),
+            image=image,
+            image_name=hashlib.sha256(image).hexdigest(),
+            category=row["l2-category"],
+            fields={"round_id": 0, "options": list(options.values()), "option_char": list(options)},
+            row={name: value for name, value in row.items() if name != "image"},
+        )
+
+    def own_labels(self, files):
+        return files[0]
+
+    def read_labels(self, source, questions):
+        return [_label(question, source) for question in questions if question.row["split"] != "test"]
+
+    def key(self, question_id, prompt):
+        return (str(question_id),)
+
+    def judge(self, questions, labels, texts):
+        answers = zip(questions, labels, texts, strict=True)
+        right = [choice(text, options_of(question.row)) == label for question, label, text in answers]
+        right = np.array(right, dtype=float)
+        groups = defaultdict(list)
+        for number, question in enumerate(questions):
+            groups[question.id % ROTATED].append(number)
+        all_right = {index: right[numbers].min() for index, numbers in groups.items()}
+        return {
+            "value": np.array([all_right[question.id % ROTATED] for question in questions]),
+            "counted": np.array([question.id < ROTATED for question in questions], dtype=bool),
+            "category": np.array([question.category for question in questions]),
+            "vanilla": right,
+        }
+
+    def scores(self, table, weights):
+        weights = weights * table["counted"]
+        return {
+            "circular_accuracy": percent(table["value"], weights),
+            "vanilla_accuracy": percent(table["vanilla"], weights),
+            "l2_category": {
+                str(category): percent(table["value"], weights * (table["category"] == category))
+                for category in np.unique(table["category"])
+            },
+        }
+
+    def needed_package(self):
+        return "openpyxl"
+
+    def write_submission(self, folder, questions, labels, texts):
+        # https://mmbench.opencompass.org.cn takes it
+        from openpyxl import Workbook
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+        columns = [name for name in SUBMITTED if name == "prediction" or name in questions[0].row]
+        book = Workbook()
+        book.active.append(columns)
+        for question, text in zip(questions, texts, strict=True):
+            row = {**question.row, "prediction": text}
+            cells = (row[name] for name in columns)
+            book.active.append(
+                [ILLEGAL_CHARACTERS_RE.sub("", cell) if isinstance(cell, str) else cell for cell in cells]
+            )
+        for row in book.active.iter_rows(min_row=2):
+            for cell in row:
+                if isinstance(cell.value, str):
+                    cell.data_type = "s"  # also what begins with "=", as a formula does
+        folder.mkdir(parents=True, exist_ok=True)
+        book.save(folder / "mmbench.xlsx")
+
+
+def choice(text: str, options: dict[str, str]) -> str | None:
+    """
+    The letter that an answer names, or `None`.
+
+    Args:
+        text (`str`): The answer.
+        options (`dict[str, str]`): The texts of the options by their letters.
+    """
+    words = text.split()
+    for form in ("{}", *FORMS):
+        named = [letter for letter in READ if form.format(letter) in words]
+        may_be_article = form == "{}" and named == ["A"] and len(words) > MAX_WORDS_WITH_A
+        if len(named) == 1 and not may_be_article:
+            return named[0]
+    named = [letter for letter, option in options.items() if option.lower() in text.lower()]
+    return named[0] if len(named) == 1 else None
+
+
+def options_of(row: dict) -> dict[str, str]:
+    """The texts of the options by their letters, up to the first that is empty."""
+    options = {}
+    for letter in LETTERS:
+        if _is_empty(row[letter]):
+            break
+        options[letter] = row[letter]
+    return options
+
+
+def _label(question: Question, source: Path) -> str:
+    if "answer" not in question.row:
+        raise ValueError(f"{source} has no column 'answer', which only the split 'test' lacks.")
+    label = question.row["answer"]
+    if label not in question.fields["option_char"]:
+        raise ValueError(f"{source}: the answer {label!r} of question {question.id} is none of its options.")
+    return label
+
+
+def _is_empty(value: str) -> bool:
+    return not value or value.lower() in NO_VALUE or value in NO_VALUE_OF_PANDAS
+
+
+def _read_table(file: Path) -> list[dict]:
+    """The rows of the published table, with whole numbers as `index`."""
+    check_is_file(file)
+    csv.field_size_limit(sys.maxsize)  # an image is longer than a field may be
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, delimiter="\t")
+            columns, table = reader.fieldnames or [], list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a table of columns with tabs between them: {error}") from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        found = ", ".join(columns) if len(columns) > 1 else "no columns with tabs between them"
+        raise ValueError(f"{file} is not MMBench's table: it has no column {missing[0]!r}, but {found[:200]}.")
+    rows = []
+    for number, row in enumerate(table, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"{file}, row {number} has another number of columns than the first line.")
+        if not row["index"].isdecimal():
+            raise ValueError(f"{file}, row {number}: the index {row['index']!r} is not a whole number.")
+        rows.append({**row, "index": int(row["index"])})
+    if not rows:
+        raise ValueError(f"{file} holds no questions.")
+    return rows
+
+
+def _warn_of_missing_rows(rows: list[dict]) -> None:
+    counts = Counter(row["index"] % ROTATED for row in rows)
+    options = {row["index"] % ROTATED: len(options_of(row)) for row in rows}
+    incomplete = [index for index, count in counts.items() if count < options[index]]
+    if incomplete:
+        logger.warning(
+            "%d of %d questions have fewer rows than options, %d among them: as in lmms-eval, such a question is "
+            "right if the rows that are there are.",
+            len(incomplete),
+            len(counts),
+            incomplete[0],
+        )
+
+
+def _image(row: dict, by_index: dict[int, dict]) -> bytes:
+    """The bytes of a row's image, which may be that of another row."""
+    content, seen = row["image"], set()
+    while len(content) <= LONGEST_INDEX and content.isdecimal() and int(content) in by_index.keys() - seen:
+        seen.add(int(content))
+        content = by_index[int(content)]["image"]
+    try:
+        image = base64.b64decode(content, validate=True) if len(content) > LONGEST_INDEX else b""
+    except binascii.Error:
+        image = b""
+    if not image:
+        raise ValueError(
+            f"The image of MMBench's question {row['index']} is gone: {content[:LONGEST_INDEX]!r} is neither base64 "
+            "nor the index of a row with an image."
+        )
+    return image

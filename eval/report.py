@@ -1,0 +1,188 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+The report of a run, `report.json`: which model answered which questions how, its scores, and how far they can be
+trusted. The judged answers are in `outcomes.json` beside it, from which two runs are compared. The same answers give
+the same report, byte for byte, on the same day.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from flashsloth.eval.benchmark import Benchmark, Table, percent
+from flashsloth.eval.questions import Question, write_text
+
+
+REPORT, OUTCOMES = "report.json", "outcomes.json"
+EVALUATION_FILE = "evaluation.json"  # of a model folder; its model card is made from it
+SAMPLES, SEED = 1000, 0  # of the bootstrap
+INTERVAL = (2.5, 97.5)  # percentiles
+PACKAGES, MODEL_PACKAGES = ("flashsloth", "numpy"), ("torch", "transformers", "accelerate", "pillow")
+
+
+def make_report(
+    benchmark: Benchmark, table: Table | None, questions: list[Question], fingerprint: dict, run: dict
+) -> dict:
+    """
+    The report of judged answers.
+
+    Args:
+        benchmark ([`Benchmark`]): The benchmark.
+        table (`dict[str, np.ndarray]`, *optional*): The judged answers; `None` if there are no labels.
+        questions (`list[Question]`): The questions.
+        fingerprint (`dict`): Of questions, labels and images.
+        run (`dict`): Model, settings and command.
+    """
+    report = {
+        "task": benchmark.name,
+        "date": date.today().isoformat(),
+        **run,
+        "versions": versions(has_model=bool(run["model"])),
+        "questions": len(questions),
+        "images": len({question.image_name for question in questions}),
+        "fingerprint": fingerprint,
+        "scores": {},
+    }
+    if table is None:
+        return report
+    once = np.ones(len(questions))
+    clusters = clusters_of(questions)
+    scores = benchmark.scores(table, once)
+    report["scores"] = scores
+    report["interval_95"] = intervals(lambda weights: benchmark.scores(table, weights), clusters)
+    drawn = "images" if report["images"] < len(questions) else "questions"
+    report["bootstrap"] = {"over": drawn, "samples": SAMPLES, "seed": SEED}
+    report["categories"] = {
+        str(category): {
+            "questions": int((table["counted"] & (table["category"] == category)).sum()),
+            "percent": percent(table["value"], once * table["counted"] * (table["category"] == category)),
+        }
+        for category in np.unique(table["category"])
+    }
+    other = benchmark.lmms_eval_scores(table, once)
+    if other:
+        report["scores_by_rule"] = {benchmark.rule: scores, "lmms_eval": other}
+    return report
+
+
+def versions(has_model: bool) -> dict[str, str]:
+    """The versions that the scores depend on."""
+    return {package: version(package) for package in (*PACKAGES, *(MODEL_PACKAGES if has_model else ()))}
+
+
+# The bootstrap
+
+
+def clusters_of(questions: list[Question]) -> np.ndarray:
+    """The number of each question's image: questions about one image are drawn together."""
+    return np.unique([question.image_name for question in questions], return_inverse=True)[1]
+
+
+def samples(clusters: np.ndarray) -> Iterator[np.ndarray]:
+    """
+    Bootstrap samples of the images.
+
+    Args:
+        clusters (`np.ndarray` of shape `(questions,)`): The number of each question's image.
+
+    Yields:
+        `np.ndarray` of shape `(questions,)`: How often each question is in the sample.
+    """
+    generator, count = np.random.default_rng(SEED), clusters.max() + 1
+    for _ in range(SAMPLES):
+        yield np.bincount(generator.integers(count, size=count), minlength=count)[clusters].astype(float)
+
+
+def intervals(scores: Callable[[np.ndarray], dict], clusters: np.ndarray) -> dict[str, list[float]]:
+    """The 95 % interval of each score, from the samples that have it."""
+    drawn = {}
+    for weights in samples(clusters):
+        for name, value in flatten(scores(weights)).items():
+            drawn.setdefault(name, []).append(value)
+    return {name: np.percentile(values, INTERVAL).tolist() for name, values in drawn.items()}
+
+
+def flatten(scores: dict, prefix: str = "") -> dict[str, float]:
+    """The scores by their full names, such as "random.f1", without counts and without scores of no questions."""
+    flat = {}
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            flat[prefix + name] = value
+    return flat
+
+
+# Files
+
+
+def write_report(folder: Path, report: dict, table: Table | None, questions: list[Question]) -> None:
+    """Writes the report and, if there are labels, the judged answers."""
+    if table is not None:
+        outcomes = {
+            "keys": [question.key for question in questions],
+            "images": [question.image_name for question in questions],
+            "columns": {name: column.tolist() for name, column in table.items()},
+        }
+        write_text(json.dumps(outcomes, ensure_ascii=False) + "\n", folder / OUTCOMES)
+    write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", folder / REPORT)
+
+
+def markdown(report: dict) -> str:
+    """The scores as a table."""
+    lines = ["| score | value | 95 % interval |", "| --- | ---: | ---: |"]
+    for name, value in flatten(report["scores"]).items():
+        low, high = report["interval_95"][name]
+        digits = 3 if name.endswith("ratio") else 1
+        lines.append(f"| {name} | {value:.{digits}f} | {low:.{digits}f} to {high:.{digits}f} |")
+    return "\n".join(lines)
+
+
+def evaluations(benchmark: Benchmark, report: dict) -> list[dict]:
+    """The scores as entries of a model folder's `evaluation.json`."""
+    return [
+        {
+            "task": "visual question answering",
+            "dataset": {
+                "name": benchmark.title,
+                "repo": None,
+                "config": "LLaVA-1.5 protocol",
+                "split": benchmark.split,
+                "revision": None,
+            },
+            "metric": name,
+            "value": round(value, 2),
+            "unit": benchmark.unit,
+            "n": report["questions"],
+            "origin": "measured",
+            "source": None,
+            "command": report["command"],
+            "date": report["date"],
+        }
+        for name, value in report["scores"].items()
+        if isinstance(value, float)
+    ]
+
+
+def write_evaluations(folder: Path, benchmark: Benchmark, report: dict, before: list[dict]) -> None:
+    """
+    Puts the scores into a model folder's `evaluation.json`, in the place of earlier ones of the same benchmark.
+
+    Args:
+        folder (`Path`): The model folder.
+        benchmark ([`Benchmark`]), report (`dict`): The run.
+        before (`list[dict]`): The entries that the file has now.
+    """
+    new = evaluations(benchmark, report)
+    replaced = {(entry["dataset"]["name"], entry["dataset"]["config"]) for entry in new}
+    kept = [
+        entry
+        for entry in before
+        if entry.get("origin") != "measured"
+        or (entry["dataset"].get("name"), entry["dataset"].get("config")) not in replaced
+    ]
+    write_text(json.dumps([*kept, *new], indent=2, ensure_ascii=False) + "\n", folder / EVALUATION_FILE)

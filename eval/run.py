@@ -1,0 +1,288 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+One run of a benchmark: read its files, ask the model or take given answers, score them, and report. All input is
+checked before the model is loaded. With given answers, nothing here imports torch.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashsloth.eval.benchmark import Benchmark
+from flashsloth.eval.gqa import GQA
+from flashsloth.eval.mmbench import MMBench
+from flashsloth.eval.mme import MME
+from flashsloth.eval.pope import POPE
+from flashsloth.eval.questions import (
+    ANSWERS,
+    Question,
+    check_images,
+    check_questions,
+    fingerprint_of_images,
+    fingerprint_of_questions,
+    image_digests,
+    read_answers,
+    read_json_file,
+    write_text,
+)
+from flashsloth.eval.report import EVALUATION_FILE, make_report, versions, write_evaluations, write_report
+from flashsloth.eval.textvqa import TextVQA
+from flashsloth.folders.json_files import read_json_list
+from flashsloth.folders.provenance import describe_source
+
+
+logger = logging.getLogger(__name__)
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark for benchmark in (GQA(), MMBench(), MME(), POPE(), TextVQA())
+}
+RUN = "run.json"  # what the answers in a folder are answers of
+SUBMISSION = "submission"
+# The files of a model folder that its answers depend on.
+MODEL_FILES = ("*.safetensors", "*.bin", "*.py", "*.jinja", "config.json", "generation_config.json")
+MODEL_FILES += ("*token*.json", "*processor*.json")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """
+    Which model answers, and how.
+
+    Args:
+        model (`str`): A folder, or `owner/name` on the Hub.
+        revision (`str`, *optional*): Commit, branch or tag on the Hub.
+        dtype (`str`, *optional*, defaults to `"fast"`), trust_remote_code (`bool`, *optional*, defaults to `False`):
+            See [`flashsloth.loading.load`].
+        hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
+        batch_size (`int`, *optional*, defaults to 8): Questions in a batch.
+        write (`bool`, *optional*, defaults to `False`): Put the scores into the model folder's `evaluation.json`.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = "fast"
+    trust_remote_code: bool = False
+    hd: bool | None = None
+    batch_size: int = 8
+    write: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """The questions of a run and, as far as they are given, their labels."""
+
+    benchmark: Benchmark
+    questions: list[Question]
+    labels: list | None
+    command: str  # repeats the run, by the names of files without their folders
+
+
+def read_task(name: str, files: list[Path], labels: Path | None = None, images: Path | None = None) -> Task:
+    """
+    Reads and checks the files of a benchmark.
+
+    Args:
+        name (`str`): "gqa", "mmbench", "mme", "pope" or "textvqa".
+        files (`list[Path]`): The published question files.
+        labels (`Path`, *optional*): The published labels; by default those in the question files, if they hold any.
+        images (`Path`, *optional*): The folder of the images; by default that of the questions.
+
+    Raises:
+        ValueError: If a file is malformed, of another benchmark, or holds labels of other questions.
+        ModuleNotFoundError: If the benchmark needs a package that is not installed.
+    """
+    benchmark = BENCHMARKS[name]
+    if benchmark.needed_package():
+        importlib.import_module(benchmark.needed_package())
+    for file in files:
+        if not file.exists():
+            raise ValueError(f"{file} is not there: name the question file of {benchmark.title}.")
+    questions = benchmark.read_questions(files, images or benchmark.images_folder(files, labels))
+    check_questions(questions)
+    source = labels or benchmark.own_labels(files)
+    found = benchmark.read_labels(source, questions) if source else None
+    words = ["flashsloth", "eval", "--task", name, "--questions", *(file.name for file in files)]
+    words += ["--labels", labels.name] if labels else []
+    return Task(benchmark, questions, found or None, shlex.join(words))
+
+
+def score_answers(task: Task, answers: Path, output: Path) -> dict:
+    """
+    Scores given answers.
+
+    Args:
+        task ([`Task`]): The questions and labels.
+        answers (`Path`): JSON lines in the published format.
+        output (`Path`): The folder of the report.
+
+    Returns:
+        `dict`: The report.
+
+    Raises:
+        ValueError: If the answers do not match the questions.
+    """
+    texts = read_answers(answers, task.questions, task.benchmark.key)
+    has_images = all(isinstance(q.image, bytes) or q.image.is_file() for q in task.questions)
+    images = fingerprint_of_images(image_digests(task.questions)) if has_images else None
+    run = {"model": None, "settings": {"answers": answers.name}, "command": task.command}
+    return _finish(task, texts, output, {**_fingerprint(task), "images": images}, run)
+
+
+def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
+    """
+    Asks a model, and scores its answers. A run that was stopped goes on where it was.
+
+    Args:
+        task ([`Task`]): The questions and labels.
+        options ([`ModelOptions`]): The model.
+        output (`Path`): The run's folder.
+
+    Returns:
+        `dict`, *optional*: The report; `None` in all processes but the first.
+
+    Raises:
+        ValueError: If the folder holds answers of another run, an image is not there, the model cannot be loaded, or
+            questions failed.
+    """
+    from flashsloth.eval import asking
+    from flashsloth.loading import find_flashsloth
+
+    check_images(task.questions)
+    folder = find_flashsloth(options.model, options.revision)
+    scores_before = _read_evaluations(options, folder)
+    with asking.this_process() as process:
+        if process.is_first:
+            run, images = _begin(task, options, folder, output)
+        process.wait_for_all()
+        _ask_rest(task, options, folder, output, process)
+        process.wait_for_all()
+        if not process.is_first:
+            return None
+        texts = asking.merge(output, task.questions, task.benchmark.key)
+    settings = {**run["settings"], "dtype": read_json_file(output / RUN)["dtype"], "batch_size": options.batch_size}
+    about = {"model": run["model"], "settings": settings, "command": task.command}
+    fingerprint = {**_fingerprint(task), "images": fingerprint_of_images(images)}
+    report = _finish(task, texts, output, fingerprint, about)
+    if options.write:
+        write_evaluations(folder, task.benchmark, report, scores_before)
+    return report
+
+
+def _begin(task: Task, options: ModelOptions, folder: Path, output: Path) -> tuple[dict, dict[str, str]]:
+    """Describes the run and its images, after a look at whether the answers that are there belong to it."""
+    from flashsloth.eval import asking
+
+    run, images = _describe(task, options, folder), image_digests(task.questions)
+    output.mkdir(parents=True, exist_ok=True)
+    _check_run(output, run)
+    _check_images(output, images, task, asking.answered(output, task.benchmark.key))
+    asking.forget_failures(output)
+    return run, images
+
+
+def _ask_rest(task: Task, options: ModelOptions, folder: Path, output: Path, process) -> None:
+    """Loads the model, if questions are left, and asks this process's share of them."""
+    from flashsloth.eval import asking
+    from flashsloth.loading import load
+
+    done = asking.answered(output, task.benchmark.key)
+    if all(question.key in done for question in task.questions):
+        return
+    model, processor = load(str(folder), None, options.trust_remote_code, options.dtype)
+    if process.is_first:
+        _check_run(output, {"dtype": str(model.dtype).removeprefix("torch.")})
+    ask = asking.GreedyModel(model, processor, task.benchmark.max_new_tokens, options.hd)
+    source = _source(folder)
+    name = source.get("repo") or source["folder"]
+    asking.ask_all(task.questions, ask, output, task.benchmark.key, name, options.batch_size, process)
+
+
+def _finish(task: Task, texts: list[str], output: Path, fingerprint: dict, run: dict) -> dict:
+    """Judges the answers, and writes all files but those of the answers."""
+    benchmark, questions, labels = task.benchmark, task.questions, task.labels
+    table = benchmark.judge(questions, labels, texts) if labels else None
+    if table is None:
+        logger.warning("Without labels there is no score: give --labels, or hand in %s.", output / SUBMISSION)
+    report = make_report(benchmark, table, questions, fingerprint, run)
+    benchmark.write_submission(output / SUBMISSION, questions, labels, texts)
+    write_report(output, report, table, questions)
+    return report
+
+
+def _read_evaluations(options: ModelOptions, folder: Path) -> list[dict]:
+    """The scores in the model folder, before anything is asked: they have to be readable to be added to."""
+    if not options.write:
+        return []
+    if not Path(options.model).is_dir():
+        raise ValueError(f"--write puts scores into a model folder, but {options.model} is on the Hub: name a folder.")
+    file = folder / EVALUATION_FILE
+    return read_json_list(file) if file.is_file() else []
+
+
+# What a folder's answers are answers of
+
+
+def _describe(task: Task, options: ModelOptions, folder: Path) -> dict:
+    return {
+        "task": task.benchmark.name,
+        "questions": _fingerprint(task)["questions"],
+        "model": {**_source(folder), "sha256": _digest_of_model(folder)},
+        "settings": {
+            "decoding": "greedy",
+            "max_new_tokens": task.benchmark.max_new_tokens,
+            "hd": options.hd,
+        },
+        "versions": versions(has_model=True),
+    }
+
+
+def _source(folder: Path) -> dict[str, str]:
+    """The model's repository and revision on the Hub, or the name of its folder."""
+    source = describe_source("model", folder)
+    return {name: value for name, value in source.items() if name != "role"}
+
+
+def _fingerprint(task: Task) -> dict:
+    return fingerprint_of_questions(task.questions, task.labels)
+
+
+def _digest_of_model(folder: Path) -> str:
+    """A hash of weights, code and settings. A name says little: folders are written anew, and branches move."""
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}):
+        with file.open("rb") as content:
+            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _check_run(output: Path, run: dict) -> None:
+    """Notes what a folder's answers are answers of, or compares it with the note that is there."""
+    file = output / RUN
+    if not file.is_file() and (output / ANSWERS).is_file():
+        raise ValueError(f"{output} holds answers of which nothing says whose: name another folder with --output.")
+    noted = read_json_file(file) if file.is_file() else {}
+    for name, value in run.items():
+        if noted.setdefault(name, value) != value:
+            raise ValueError(
+                f"{output} holds answers of a run that differs in its {name}: name another folder with --output, or "
+                "remove this one."
+            )
+    write_text(json.dumps(noted, indent=2) + "\n", file)
+
+
+def _check_images(output: Path, images: dict[str, str], task: Task, answers: dict) -> None:
+    """Compares the images with those that the answers in a folder are about. Others may have been repaired since."""
+    file = output / RUN
+    noted = read_json_file(file)
+    before = noted.get("images", images)
+    for question in task.questions:
+        if question.key in answers and before.get(question.image_name) != images[question.image_name]:
+            raise ValueError(
+                f"{output} holds an answer about another image {question.image_name}: name another folder with "
+                "--output, or remove this one."
+            )
+    write_text(json.dumps({**noted, "images": images}, indent=2) + "\n", file)
