@@ -68,6 +68,8 @@ def test_version(capsys):
         (["compose"], "DST"),
         (["compose", "dst", "--seed", "x"], "--seed"),
         (["train"], "CONFIG.yaml"),
+        (["data", "prepare", "mix.json"], "DIR"),
+        (["data", "prepare", "mix.json", "images", "--threads", "0"], "'0' is not a whole number"),
     ],
 )
 def test_wrong_arguments(arguments, words, capsys):
