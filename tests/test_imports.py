@@ -35,7 +35,7 @@ FLOORS = [
     {"__init__"},
     {"folders"},
     {"loading"},
-    {"ask", "attention_maps", "convert", "train", "publish"},
+    {"ask", "attention_maps", "convert", "eval", "train", "publish"},
     {"tiny"},
     {"bench"},
     {"cli"},
