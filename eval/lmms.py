@@ -32,6 +32,7 @@ OPTIONS = {"max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_
 SAMPLING = {"temperature", "top_p", "top_k"}
 MEANINGLESS = {"image_aspect_ratio"}
 MAX_NEW_TOKENS = 1024  # where a task does not say; lmms-eval's own models take as many
+ROOM = 64  # positions of the decoder that a prompt in high definition has to leave for the answer
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class FlashSlothLmms(lmms):
         attn_implementation (`str`, *optional*): Such as `"sdpa"` or `"flash_attention_2"`.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code in the model's folder.
         system_prompt (`str`, *optional*): In place of the chat template's, or a file with it.
+        standard_if_long (`bool`, *optional*, defaults to `False`): Whether a prompt that is too long in high
+            definition, because of its number of images, gets standard views. It stops the run otherwise.
 
     Raises:
         ValueError: If the model cannot be loaded, or an argument has a wrong value.
@@ -78,13 +81,17 @@ class FlashSlothLmms(lmms):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         system_prompt: str | None = None,
+        standard_if_long: bool = False,
     ):
         super().__init__()
         if not (hd is None or isinstance(hd, bool)):
             raise ValueError(f"hd={hd} is neither true nor false")
+        if not isinstance(standard_if_long, bool):
+            raise ValueError(f"standard_if_long={standard_if_long} is neither true nor false")
         self.batch_size = _positive("batch_size", batch_size)
         self.max_new_tokens = _positive("max_new_tokens", max_new_tokens)
         self.hd = hd
+        self.standard_if_long = standard_if_long
         self.system_prompt = self._resolve_system_prompt(system_prompt) if system_prompt else None
         # The evaluator of lmms-eval reads these four.
         self.accelerator = Accelerator()
@@ -230,8 +237,21 @@ class FlashSlothLmms(lmms):
         results = []
         for batch in self._progress(collator.get_batched(n=self.batch_size), len(questions)):
             conversations = [self._conversation(question.messages()) for question in batch]
-            results += self._generate(conversations, batch[0].options)
+            views = [self._views(conversation) for conversation in conversations]
+            answers = {}
+            for hd in set(views):
+                rows = [row for row, view in enumerate(views) if view == hd]
+                generated = self._generate([conversations[row] for row in rows], batch[0].options, hd)
+                answers |= dict(zip(rows, generated, strict=True))
+            results += [answers[row] for row in range(len(batch))]
         return collator.get_original(results)
+
+    def _views(self, conversation: list[dict]) -> bool | None:
+        """Whether a conversation's images are in high definition; `None` if the checkpoint says."""
+        longest = self.processor.tokenizer.model_max_length - ROOM
+        if self.standard_if_long and self.processor.sequence_length(conversation, self.hd) > longest:
+            return False
+        return self.hd
 
     def _progress(self, batches, total: int):
         with tqdm(total=total, desc="Answering", unit=" requests", disable=self.rank != 0) as bar:
@@ -239,20 +259,20 @@ class FlashSlothLmms(lmms):
                 yield batch
                 bar.update(len(batch))
 
-    def _inputs(self, conversations: list[list[dict]], **options):
+    def _inputs(self, conversations: list[list[dict]], hd: bool | None, **options):
         return self.processor.apply_chat_template(
             conversations,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            hd=self.hd,
+            hd=hd,
             processor_kwargs={"padding": True},
             **options,
         ).to(self.device, dtype=self.model.dtype)
 
     @torch.inference_mode()
-    def _generate(self, conversations: list[list[dict]], options: dict) -> list[GenerationResult]:
-        inputs = self._inputs(conversations, add_generation_prompt=True)
+    def _generate(self, conversations: list[list[dict]], options: dict, hd: bool | None) -> list[GenerationResult]:
+        inputs = self._inputs(conversations, hd, add_generation_prompt=True)
         length = inputs["input_ids"].shape[1]
         used = inputs["attention_mask"].sum(dim=1).tolist()
         stops = options["until"]
@@ -273,7 +293,7 @@ class FlashSlothLmms(lmms):
 
     @torch.inference_mode()
     def _score(self, conversations: list[list[dict]]) -> list[tuple[float, bool]]:
-        inputs = self._inputs(conversations, return_assistant_tokens_mask=True)
+        inputs = self._inputs(conversations, self.hd, return_assistant_tokens_mask=True)
         mask = inputs.pop("assistant_masks").bool()
         mask = mask & (inputs["input_ids"] != self.processor.tokenizer.eos_token_id)
         # Prompts are padded on the left, so that all answers are at the end.

@@ -296,6 +296,21 @@ def test_an_answer_may_be_as_long_as_the_positions_allow(one_by_one):
     assert make_model(batch_size=2).generate_until(requests) == alone
 
 
+def test_a_prompt_that_is_too_long_in_high_definition(plain):
+    def many(document):
+        images = [{"type": "image", "url": scene(index % 4)} for index in range(24)]
+        return [{"role": "user", "content": [*images, {"type": "text", "text": DESCRIBE}]}]
+
+    requests = [question(0, many), question(1)]
+    with pytest.raises(ValueError, match="use fewer images or hd=False"):
+        make_model(hd=True, batch_size=2).generate_until(requests)
+    got = texts(make_model(hd=True, batch_size=2, standard_if_long=True).generate_until(requests))
+    assert got == [
+        plain([scene(index % 4) for index in range(24)], DESCRIBE, hd=False, max_new_tokens=32),
+        plain([scene(QUESTIONS[1][0])], QUESTIONS[1][1] + SUFFIX, hd=True, max_new_tokens=32),
+    ]
+
+
 def test_a_system_prompt(plain, tmp_path):
     (tmp_path / "prompt.txt").write_text("Be brief.")
     model = make_model(system_prompt=str(tmp_path / "prompt.txt"))
@@ -431,6 +446,7 @@ def test_likelihoods_without_images_by_a_function_and_of_special_tokens(exact):
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"max_new_tokens": "many"}, ValueError, "max_new_tokens=many"),
         ({"hd": "maybe"}, ValueError, "hd=maybe is neither true nor false"),
+        ({"standard_if_long": "yes"}, ValueError, "standard_if_long=yes"),
         ({"use_flash": True}, TypeError, "use_flash"),
         ({"pretrained": "/no/such/folder"}, FileNotFoundError, "/no/such/folder"),
     ],
