@@ -1,4 +1,4 @@
-# make quickstart | test | test-oldest | slow | style | tiny | tiny-eval | wheel-test | clean
+# make quickstart | test | test-oldest | lmms-eval | slow | style | tiny | tiny-eval | wheel-test | clean
 # Needs Python 3.11 or newer and a network connection to the package index; everything is installed into .venv.
 #   make quickstart PYTHON=python3.12
 #   make quickstart QUESTION="How many circles are there?" IMAGE=my_image.jpg
@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-oldest slow style tiny tiny-eval wheel-test clean
+.PHONY: help quickstart test test-oldest lmms-eval slow style tiny tiny-eval wheel-test clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,8 +18,10 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 OLDEST := $(VENV)-oldest
 OLDEST_BIN := $(OLDEST)/bin
+LMMS := $(VENV)-lmms
+LMMS_BIN := $(LMMS)/bin
 INSTALL := -m pip --disable-pip-version-check install --constraint
-REQUIREMENTS := setup.cfg pyproject.toml constraints.txt constraints-oldest.txt
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt constraints-oldest.txt constraints-lmms.txt
 
 # A worker that has run out of tests takes over half of what the other one has left, so that tests of one module, which
 # share their fixtures, mostly stay together.
@@ -36,6 +38,7 @@ help:
 	@echo "quickstart   install into $(VENV) and answer a question about an image"
 	@echo "test         install into $(VENV) and run the tests (PYTEST_ARGS for more options)"
 	@echo "test-oldest  install the oldest supported versions into $(OLDEST) and run a part of the tests"
+	@echo "lmms-eval    install lmms-eval into $(LMMS) and run the tests that need it"
 	@echo "slow         the tests that take minutes"
 	@echo "style        check format and lint"
 	@echo "tiny         train the shipped checkpoints again, from scratch (about 2 hours on 2 cores)"
@@ -59,7 +62,16 @@ $(OLDEST)/.installed: $(REQUIREMENTS)
 	@tests/check_python.sh "$(PYTHON)"
 	"$(PYTHON)" -m venv $(OLDEST)
 	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt torch
-	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt --editable '.[train,quantize,eval]' pytest pytest-xdist
+	$(OLDEST_BIN)/python $(INSTALL) constraints-oldest.txt --editable '.[train,quantize]' openpyxl pytest pytest-xdist
+	touch $@
+
+# lmms-eval without its dependencies, which would bring another torch; the extra `eval` has those that it needs.
+$(LMMS)/.installed: $(REQUIREMENTS)
+	@tests/check_python.sh "$(PYTHON)"
+	"$(PYTHON)" -m venv $(LMMS)
+	$(LMMS_BIN)/python $(INSTALL) constraints.txt torch
+	$(LMMS_BIN)/python $(INSTALL) constraints.txt --constraint constraints-lmms.txt --editable '.[eval,train]' pytest
+	$(LMMS_BIN)/python $(INSTALL) constraints-lmms.txt --no-deps lmms-eval
 	touch $@
 
 quickstart: $(VENV)/.installed
@@ -73,6 +85,9 @@ test: $(VENV)/.installed-dev
 
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST_BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) $(OLDEST_TESTS)
+
+lmms-eval: $(LMMS)/.installed
+	$(LMMS_BIN)/pytest $(PYTEST_ARGS) tests/eval/test_lmms.py
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
@@ -91,5 +106,5 @@ wheel-test: $(VENV)/.installed-dev
 	tests/ci_wheel.sh "$(BIN)/python"
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(LMMS) build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -268,6 +268,20 @@ def run_eval(args: argparse.Namespace) -> None:
     print(json.dumps({name: result[name] for name in ("task", "questions", "scores")}))
 
 
+def run_data_prepare(args: argparse.Namespace) -> None:
+    with _extra_packages("data prepare", "train"):
+        from flashsloth.train.data import prepare
+        from flashsloth.train.data.broken_rows import write_lines
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with contextlib.redirect_stdout(sys.stderr):
+        images, findings = prepare.prepare(args.annotations, args.images, args.fix, args.threads)
+    print(prepare.report(images, findings))
+    if args.jsonl:
+        write_lines(map(asdict, findings), Path(args.jsonl))
+    prepare.check_complete(images, findings, args.fix)
+
+
 def run_push(args: argparse.Namespace) -> None:
     from flashsloth.publish import hub
     from flashsloth.publish.card import read_example
@@ -601,7 +615,9 @@ def _add_merge(commands) -> None:
 
 
 def _add_data(commands) -> None:
-    data = commands.add_parser("data", help="validate training data", description="Validate training data.")
+    data = commands.add_parser(
+        "data", help="validate and prepare training data", description="Validate and prepare training data."
+    )
     commands = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
     check = _add_command(commands, "check", run_data_check, "read all data of a stage and list the broken rows")
     check.add_argument("config", metavar="CONFIG.yaml", help="the stage")
@@ -609,6 +625,15 @@ def _add_data(commands) -> None:
         "overrides", metavar="key=value", nargs="*", help="changes a value of the file, also a nested one (lora.r=8)"
     )
     check.add_argument("--jsonl", metavar="FILE", help="write the broken rows to a file, one JSON object per line")
+    summary = "compare a folder of images with the annotation file that names them"
+    prepare = _add_command(commands, "prepare", run_data_prepare, summary)
+    prepare.add_argument("annotations", metavar="ANNOTATIONS", help="such as llava_v1_5_mix665k.json")
+    prepare.add_argument("images", metavar="DIR", help="folder that the paths of the images start from")
+    prepare.add_argument(
+        "--fix", action="store_true", help="rename and re-encode what is only misnamed; no file is overwritten"
+    )
+    prepare.add_argument("--jsonl", metavar="FILE", help="write what was found to a file, one JSON object per line")
+    prepare.add_argument("--threads", metavar="N", type=_positive, help="images read at once (default: cores + 4)")
 
 
 def _add_eval(commands) -> None:

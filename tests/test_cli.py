@@ -278,6 +278,8 @@ def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
         (["compose"], "DST"),
         (["compose", "dst", "--seed", "x"], "--seed"),
         (["train"], "CONFIG.yaml"),
+        (["data", "prepare", "mix.json"], "DIR"),
+        (["data", "prepare", "mix.json", "images", "--threads", "0"], "'0' is not a whole number"),
     ],
 )
 def test_wrong_arguments(arguments, words, capsys):

@@ -17,7 +17,7 @@ ROOT = Path(flashsloth.__file__).parent
 PACKAGE = "flashsloth"
 NO_PART_OF_IT = {"build", "examples", "tests"}
 
-# A saved model folder holds these four files and no others. Each imports only these of the others, by one dot: that
+# A saved model folder holds these files and no others. Each imports only these of the others, by one dot: that
 # is what transformers follows when it loads the code of a folder.
 REMOTE_CODE = {
     "configuration_flashsloth": set(),

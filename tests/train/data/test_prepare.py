@@ -1,0 +1,337 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+`flashsloth data prepare` on a small folder of mix665k's layout, with each trouble planted that users meet: what it
+says, and what `--fix` does and leaves alone.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from samples import encode_image, make_image
+
+from flashsloth import cli
+from flashsloth.image_reading_flashsloth import read_image
+from flashsloth.train.data import prepare
+
+
+JPEG = encode_image(make_image(0, 64, 48), "JPEG")
+OTHER_JPEG = encode_image(make_image(1, 64, 48), "JPEG")
+GIF = encode_image(make_image(2).quantize(), "GIF")
+PNG = encode_image(make_image(3), "PNG")
+
+GOOD = {
+    "coco/train2017/000000000009.jpg": JPEG,
+    "gqa/images/1.jpg": JPEG,
+    "ocr_vqa/images/0002.jpg": JPEG,
+    "textvqa/train_images/0a.jpg": JPEG,
+    "vg/VG_100K/1.jpg": OTHER_JPEG,  # by the same name as GQA's
+    "vg/VG_100K_2/2.jpg": JPEG,
+}
+
+
+def row(image: str | None, index: int = 0) -> dict:
+    human = "What is it?" if image is None else "<image>\nWhat is it?"
+    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": "A thing."}]
+    return {"id": str(index), "conversations": turns} | ({} if image is None else {"image": image})
+
+
+def annotate(tmp_path: Path, images: list[str | None]) -> str:
+    file = tmp_path / "mix.json"
+    file.write_text(json.dumps([row(image, index) for index, image in enumerate(images)]))
+    return str(file)
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder, by their paths in it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of images, without troubles."""
+    write(tmp_path / "images", GOOD)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def run(tmp_path, folder, capsys):
+    """Runs the command on a set that names the good images and others; returns its status, output and findings."""
+
+    def run(*images: str, fix: bool = False):
+        annotations, jsonl = annotate(tmp_path, [*GOOD, *images, None]), tmp_path / "found.jsonl"
+        arguments = ["data", "prepare", annotations, str(folder), "--jsonl", str(jsonl), "--threads", "3"]
+        status = cli.main([*arguments, *(["--fix"] if fix else [])])
+        findings = [json.loads(line) for line in jsonl.read_text().splitlines()]
+        return status, capsys.readouterr(), {finding["image"]: finding for finding in findings}
+
+    return run
+
+
+def test_a_complete_folder(run, folder):
+    status, output, findings = run()
+    assert status == 0 and findings == {}
+    lines = [line.split() for line in output.out.splitlines()]
+    assert lines[0][:3] == ["source", "images", "complete"]
+    assert [line[:3] for line in lines[1:]] == [
+        ["coco", "1", "1"],
+        ["gqa", "1", "1"],
+        ["ocr_vqa", "1", "1"],
+        ["textvqa", "1", "1"],
+        ["vg", "2", "2"],
+    ]
+    assert "Checking images" in output.err  # the progress bar
+    assert contents(folder) == GOOD
+
+
+# A trouble: the files there are, the image that the annotations name, the problem, and the file it is made of.
+TROUBLES = {
+    "missing": ({}, "coco/train2017/8.jpg", "missing", None),
+    "a missing folder": ({}, "new/8.jpg", "missing", None),
+    "a GIF": ({"ocr_vqa/images/8.gif": GIF}, "ocr_vqa/images/8.jpg", "other ending", "ocr_vqa/images/8.gif"),
+    "a PNG": ({"ocr_vqa/images/8.png": PNG}, "ocr_vqa/images/8.jpg", "other ending", "ocr_vqa/images/8.png"),
+    "a JPEG named gif": (
+        {"ocr_vqa/images/8.gif": JPEG},
+        "ocr_vqa/images/8.jpg",
+        "other ending",
+        "ocr_vqa/images/8.gif",
+    ),
+    "upper case": (
+        {"textvqa/train_images/8.JPG": JPEG},
+        "textvqa/train_images/8.jpg",
+        "other ending",
+        "textvqa/train_images/8.JPG",
+    ),
+    "jpeg": ({"gqa/images/8.jpeg": JPEG}, "gqa/images/8.jpg", "other ending", "gqa/images/8.jpeg"),
+    "a GIF named jpg": ({"ocr_vqa/images/8.jpg": GIF}, "ocr_vqa/images/8.jpg", "other format", "ocr_vqa/images/8.jpg"),
+    "nested": ({"gqa/images/images/8.jpg": JPEG}, "gqa/images/8.jpg", "nested", "gqa/images/images/8.jpg"),
+    "nested twice": (
+        {"vg/VG_100K/vg/VG_100K/8.jpg": JPEG},
+        "vg/VG_100K/8.jpg",
+        "nested",
+        "vg/VG_100K/vg/VG_100K/8.jpg",
+    ),
+    "all nested": ({"images/gqa/images/8.jpg": JPEG}, "gqa/images/8.jpg", "nested", "images/gqa/images/8.jpg"),
+    "a nested GIF": (
+        {"ocr_vqa/images/images/8.gif": GIF},
+        "ocr_vqa/images/8.jpg",
+        "nested",
+        "ocr_vqa/images/images/8.gif",
+    ),
+    "numbered": ({"images/00453/8.jpg": JPEG}, "00453/8.jpg", "nested", "images/00453/8.jpg"),
+    "equal duplicates": (
+        {"gqa/images/8.JPG": JPEG, "gqa/images/images/8.jpg": JPEG},
+        "gqa/images/8.jpg",
+        "other ending",
+        "gqa/images/8.JPG",
+    ),
+    "a damaged duplicate": (
+        {"gqa/images/8.JPG": b"", "gqa/images/images/8.jpg": JPEG},
+        "gqa/images/8.jpg",
+        "nested",
+        "gqa/images/images/8.jpg",
+    ),
+    "other duplicates": ({"gqa/images/8.JPG": JPEG, "gqa/images/8.gif": GIF}, "gqa/images/8.jpg", "ambiguous", None),
+    "truncated": ({"coco/train2017/8.jpg": JPEG[:-400]}, "coco/train2017/8.jpg", "damaged", None),
+    "no bytes": ({"coco/train2017/8.jpg": b""}, "coco/train2017/8.jpg", "damaged", None),
+    "a web page": ({"ocr_vqa/images/8.jpg": b"<html>404</html>"}, "ocr_vqa/images/8.jpg", "damaged", None),
+    "a truncated GIF": ({"ocr_vqa/images/8.gif": GIF[:-200]}, "ocr_vqa/images/8.jpg", "damaged", None),
+    "damaged, with a copy": ({"gqa/images/8.jpg": b"", "gqa/images/8.JPG": JPEG}, "gqa/images/8.jpg", "damaged", None),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_trouble_is_named_and_nothing_is_touched(trouble, run, folder):
+    files, image, problem, found = TROUBLES[trouble]
+    write(folder, files)
+    status, output, findings = run(image)
+    assert status == 1
+    assert {name: (item["problem"], item["found"]) for name, item in findings.items()} == {image: (problem, found)}
+    assert f"{prepare.source_of(image)}, {problem} (1):" in output.out and f"  {image}: " in output.out
+    last = output.err.splitlines()[-1]
+    assert last.startswith("flashsloth data: error: 1 of 7 images are not as the annotations say: ")
+    assert ("--fix" in last) == (found is not None)
+    assert contents(folder) == GOOD | files
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_fix_makes_the_image_and_loses_nothing(trouble, run, folder):
+    files, image, problem, found = TROUBLES[trouble]
+    write(folder, files)
+    status, output, findings = run(image, fix=True)
+    after = contents(folder)
+    kept = {**GOOD, **files}
+    # Every content that was there is still there, and nothing unfinished.
+    assert set(kept.values()) <= set(after.values())
+    assert not [name for name in after if prepare.TEMPORARY in name]
+    if found is None:
+        assert status == 1 and after == kept and not findings[image]["is_fixed"]
+        return
+    assert status == 0 and findings[image]["is_fixed"]
+    with Image.open(folder / image) as opened:
+        assert opened.format == "JPEG"
+    reference = np.asarray(read_image(files[found], "it"), dtype=float)
+    difference = np.abs(np.asarray(read_image(folder / image, "it")) - reference).mean()
+    assert difference < (5 if files[found] != JPEG else 0.1)
+    assert {name: after[name] for name in GOOD} == GOOD
+    status, output, findings = run(image)
+    assert status == 0 and findings == {}
+
+
+def test_a_reencoded_file_keeps_the_original_beside_it(run, folder):
+    write(folder, {"ocr_vqa/images/8.jpg": GIF, "ocr_vqa/images/9.gif": GIF})
+    assert run("ocr_vqa/images/8.jpg", "ocr_vqa/images/9.jpg", fix=True)[0] == 0
+    assert contents(folder)["ocr_vqa/images/8.gif"] == contents(folder)["ocr_vqa/images/9.gif"] == GIF
+
+
+def test_fix_overwrites_nothing(run, folder):
+    files = {"ocr_vqa/images/8.jpg": GIF, "ocr_vqa/images/8.gif": PNG}
+    write(folder, files)
+    status, output, findings = run("ocr_vqa/images/8.jpg", fix=True)
+    assert status == 1 and contents(folder) == GOOD | files
+    assert "ocr_vqa/images/8.gif exists already: rename one by hand" in output.out
+
+
+def test_fix_does_not_overwrite_a_file_that_appears_meanwhile(run, folder, monkeypatch):
+    write(folder, {"gqa/images/8.jpeg": JPEG, "gqa/images/9.gif": GIF})
+    repair = prepare.repair
+
+    def late(finding, images):
+        write(folder, {finding.image: b"just downloaded"})
+        return repair(finding, images)
+
+    monkeypatch.setattr(prepare, "repair", late)
+    assert run("gqa/images/8.jpg", "gqa/images/9.jpg", fix=True)[0] == 1
+    after = contents(folder)
+    assert after["gqa/images/8.jpg"] == after["gqa/images/9.jpg"] == b"just downloaded"
+    assert after["gqa/images/8.jpeg"] == JPEG and after["gqa/images/9.gif"] == GIF
+
+
+def test_a_stop_in_the_middle_of_a_repair_is_continued(run, folder, monkeypatch):
+    """The original has its second name, but the copy in JPEG is not written."""
+    write(folder, {"ocr_vqa/images/8.jpg": GIF})
+    save = Image.Image.save
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    annotations = annotate(folder.parent, ["ocr_vqa/images/8.jpg"])
+    assert cli.main(["data", "prepare", annotations, str(folder), "--fix"]) == 1
+    assert contents(folder)["ocr_vqa/images/8.jpg"] == GIF
+    monkeypatch.setattr(Image.Image, "save", save)
+    assert run("ocr_vqa/images/8.jpg", fix=True)[0] == 0
+    assert contents(folder)["ocr_vqa/images/8.gif"] == GIF
+
+
+def test_a_disk_without_hard_links(run, folder, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write(folder, {"gqa/images/8.jpeg": JPEG, "gqa/images/9.jpg": GIF})
+    assert run("gqa/images/8.jpg", "gqa/images/9.jpg", fix=True)[0] == 0
+    after = contents(folder)
+    assert after["gqa/images/8.jpg"] == JPEG and "gqa/images/8.jpeg" not in after
+    assert after["gqa/images/9.gif"] == GIF
+
+
+def test_links_to_images_elsewhere(run, folder, tmp_path):
+    write(tmp_path / "store", {"a.jpg": JPEG})
+    (folder / "gqa/images/images").mkdir()
+    (folder / "gqa/images/images/8.jpg").symlink_to(
+        os.path.relpath(tmp_path / "store/a.jpg", folder / "gqa/images/images")
+    )
+    assert run("gqa/images/8.jpg", fix=True)[0] == 0
+    assert (folder / "gqa/images/8.jpg").read_bytes() == JPEG
+    assert not (folder / "gqa/images/images/8.jpg").is_symlink()
+
+
+def test_one_file_is_not_given_to_two_images(run, folder):
+    write(folder, {"gqa/images/8.gif": GIF})
+    status, output, findings = run("gqa/images/8.jpg", "gqa/images/8.png", fix=True)
+    assert status == 1 and {item["problem"] for item in findings.values()} == {"ambiguous"}
+    assert contents(folder) == GOOD | {"gqa/images/8.gif": GIF}
+
+
+def test_another_image_of_the_annotations_is_not_taken(run, folder):
+    write(folder, {"gqa/images/8.png": PNG})
+    status, output, findings = run("gqa/images/8.png", "gqa/images/8.jpg", fix=True)
+    assert status == 1 and list(findings) == ["gqa/images/8.jpg"]
+
+
+def test_a_file_that_stays_has_its_permissions(run, folder):
+    write(folder, {"ocr_vqa/images/8.gif": GIF})
+    (folder / "ocr_vqa/images/8.gif").chmod(0o640)
+    run("ocr_vqa/images/8.jpg", fix=True)
+    assert (folder / "ocr_vqa/images/8.jpg").stat().st_mode & 0o777 == 0o640
+
+
+def test_where_to_get_what_is_missing(run):
+    status, output, _ = run("coco/train2017/8.jpg", "vg/VG_100K_2/8.jpg", "00453/8.jpg")
+    tail = output.out.split("Missing and damaged images are in:")[1]
+    for address in ("train2017.zip, into coco", "images2.zip, into vg", "liuhaotian/LLaVA-Pretrain"):
+        assert address in tail
+    assert "gqa" not in tail and "VG_100K_2/images.zip" not in tail
+
+
+def test_many_images_are_counted_and_some_are_named(run):
+    missing = [f"coco/train2017/{index}.jpg" for index in range(500)]
+    status, output, findings = run(*missing)
+    assert status == 1 and len(findings) == 500
+    assert "coco, missing (500):" in output.out and "  ... and 490 more" in output.out
+
+
+def test_rows_that_use_an_image_twice_name_it_once(run, folder):
+    status, output, findings = run("gqa/images/8.jpg", "./gqa/images/8.jpg", "gqa//images/8.jpg")
+    assert len(findings) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}', "no row in a known form"),
+        ("[{", "no valid JSON"),
+        ("[]", "has no rows"),
+        (json.dumps([row(None)]), "names no images"),
+        (json.dumps([row("../secret.jpg")]), "secret.jpg, which is not in"),
+        (json.dumps([row("/etc/secret.jpg")]), "secret.jpg, which is not in"),
+    ],
+)
+def test_bad_annotations(content, message, folder, tmp_path, capsys):
+    (tmp_path / "bad.json").write_text(content)
+    assert cli.main(["data", "prepare", str(tmp_path / "bad.json"), str(folder), "--fix"]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and message in output.err.splitlines()[-1]
+    assert contents(folder) == GOOD
+
+
+def test_absent_files(folder, tmp_path, capsys):
+    annotations = annotate(tmp_path, list(GOOD))
+    for arguments, message in (
+        ([str(tmp_path / "absent.json"), str(folder)], "absent.json is not a file"),
+        ([annotations, str(tmp_path / "absent")], "absent is not a folder"),
+    ):
+        assert cli.main(["data", "prepare", *arguments]) == 2
+        output = capsys.readouterr()
+        assert message in output.err and output.err.count("\n") == 1
+
+
+def test_malformed_rows_are_pointed_out(folder, tmp_path, capsys, caplog):
+    (tmp_path / "mix.json").write_text(json.dumps([row(list(GOOD)[0]), {"image": "gqa/images/8.jpg"}]))
+    cli.main(["data", "prepare", str(tmp_path / "mix.json"), str(folder)])
+    assert "1 rows are malformed" in caplog.text + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("archive", prepare.ARCHIVES, ids=lambda archive: archive.folder or archive.name)
+def test_every_archive_is_of_a_source(archive):
+    assert prepare.source_of(f"{archive.folder or '00453'}/1.jpg") == archive.name
