@@ -158,7 +158,7 @@ def test_a_trouble_is_named_and_nothing_is_touched(trouble, run, folder):
     assert {name: (item["problem"], item["found"]) for name, item in findings.items()} == {image: (problem, found)}
     assert f"{prepare.source_of(image)}, {problem} (1):" in output.out and f"  {image}: " in output.out
     last = output.err.splitlines()[-1]
-    assert last.startswith("flashsloth data: error: 1 of 7 images are not as the annotations say: ")
+    assert last.startswith("flashsloth data prepare: error: 1 of 7 images are not as the annotations say: ")
     assert ("--fix" in last) == (found is not None)
     assert contents(folder) == GOOD | files
 
@@ -299,7 +299,7 @@ def test_rows_that_use_an_image_twice_name_it_once(run, folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": 1}', "no row in a known form"),
+        ('{"a": 1}', "no row that can be read"),
         ("[{", "no valid JSON"),
         ("[]", "has no rows"),
         (json.dumps([row(None)]), "names no images"),
