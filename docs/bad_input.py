@@ -28,7 +28,6 @@ SECTIONS = {
     "Rows of training data": "train/data/test_rows",
     "Keys of training data": "train/data/test_keys",
     "Images and texts of training data": "train/data/test_validate",
-    "Questions and labels of a benchmark": "eval/test_questions",
     "Folders to publish": "publish/test_release",
     "Notes of a folder to publish": "publish/test_notes",
     "What a model card is given": "publish/test_card",
