@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
@@ -112,6 +114,10 @@ class FlashSlothImageProcessor(PilBackend):
 
     def preprocess(self, images, *args, crop_to_patches: bool | None = None, **kwargs) -> BatchFeature:
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        try:
+            validate_typed_dict(self.valid_kwargs, kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"An option cannot be used: {' '.join(str(error).split())}") from error
         if crop_to_patches is None:
             return super().preprocess(images, *args, **kwargs)
         hd = kwargs.setdefault("hd", crop_to_patches)

@@ -236,7 +236,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         if view_mask is None:
             view_mask = torch.ones(1, num_views, dtype=torch.long, device=pixel_values.device)
         _check_values(
-            view_mask.sum() == num_views,
+            (view_mask.sum() == num_views) & (view_mask >= 0).all(),
             lambda: (
                 f"view_mask counts {int(view_mask.sum())} views, but pixel_values holds {num_views}. Pass both as "
                 "the processor returned them."
@@ -268,6 +268,8 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
         """
         num_rows = input_ids.shape[0]
         if view_mask is not None:
+            if not isinstance(view_mask, torch.Tensor) or view_mask.ndim != 2 or view_mask.is_floating_point():
+                raise ValueError("view_mask is no tensor of integers of shape (rows, views): leave it out.")
             if view_mask.shape[0] != num_rows:
                 raise ValueError(f"view_mask is of {view_mask.shape[0]} rows, but the prompts are {num_rows}.")
             return view_mask
@@ -398,7 +400,7 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         cache = past_key_values if cache is None else cache
         input_ids = self.find_special_tokens(inputs_embeds) if input_ids is None else input_ids
-        features = self._resolve_features(input_ids, pixel_values, view_mask, mm_encoder_outputs)
+        features = self._resolve_features(input_ids, pixel_values, view_mask, mm_encoder_outputs, cache)
         inputs_embeds = self._embed_tokens(input_ids, inputs_embeds)
         query_attentions = []
         if features is not None:
@@ -427,12 +429,13 @@ class FlashSlothModel(FlashSlothPreTrainedModel):
             query_attentions=query_attentions[0].unflatten(-1, patches.shape[1:3]) if query_attentions else None,
         )
 
-    def _resolve_features(self, input_ids, pixel_values, view_mask, mm_encoder_outputs):
+    def _resolve_features(self, input_ids, pixel_values, view_mask, mm_encoder_outputs, cache):
         """The batch's image features from either source; `None` for a batch without images."""
         features = (mm_encoder_outputs or {}).get("image")
         if features is not None and pixel_values is not None:
             raise ValueError("Pass pixel_values or mm_encoder_outputs, not both: each holds the same images.")
-        is_step = input_ids.shape[1] == 1  # of decoding, in which a check would make the device wait for the host
+        # A step of decoding, in which a check would make the device wait for the host.
+        is_step = input_ids.shape[1] == 1 and cache is not None
         if not is_step:
             slot_token_id = self.config.query_slot_token_id
             _check_values(
@@ -558,6 +561,8 @@ class FlashSlothForCausalLM(FlashSlothPreTrainedModel, GenerationMixin):
 
     def _maybe_prepare_encoder_kwargs_for_generation(self, inputs_tensor, model_kwargs, *args, **kwargs):
         pixel_values = model_kwargs.get("pixel_values")
+        if model_kwargs.get("mm_encoder_outputs") is None:
+            model_kwargs.pop("mm_encoder_outputs", None)
         if pixel_values is None or pixel_values.shape[0] == 0:
             model_kwargs.pop("pixel_values", None)
         else:

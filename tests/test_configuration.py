@@ -104,3 +104,10 @@ def test_fields_that_follow_from_others_are_refused(tmp_path, name):
     ):
         with pytest.raises(ValueError, match=f"{name}=9 cannot be set: it follows from other fields"):
             make()
+
+
+@pytest.mark.parametrize("change", [{"query_layer": 9}, {"pooling_size": 4}, {"image_token_id": 256}])
+def test_changes_of_a_saved_config_are_checked_too(tmp_path, change):
+    make_config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        FlashSlothConfig.from_pretrained(tmp_path, **change)

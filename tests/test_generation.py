@@ -291,6 +291,7 @@ def test_embeddings_answer_as_their_ids(model, processor, chats, options):
 def test_no_images_are_as_good_as_a_missing_argument(model, processor, chats, images):
     inputs = {**prepare(processor, [user("What is this?")])}
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    images = images | {"mm_encoder_outputs": None}
     assert torch.equal(answer(model, text | images), answer(model, text))
     with torch.no_grad():
         assert torch.equal(model(**text, **images).logits, model(**text).logits)

@@ -233,6 +233,8 @@ BAD_INPUT = {
     "fill_color of 256": ({"fill_color": 256}, "fill_color=256 is not usable: pass a grey level"),
     "rescale_factor of 0": ({"rescale_factor": 0.0}, "rescale_factor=0.0 is not usable"),
     "data_format that does not exist": ({"data_format": "none"}, "ChannelDimension"),
+    "hd that is a word": ({"hd": "yes"}, "An option cannot be used: .*'hd'"),
+    "half a tile": ({"tile_grid": 1.5}, "An option cannot be used: .*'tile_grid'"),
     "an unknown option": ({"no_such_option": 1}, "no_such_option"),
 }
 

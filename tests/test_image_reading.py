@@ -19,7 +19,7 @@ from PIL import Image
 from samples import encode_image, make_image
 
 from flashsloth import FlashSlothImageProcessor, image_reading_flashsloth
-from flashsloth.image_reading_flashsloth import ImageError, read_image, read_images
+from flashsloth.image_reading_flashsloth import ImageError, read_image, read_images, without_secrets
 
 
 RAW = {"do_rescale": False, "do_normalize": False}
@@ -243,6 +243,56 @@ def test_the_layout_follows_a_rule(size):
     np.testing.assert_array_equal(image, expected)
     with pytest.raises(ImageError, match="has shape"):
         read_image(np.zeros((9, 9, 3)), "it", input_data_format="channels_first")
+    with pytest.raises(ImageError, match="input_data_format='none': pass 'channels_first' or 'channels_last'"):
+        read_image(np.zeros((9, 9, 3)), "it", input_data_format="none")
+
+
+def test_float_images_of_pillow_may_overshoot():
+    """Resizing leaves values below 0 and above 1, which stay black and white."""
+    square = np.zeros((60, 60), np.float32)
+    square[20:40, 20:40] = 1
+    page = Image.fromarray(square).resize((90, 90), Image.BICUBIC)
+    assert np.asarray(page).max() > 1
+    pixels = np.asarray(read_image(page, "it"))
+    assert pixels[45, 45].tolist() == [255] * 3 and pixels[0, 0].tolist() == [0] * 3
+    levels = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("F")  # from 0 to 255 in Pillow
+    np.testing.assert_array_equal(np.asarray(read_image(levels, "it"))[..., 0], np.asarray(levels))
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(4).to_sparse(), torch.ones(3, 4, 4, device="meta")])
+def test_tensors_without_all_their_values(tensor):
+    with pytest.raises(ImageError, match="is a sparse or meta tensor"):
+        read_image(tensor, "it")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://user:PASS/WORD@h/a.png?sig=SIGN#x", "http://h/a.png"),
+        ("HTTP://user:PASS#?WORD@h:80/a.png", "HTTP://h:80/a.png"),
+        (" s3://key:SECRET@bucket/a.png", "s3://bucket/a.png"),
+        ("//user:SECRET@h/a", "//h/a"),
+        ("https://h/a.png", "https://h/a.png"),
+        ("a.png", "a.png"),
+        ("data:image/png;base64,AA//AA", "data:image/png;base64,AA//AA"),
+        ("folder//a@2x.png", "folder//a@2x.png"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(address, shown):
+    assert without_secrets(address) == shown
+
+
+@pytest.mark.parametrize("prefix", ["HTTP://", " http://", "Http://"])
+def test_the_scheme_of_an_address_may_be_spelled_in_many_ways(server, prefix):
+    image = read_image(prefix + server.removeprefix("http://") + "/image.png", "it")
+    np.testing.assert_array_equal(image, make_image(0))
+
+
+@pytest.mark.parametrize(
+    "address", ["fec0::1", "::127.0.0.1", "64:ff9b:1::7f00:1", "fe80::1%eth0", "ff02::1", "100.64.0.1"]
+)
+def test_addresses_that_are_not_public(address):
+    assert image_reading_flashsloth._address_kind(address) != "public"
 
 
 @pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP", "TIFF", "JPEG", "BMP"])
@@ -257,12 +307,18 @@ def test_an_animation_stays_where_it_is():
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     for format in ("GIF", "PNG", "WEBP", "TIFF"):
         data = encode_image(frames[0], format, save_all=True, append_images=frames[1:])
-        opened = Image.open(BytesIO(data))
-        opened.seek(2)
-        read_image(opened, "it")
-        assert opened.tell() == 2, format
-        # lossy in WEBP
-        np.testing.assert_allclose(np.asarray(opened.convert("RGB"))[4, 4], (0, 0, 255), atol=3, err_msg=format)
+        for decoded in (False, True):
+            opened = Image.open(BytesIO(data))
+            opened.seek(1)
+            if decoded:
+                opened.load()
+            pixels = np.asarray(read_image(opened, "it"))[4, 4]  # lossy in WEBP
+            np.testing.assert_allclose(pixels, (255, 0, 0), atol=3, err_msg=format)
+            for frame, color in ((1, (0, 255, 0)), (2, (0, 0, 255))):
+                opened.seek(frame)
+                assert opened.tell() == frame, format
+                pixels = np.asarray(opened.convert("RGB"))[4, 4]
+                np.testing.assert_allclose(pixels, color, atol=3, err_msg=format)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -410,3 +410,21 @@ def test_query_slot_that_was_not_expanded(model, processor):
         model(**inputs)
     with pytest.raises(ValueError, match="holds the query slot token 256"):
         model(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]))
+    with pytest.raises(ValueError, match="holds the query slot token 256"):
+        model(input_ids=torch.tensor([[256]]))
+
+
+@pytest.mark.parametrize(
+    ("view_mask", "message"),
+    [
+        ([[1]], "no tensor of integers"),
+        (torch.ones(1, 1), "no tensor of integers"),
+        (torch.ones(1, dtype=torch.long), "no tensor of integers"),
+        (torch.ones(1, 1, 1, dtype=torch.long), "no tensor of integers"),
+        (torch.tensor([[2, -1]]), "view_mask counts 1 views"),
+    ],
+)
+def test_view_masks_that_are_none(model, processor, view_mask, message):
+    inputs = {**prepare(processor, [user(make_image(), "Hue?")])}
+    with pytest.raises(ValueError, match=message):
+        model(**inputs | {"view_mask": view_mask})

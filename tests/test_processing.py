@@ -412,3 +412,16 @@ def test_view_mask_has_a_name_but_is_no_key(processor, return_tensors):
     for without in (processor(text=text[2]), processor(images=images)):
         with pytest.raises(KeyError, match="view_mask"):
             without["view_mask"]
+
+
+@pytest.mark.parametrize("tokens", [[""], "<image>", [1], {"<image>": 1}])
+def test_escaped_tokens_that_are_none(processor, tokens):
+    with pytest.raises(ValueError, match="escaped_tokens is .*: pass a list of tokens"):
+        FlashSlothProcessor(processor.image_processor, processor.tokenizer, 4, 3, escaped_tokens=tokens)
+
+
+def test_the_name_of_hd_in_other_libraries(processor):
+    views = processor(images=make_image(), text="<image>", crop_to_patches=True)["pixel_values"]
+    assert len(views) == 5
+    with pytest.raises(ValueError, match="hd=False and crop_to_patches=True contradict"):
+        processor(images=make_image(), text="<image>", crop_to_patches=True, hd=False)

@@ -43,9 +43,12 @@ URL_TIMEOUT = 15  # seconds without an answer
 DOWNLOAD_TIMEOUT = 60  # seconds for all of it
 MAX_REDIRECTS = 5
 GONE = (404, 410)  # status codes of HTTP
+FORMATS = tuple(ChannelDimension.__members__.values())
 NOT_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PUBLIC = "public"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: IPv4 addresses within IPv6
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291: the public addresses of IPv6
+MAX_FRACTION = 1.5  # largest value of a float image from 0 to 1, which resizing may overshoot; others go up to 255
 
 
 class ImageError(ValueError):
@@ -80,21 +83,20 @@ def read_images(images, label: str = "image", **options):
 
 def _describe(source) -> str:
     if isinstance(source, (str, Path)):
-        text = str(source)
-        if text.startswith(("http://", "https://")):
-            text = _without_secrets(text)
+        text = without_secrets(str(source))
         return text if len(text) <= 100 else text[:60] + "..."
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or "PIL image"
     return type(source).__name__
 
 
-def _without_secrets(url: str) -> str:
-    """The URL without user name, password, query and fragment."""
-    scheme, _, rest = url.partition("://")
-    address = rest.partition("#")[0].partition("?")[0]
-    host, slash, path = address.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+def without_secrets(address: str) -> str:
+    """An address of any scheme without user name, password, query and fragment; other text stays as it is."""
+    scheme, separator, rest = address.partition("//")
+    if not separator or scheme.strip() and not scheme.endswith(":"):
+        return address
+    rest = rest.rpartition("@")[2]  # a password may hold any other character
+    return f"{scheme.strip()}//{rest.partition('#')[0].partition('?')[0]}"
 
 
 def read_image(
@@ -153,6 +155,12 @@ def _first_frame(image: Image.Image) -> Image.Image:
     has_file = isinstance(image, ImageFile.ImageFile) and "fp" in vars(image)
     if not has_file or image.tell() == 0:
         return image
+    if image.format == "PNG":  # Pillow cannot go back once a later frame is decoded
+        position = image._fp.tell()
+        image._fp.seek(0)
+        first = Image.open(image._fp).copy()
+        image._fp.seek(position)
+        return first
     frame = image.tell()
     image.seek(0)
     first = image.copy()
@@ -175,8 +183,8 @@ def _open(source, name: str, local_sources: bool, retry_waits: Sequence[float]) 
 
 def _from_string(source: str, name: str, local_sources: bool, retry_waits: Sequence[float]) -> Path | bytes:
     """The path, or what a URL, a data URL or base64 text holds."""
-    if source.startswith(("http://", "https://")):
-        return _fetch(source, name, local_sources, retry_waits)
+    if source.strip()[:8].lower().startswith(("http://", "https://")):
+        return _fetch(source.strip(), name, local_sources, retry_waits)
     if source.startswith("data:"):
         source = source.partition(",")[2]
     elif local_sources and os.path.isfile(source):
@@ -290,7 +298,8 @@ def _address_kind(text: str) -> str:
         return "loopback"
     if address.is_link_local:  # metadata services of clouds too
         return "link-local"
-    return PUBLIC if address.is_global and not address.is_multicast else "private"
+    is_public = address.is_global and not address.is_multicast
+    return PUBLIC if is_public and (address.version == 4 or address in GLOBAL_UNICAST) else "private"
 
 
 def _check_kind(kind: str, expected: str, name: str) -> None:
@@ -300,11 +309,16 @@ def _check_kind(kind: str, expected: str, name: str) -> None:
 
 
 def _from_array(array, name: str, input_data_format) -> Image.Image:
+    if input_data_format not in (None, *FORMATS):
+        message = f"{name} has input_data_format={input_data_format!r}: pass 'channels_first' or 'channels_last'."
+        raise ImageError(message, INVALID_IMAGE)
     channel_axes = (-1, 0)
     if is_torch_tensor(array):
-        array = array.detach().cpu()
-        array = array.float() if array.dtype == torch.bfloat16 else array
         channel_axes = (0, -1)
+        if array.layout != torch.strided or array.is_meta:
+            raise ImageError(f"{name} is a sparse or meta tensor: pass one that holds all its values.", INVALID_IMAGE)
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array  # NumPy knows fewer dtypes
     array = np.asarray(array)
     if array.ndim == 2:
         array, channel_axes = array[..., None], (-1,)
@@ -379,7 +393,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image)
         if not np.isfinite(values).all():
             raise ImageError(f"{name} holds values that are not finite.", INVALID_IMAGE)
-        image = Image.fromarray((values * 255 if values.max() <= 1 else values).clip(0, 255).astype(np.uint8))
+        scale = 255 if values.max() <= MAX_FRACTION else 1
+        image = Image.fromarray(np.rint(values * scale).clip(0, 255).astype(np.uint8))
     elif image.mode == "La":  # Pillow knows the way from here to LA only
         image = image.convert("LA")
     return image if image.mode == "RGB" else image.convert("RGB")

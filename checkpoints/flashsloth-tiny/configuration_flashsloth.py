@@ -156,7 +156,10 @@ class FlashSlothConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         cls._refuse_derived(kwargs)
-        return super().from_dict(config_dict, **kwargs)
+        config = super().from_dict(config_dict, **kwargs)
+        # the library sets `kwargs` after it has checked the rest
+        (config[0] if isinstance(config, tuple) else config).validate_architecture()
+        return config
 
     @classmethod
     def _refuse_derived(cls, fields: dict):

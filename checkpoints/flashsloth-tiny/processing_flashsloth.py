@@ -212,6 +212,8 @@ class FlashSlothProcessor(ProcessorMixin):
         self.query_slot_token_id = tokenizer.convert_tokens_to_ids(QUERY_SLOT_TOKEN)
         self.query_token_ids = tokenizer.convert_tokens_to_ids(query_tokens)
         escaped_tokens = _special_tokens(tokenizer) if escaped_tokens is None else escaped_tokens
+        if not isinstance(escaped_tokens, list) or not all(isinstance(t, str) and t for t in escaped_tokens):
+            raise ValueError(f"escaped_tokens is {reprlib.repr(escaped_tokens)}: pass a list of tokens.")
         self.escaped_tokens = list(dict.fromkeys([*own_tokens, *escaped_tokens]))
         longest_first = sorted(self.escaped_tokens, key=len, reverse=True)
         self._escaped_token = re.compile("|".join(re.escape(token) for token in longest_first))
@@ -276,6 +278,9 @@ class FlashSlothProcessor(ProcessorMixin):
                 raise ValueError(f"{name} has no meaning for prompts with placeholders: leave it out.")
         # Converted last: the tokenizer would take longer, and fail before the lengths are checked.
         return_tensors = kwargs.pop("return_tensors", None)
+        crop_to_patches = kwargs.pop("crop_to_patches", None)
+        if crop_to_patches is not None and kwargs.setdefault("hd", crop_to_patches) != crop_to_patches:
+            raise ValueError(f"hd={kwargs['hd']!r} and crop_to_patches={crop_to_patches!r} contradict each other.")
         inputs = super().__call__(images=[] if images is None else images, text=text, **kwargs)
         inputs = FlashSlothInputs(inputs.data, return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
         if text is None or not return_view_mask:
