@@ -81,17 +81,18 @@ def read_images(images, label: str = "image", **options):
 def _describe(source) -> str:
     if isinstance(source, (str, Path)):
         text = str(source)
-        if text.startswith(("http://", "https://")):
-            text = _without_secrets(text)
+        text = without_secrets(text)
         return text if len(text) <= 100 else text[:60] + "..."
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or "PIL image"
     return type(source).__name__
 
 
-def _without_secrets(url: str) -> str:
-    """The URL without user name, password, query and fragment."""
-    scheme, _, rest = url.partition("://")
+def without_secrets(address: str) -> str:
+    """An address without user name, password, query and fragment; anything without "://" as it is."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address
     address = rest.partition("#")[0].partition("?")[0]
     host, slash, path = address.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
