@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from PIL import Image
 from transformers import TextStreamer
 
-from flashsloth.image_reading_flashsloth import ImageError, read_image
+from flashsloth.image_reading_flashsloth import ImageError, read_image, without_secrets
 
 
+FILE_URL = "file://"
 NOT_A_FILE = ("http://", "https://", "data:")  # how the names of images begin that are no files
 MAX_NAME = 100  # characters of a name that are shown
 
@@ -68,19 +71,21 @@ def read_images(names: Sequence[str]) -> list[Image.Image]:
     Opens images before a model is loaded, which takes longer than to find that a name is mistyped.
 
     Args:
-        names (`Sequence[str]`): Files or URLs.
+        names (`Sequence[str]`): Files or URLs, which may be those of files (`file://`).
 
     Raises:
-        ImageError: If one cannot be used; the message names it.
+        ImageError: If one cannot be used; the message names it, without the secrets of an address.
     """
-    images = []
-    for name in names:
-        if not name.startswith(NOT_A_FILE) and not os.path.isfile(name):
-            problem = "is a folder" if os.path.isdir(name) else "does not exist"
-            raise ImageError(f"The image '{name}' {problem}: give an image file or a URL.")
-        shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
-        images.append(read_image(name, f"The image '{shown}'"))
-    return images
+    return [_read(url2pathname(urlparse(name).path) if name.startswith(FILE_URL) else name) for name in names]
+
+
+def _read(name: str) -> Image.Image:
+    shown = without_secrets(name)
+    if not name.startswith(NOT_A_FILE) and not os.path.isfile(name):
+        problem = "is a folder" if os.path.isdir(name) else "does not exist"
+        raise ImageError(f"The image '{shown}' {problem}: give an image file or a URL.")
+    shown = shown if len(shown) <= MAX_NAME else f"{shown[:MAX_NAME]}..."
+    return read_image(name, f"The image '{shown}'")
 
 
 def ask(model, processor, question: str, images=(), hd: bool | None = None, max_new_tokens: int = 256, echo=False):

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from flashsloth.arguments import OneLineParser
+from flashsloth.arguments import OneLineParser, without_secrets
 
 
 # Errors that the user's input causes. FileExistsError: the destination exists already.
@@ -737,4 +737,4 @@ def _version() -> str:
 
 
 def _log(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(without_secrets(message), file=sys.stderr, flush=True)

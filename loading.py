@@ -20,6 +20,7 @@ from flashsloth.folders.downloads import TOKENIZER_FILES, check_is_repo_id, find
 from flashsloth.folders.errors import config_errors, reading_errors, weight_errors
 from flashsloth.folders.fit import (
     REMEDY,
+    check_escaped_tokens,
     check_generation_config,
     check_image_processor,
     check_processor,
@@ -29,6 +30,7 @@ from flashsloth.folders.json_files import read_settings
 from flashsloth.folders.model_folder import check_is_flashsloth, check_weights
 from flashsloth.folders.new_folder import quiet_transformers
 from flashsloth.folders.tensors import NOT_FINITE, is_finite
+from flashsloth.folders.tokenizer import try_tokenizer
 
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
@@ -143,6 +145,8 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
             return _processor_by_its_own_code(folder, file)
     config = load_config(folder) if (folder / CONFIG_NAME).is_file() else None
     check_processor_sizes(read_settings(file), config, file)
+    check_escaped_tokens(read_settings(file), file)
+    try_tokenizer(folder)
     register_auto_classes()
     with reading_errors("processor", folder), quiet_transformers():
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)

@@ -8,15 +8,11 @@ What a template does with other conversations is not known from that: a folder o
 keep a command busy. It cannot do more.
 """
 
-import json
-import subprocess
-import sys
-
+from flashsloth.folders.trial import run_trial
 from flashsloth.processing_flashsloth import CHAT_TEMPLATE, IMAGE_TOKEN, QUERY_SLOT_TOKEN
 
 
 SECONDS = 5  # for conversations that take a millisecond
-MEMORY_BYTES = 4 << 30
 MAX_CHARACTERS = 100_000  # of a template, and of what it makes of the conversations
 REMEDY = "Save the processor there again, which writes the template of this package."
 
@@ -32,22 +28,11 @@ CONVERSATIONS = [
 ]
 
 PROGRAM = """
-import json, sys
 from transformers.utils.chat_template_utils import render_jinja_template
 
-print("ready", flush=True)
-task = json.loads(sys.stdin.readline())
-try:
-    import resource
-    resource.setrlimit(resource.RLIMIT_AS, (task["memory"], task["memory"]))
-except (ImportError, OSError, ValueError):
-    pass  # not on every system; the bound on time holds on all
-try:
-    texts, _ = render_jinja_template(task["conversations"], chat_template=task["template"], add_generation_prompt=True)
-    result = {"texts": [text[: task["characters"] + 1] for text in texts]}
-except BaseException as error:
-    result = {"error": f"{type(error).__name__}: {error}"[:1000]}
-print(json.dumps(result))
+def trial(template, conversations, characters):
+    texts, _ = render_jinja_template(conversations, chat_template=template, add_generation_prompt=True)
+    return {"texts": [text[: characters + 1] for text in texts]}
 """
 
 
@@ -79,7 +64,8 @@ def _problem(template, query_slot: str) -> str | None:
         return f"is a {type(template).__name__}, not a text"
     if len(template) > MAX_CHARACTERS:
         return f"has {len(template)} characters, more than {MAX_CHARACTERS}"
-    result = _try(template)
+    arguments = {"template": template, "conversations": CONVERSATIONS, "characters": MAX_CHARACTERS}
+    result = run_trial(PROGRAM, arguments, SECONDS, "a short conversation")
     if "error" in result:
         return result["error"]
     for text in result["texts"]:
@@ -92,28 +78,3 @@ def _problem(template, query_slot: str) -> str | None:
         if query_slot and query_slot not in text and QUERY_SLOT_TOKEN not in text:
             return f"writes no {QUERY_SLOT_TOKEN}, the place of the query tokens"
     return None
-
-
-def _try(template: str) -> dict:
-    """The texts that a template makes of the conversations, or an error, from a process of its own."""
-    task = {
-        "template": template,
-        "conversations": CONVERSATIONS,
-        "memory": MEMORY_BYTES,
-        "characters": MAX_CHARACTERS,
-    }
-    # -P keeps the working folder out of the import path
-    command = [sys.executable, "-P", "-c", PROGRAM]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, encoding="utf-8", **pipes) as process:
-        try:
-            process.stdout.readline()  # the libraries are imported, and the time begins
-            output, _ = process.communicate(json.dumps(task) + "\n", timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            return {"error": f"takes more than {SECONDS} seconds for a short conversation"}
-        finally:
-            process.kill()
-    if process.returncode or not output:
-        return {"error": f"ends the process that tries it (status {process.returncode})"}
-    result = json.loads(output)
-    return {"error": f"does not work ({' '.join(result['error'].split())})"} if "error" in result else result

@@ -20,6 +20,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from flashsloth.folders.errors import one_line
 from flashsloth.folders.git_lfs import check_is_fetched
 from flashsloth.folders.tensors import WEIGHT_FILES
+from flashsloth.image_reading_flashsloth import without_secrets
 
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ def check_is_repo_id(name: str) -> None:
         hint = " An image is given with ask --image." if Path(name).suffix.lower() in IMAGE_SUFFIXES else ""
         raise FileNotFoundError(f"'{name}' is a file, not a model folder.{hint}")
     if repo_id.count("/") != 1 or repo_id.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"No model folder at '{name}'; give a folder or a Hub id such as owner/name.")
+        shown = without_secrets(name)
+        raise FileNotFoundError(f"No model folder at '{shown}'; give a folder or a Hub id such as owner/name.")
 
 
 def _download(name: str, files: tuple[str, ...]) -> Path:

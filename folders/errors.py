@@ -56,11 +56,18 @@ def weight_errors(folder) -> Iterator[None]:
         ) from error
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of a library in Rust. pyo3 derives it from `BaseException`, and exports no name."""
+    return type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def reading_errors(part: str, folder) -> Iterator[None]:
     """Errors of the "tokenizer" or the "processor" of a folder, while it is loaded."""
     try:
         yield
-    except Exception as error:  # the tokenizers library raises plain ones
+    except BaseException as error:  # the tokenizers library raises plain ones, and panics
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         reason = one_line(error) or type(error).__name__
         raise ValueError(f"The {part} in {folder} cannot be read: {reason}") from error

@@ -79,6 +79,26 @@ def check_processor_sizes(fields: dict, config: FlashSlothConfig | None, where) 
             raise ValueError(f"{where} has {name} {found}, but the config has {sizes[name]}. {REMEDY}")
 
 
+def check_escaped_tokens(fields: dict, where) -> None:
+    """
+    Checks the texts that a processor escapes in a conversation.
+
+    Args:
+        fields (`dict`): those of a processor_config.json.
+        where: the file, for the message.
+
+    Raises:
+        ValueError: If they are not a list of texts, or if one is empty.
+    """
+    tokens = fields.get("escaped_tokens")
+    is_list = isinstance(tokens, list) and all(isinstance(token, str) and token for token in tokens)
+    if tokens is not None and not is_list:
+        raise ValueError(
+            f"{where} has escaped_tokens {str(tokens)[:80]!r}, which is not a list of texts that are not empty. "
+            f"{REMEDY}"
+        )
+
+
 def check_image_processor(image_processor: FlashSlothImageProcessor, where) -> None:
     """
     Raises:
@@ -186,7 +206,11 @@ def check_generation_config(folder: Path, config: FlashSlothConfig) -> None:
             _check_token_ids(name, value, config, file)
         elif not _is_setting(name, value):
             raise ValueError(f"{file} has {name} {str(value)[:80]!r}, which is no setting of this model. Remove it.")
-    ends = _as_list(fields.get("eos_token_id", config.eos_token_ids))
+    if "eos_token_id" not in fields:  # `generate` does not look it up in the config
+        raise ValueError(
+            f"{file} has no eos_token_id: answers would not end. Put that of the config there: {config.eos_token_id}."
+        )
+    ends = _as_list(fields["eos_token_id"])
     if not set(config.eos_token_ids).intersection(ends):
         raise ValueError(
             f"{file} has eos_token_id {fields['eos_token_id']}, but the config has {config.eos_token_id}: answers "

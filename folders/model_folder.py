@@ -119,15 +119,25 @@ def check_is_flashsloth(folder: Path) -> None:
             f"{folder} is an adapter: merge it first (flashsloth merge {folder} DST), and use the result."
         )
     if not (folder / CONFIG_NAME).is_file():
-        inside = [file.parent.name for file in sorted(folder.glob(f"*/{CONFIG_NAME}"))]
-        hint = f"Name the folder in it: {folder / inside[0]}" if inside else "Name the folder that was saved."
-        raise ValueError(f"{folder} holds no model: {folder / CONFIG_NAME} does not exist. {hint}")
+        raise ValueError(f"{folder} holds no model: {folder / CONFIG_NAME} does not exist. {_what_is_inside(folder)}")
     model_type = read_config_file(folder / CONFIG_NAME).get("model_type")
     if model_type != FlashSlothConfig.model_type:
         raise ValueError(
             f"{folder} is a model of type {model_type!r}, not a FlashSloth. `flashsloth convert` makes one of a "
             "checkpoint in the published layout, `flashsloth compose` of a language model and a SigLIP."
         )
+
+
+def _what_is_inside(folder: Path) -> str:
+    """What to do about a folder that holds no model itself: the result of a run is in a folder of its OUTPUT_DIR."""
+    inside = [file for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME) for file in sorted(folder.glob(f"*/{name}"))]
+    inside.sort(key=lambda file: file.parent.name != RUN_RESULT)  # before checkpoints
+    if not inside:
+        return "Name the folder that was saved."
+    found = inside[0].parent
+    if inside[0].name == ADAPTER_CONFIG_NAME:
+        return f"{found} is an adapter: merge it first (flashsloth merge {found} DST), and use the result."
+    return f"Name the folder in it: {found}"
 
 
 def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:

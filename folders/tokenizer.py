@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.errors import reading_errors
+from flashsloth.folders.trial import run_trial
 from flashsloth.processing_flashsloth import (
     END_TOKEN,
     ESCAPE,
@@ -18,7 +19,28 @@ from flashsloth.processing_flashsloth import (
 )
 
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.json")  # one of them makes a fast tokenizer
+TOKENIZER_FILE = "tokenizer.json"
+VOCABULARY_FILES = (TOKENIZER_FILE, "vocab.json")  # one of them makes a fast tokenizer
+TRIAL_SECONDS = 30  # to read the largest file and to tokenize the texts, which takes a second
+LONG = 200  # characters of the same kind in a row, on which a bad pattern takes for ever
+TRIAL_TEXTS = [
+    "A chat between a curious user and an assistant who gives detailed answers USER: <image>\nWhat is it? ASSISTANT:",
+    *(character * LONG for character in ("a", "A", "1", " ", "\n", ".", "ü", "日")),
+    "a word and another " * (LONG // 19),
+]
+# A file that cannot be read is left to the library that reads it next, whose error says more.
+TRIAL = """
+from tokenizers import Tokenizer
+
+def trial(file, texts):
+    try:
+        tokenizer = Tokenizer.from_file(file)
+    except Exception:
+        return {}
+    for text in texts:
+        tokenizer.decode(tokenizer.encode(text).ids)
+    return {}
+"""
 
 
 def query_tokens(num_query_tokens: int) -> list[str]:
@@ -29,6 +51,22 @@ def query_tokens(num_query_tokens: int) -> list[str]:
 def special_tokens(num_query_tokens: int) -> list[str]:
     """All added tokens, in the order of their ids."""
     return [QUERY_SLOT_TOKEN, END_TOKEN, IMAGE_TOKEN, PAD_TOKEN, *query_tokens(num_query_tokens)]
+
+
+def try_tokenizer(folder: Path) -> None:
+    """
+    Tries the tokenizer.json of a folder, if it has one, on short texts. Its patterns may fail in the library, which
+    then aborts in place of raising an error, or take for ever.
+
+    Raises:
+        ValueError: If it does not work.
+    """
+    file = folder / TOKENIZER_FILE
+    if not file.is_file():
+        return
+    result = run_trial(TRIAL, {"file": str(file), "texts": TRIAL_TEXTS}, TRIAL_SECONDS, "short texts")
+    if "error" in result:
+        raise ValueError(f"{file} {result['error']}. Save the tokenizer there again.")
 
 
 def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerFast:
@@ -49,6 +87,7 @@ def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerFast:
         raise ValueError(f"{folder} holds no tokenizer (neither {' nor '.join(VOCABULARY_FILES)}). {remedy}")
     if (folder / "config.json").is_file():
         read_config_file(folder / "config.json")  # AutoTokenizer reads it too
+    try_tokenizer(folder)
     with reading_errors("tokenizer", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

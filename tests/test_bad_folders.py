@@ -40,6 +40,13 @@ BAD_INPUT = {
     "another padding token in the config": (ASK, "pad_token_id 259, but the config has 300", 2),
     "another end token in the config": (ASK, "eos_token_id 257, but the config has 300", 2),
     "another end token in the generation config": (ASK, "answers would not end", 2),
+    "no end token in the generation config": (ASK, "has no eos_token_id: answers would not end. Put that of", 2),
+    "an end token of null in the generation config": (
+        ASK,
+        "has no eos_token_id: answers would not end. Put that of",
+        2,
+    ),
+    "an empty list of end tokens in the generation config": (ASK, "answers would not end", 2),
     "a suppressed end token": (ASK, "suppresses 257, the end of an answer", 2),
     "a suppressed token beyond the vocabulary": (ASK, "which is not a list of tokens of the 320 there are", 2),
     "an unknown setting in the generation config": (ASK, "has penalty_alpha '0.6', which is no setting", 2),
@@ -72,6 +79,11 @@ BAD_INPUT = {
     "a chat template without the question": (ASK, "leaves out the question", 2),
     "a chat template without query tokens": (ASK, "writes no <learnable>, the place of the query tokens", 2),
     "a chat template that is a number": (ASK, "is a int, not a text", 2),
+    "an empty text to escape": (ASK, "which is not a list of texts that are not empty", 2),
+    "a number to escape": (ASK, "which is not a list of texts that are not empty", 2),
+    "a word in the place of the texts to escape": (ASK, "has escaped_tokens '<image>', which is not a list", 2),
+    "a pattern in the tokenizer that takes for ever": (ASK, "does not work (PanicException: ", 2),
+    "a pattern in the tokenizer's splits that takes for ever": (ASK, "does not work (PanicException: ", 2),
     "an auto_map that is a word": (ASK, "has auto_map 'x', which is no object", 2),
     "an image processor that is a list": (ASK, "image processor", 2),
     "an unknown activation in the config": (ASK, "has hidden_act 'gelo', an activation that transformers does not", 2),
@@ -80,6 +92,11 @@ BAD_INPUT = {
     "an adapter": (ASK, "is an adapter: merge it first (flashsloth merge MODEL DST)", 2),
     "a clone without Git LFS": (ASK, "model.safetensors is a pointer of Git LFS, not the file itself", 2),
     "an empty folder": (ASK, "config.json does not exist. Name the folder that was saved", 2),
+    "the folder above an adapter": (
+        ASK,
+        "MODEL/model is an adapter: merge it first (flashsloth merge MODEL/model DST",
+        2,
+    ),
     "the folder above a model": (ASK, "config.json does not exist. Name the folder in it: MODEL/inner", 2),
     "another name of the weights in the config": (ASK, "names a file of weights (transformers_weights)", 2),
 }
@@ -185,11 +202,34 @@ def emptied(folder: Path) -> None:
         file.unlink()
 
 
-def moved_down(folder: Path) -> None:
+def moved_down(folder: Path, name: str = "inner") -> None:
     files = list(folder.iterdir())
-    (folder / "inner").mkdir()
+    (folder / name).mkdir()
     for file in files:
-        file.rename(folder / "inner" / file.name)
+        file.rename(folder / name / file.name)
+
+
+def run_with_adapter(folder: Path) -> None:
+    """What a run with LoRA leaves: the adapter, and a checkpoint."""
+    emptied(folder)
+    for name in ("checkpoint-1", "model"):
+        (folder / name).mkdir()
+        (folder / name / "adapter_config.json").write_text("{}")
+
+
+def without(name: str, field: str) -> Callable[[Path], None]:
+    """Takes a field out of a JSON file."""
+
+    def change(folder: Path) -> None:
+        fields = read_json(folder / name)
+        del fields[field]
+        (folder / name).write_text(json.dumps(fields))
+
+    return change
+
+
+BOMB = {"Regex": "(([a-zA-Z ]+)+)+[0-9]{9}"}
+SPLIT = {"type": "Split", "pattern": BOMB, "behavior": "Isolated", "invert": False}
 
 
 CHANGES = {
@@ -210,6 +250,9 @@ CHANGES = {
     "another padding token in the config": edit("config.json", pad_token_id=300),
     "another end token in the config": edit("config.json", eos_token_id=300),
     "another end token in the generation config": edit("generation_config.json", eos_token_id=65),
+    "no end token in the generation config": without("generation_config.json", "eos_token_id"),
+    "an end token of null in the generation config": edit("generation_config.json", eos_token_id=None),
+    "an empty list of end tokens in the generation config": edit("generation_config.json", eos_token_id=[]),
     "a suppressed end token": edit("generation_config.json", suppress_tokens=[1, 257]),
     "a suppressed token beyond the vocabulary": edit("generation_config.json", suppress_tokens=[320]),
     "an unknown setting in the generation config": edit("generation_config.json", penalty_alpha=0.6),
@@ -235,7 +278,7 @@ CHANGES = {
     "an index with a file by its whole path": indexed("ABOVE/weights.safetensors"),
     "weights both whole and in parts": twice,
     "a chat template without an end": template(LOOPS),
-    "a chat template of much text": template("{% for i in range(99999) %}{{ messages }}{% endfor %}"),
+    "a chat template of much text": template("{% for i in range(9999) %}{{ messages }}{% endfor %}"),
     "a chat template of all memory": template("{{ 'a' * 10 ** 10 }}"),
     "a chat template that counts for ever": template("{{ 10 ** (10 ** 10) }}"),
     "a chat template that is no template": template("{% for %}"),
@@ -244,6 +287,15 @@ CHANGES = {
     "a chat template without the question": template("<image><learnable>"),
     "a chat template without query tokens": replaced("chat_template.jinja", "<query_0><query_1><query_2>", ""),
     "a chat template that is a number": number_as_template,
+    "an empty text to escape": edit("processor_config.json", escaped_tokens=[""]),
+    "a number to escape": edit("processor_config.json", escaped_tokens=["<image>", 5]),
+    "a word in the place of the texts to escape": edit("processor_config.json", escaped_tokens="<image>"),
+    "a pattern in the tokenizer that takes for ever": edit(
+        "tokenizer.json", normalizer={"type": "Replace", "pattern": BOMB, "content": "", "normalizers": None}
+    ),
+    "a pattern in the tokenizer's splits that takes for ever": edit(
+        "tokenizer.json", pre_tokenizer={"type": "Sequence", "pretokenizers": [SPLIT]}
+    ),
     "an auto_map that is a word": edit("config.json", auto_map="x"),
     "an image processor that is a list": edit("processor_config.json", image_processor=[]),
     "an unknown activation in the config": edit("config.json", text_config={"hidden_act": "gelo"}),
@@ -254,6 +306,7 @@ CHANGES = {
     "an adapter": edit("adapter_config.json", peft_type="LORA"),
     "a clone without Git LFS": pointer,
     "an empty folder": emptied,
+    "the folder above an adapter": run_with_adapter,
     "the folder above a model": moved_down,
     "another name of the weights in the config": edit("config.json", transformers_weights="model.safetensors"),
 }

@@ -74,6 +74,11 @@ BAD_INPUT = {
         "The image 'abcd' does not exist: give an image file or",
         2,
     ),
+    "the URL of a file that is not there": (
+        "flashsloth ask --image file:///nope%20a.png What?",
+        "The image '/nope a.png' does not exist: give an image file or",
+        2,
+    ),
     "a folder for an image": ("flashsloth ask --image EMPTY What?", "is a folder: give an image file or a URL", 2),
     "a text file for an image": ("flashsloth ask --image FILE What?", "is not in a format that Pillow knows", 2),
     "an image and a wrong one": ("flashsloth ask --image IMAGE --image FILE What?", "file.txt' is not in a format", 2),
@@ -143,6 +148,53 @@ BAD_INPUT = {
         2,
     ),
 }
+
+
+PRIVATE = "http://user:PASSWORD@127.0.0.1:9/a/b?sig=SIGN#PART"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ask", "--image", PRIVATE, "What?"],
+        ["ask", "--image", PRIVATE.upper(), "What?"],
+        ["ask", "--image", f" {PRIVATE}", "What?"],
+        ["ask", "--image", f"{PRIVATE.partition('?')[0]}{'/long' * 99}", "What?"],
+        ["ask", "--model", PRIVATE, "What?"],
+        ["ask", PRIVATE.replace("/a/b?sig=SIGN#PART", "/a.png")],
+        ["ask", "What?", PRIVATE],
+        ["ask", "--hd=" + PRIVATE, "What?"],
+        ["convert", PRIVATE, "DST"],
+        ["convert", "--to-original", PRIVATE, "DST"],
+        ["compose", "--language-model", PRIVATE, "DST"],
+        ["quantize", PRIVATE, "DST", "--weights", "int8"],
+        ["merge", PRIVATE, "DST"],
+        ["push", PRIVATE, "lab/model"],
+        ["push", "EMPTY", PRIVATE],
+        ["train", PRIVATE],
+        ["data", "check", PRIVATE],
+        ["data", "prepare", PRIVATE, PRIVATE],
+        ["eval", "--task", "pope", "--questions", PRIVATE, "--model", PRIVATE, "--output", "out"],
+        ["bench", "--model", PRIVATE],
+        ["bench", PRIVATE],
+    ],
+    ids=" ".join,
+)
+def test_secrets_of_addresses_are_not_written(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert cli.main(words) == 2
+    except SystemExit as stop:  # of argparse
+        assert stop.code == 2
+    output = capsys.readouterr()
+    assert output.out == "" and "error: " in output.err
+    for secret in ("user:", "USER:", "PASSWORD", "SIGN", "PART"):
+        assert secret not in output.err
+
+
+def test_an_image_by_the_url_of_its_file(image, capsys):
+    one = ask_json(capsys, "--image", Path(image).as_uri(), "What colour is the square?")
+    assert one["visual_tokens"] > 0
 
 
 @pytest.mark.parametrize("given", BAD_INPUT)

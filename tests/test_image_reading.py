@@ -273,6 +273,9 @@ def test_tensors_without_all_their_values(tensor):
         (" s3://key:SECRET@bucket/a.png", "s3://bucket/a.png"),
         ("//user:SECRET@h/a", "//h/a"),
         ("https://h/a.png", "https://h/a.png"),
+        ("http:/user:SECRET@h/a.png", "http:/h/a.png"),  # a path made of an address
+        ("C:/a@2x.png", "C:/a@2x.png"),
+        ("/home/a@b/c.png?", "/home/a@b/c.png?"),
         ("a.png", "a.png"),
         ("data:image/png;base64,AA//AA", "data:image/png;base64,AA//AA"),
         ("folder//a@2x.png", "folder//a@2x.png"),

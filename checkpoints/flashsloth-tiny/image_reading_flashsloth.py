@@ -8,6 +8,7 @@ import base64
 import errno
 import ipaddress
 import os
+import re
 import socket
 import time
 import urllib.request
@@ -43,6 +44,8 @@ URL_TIMEOUT = 15  # seconds without an answer
 DOWNLOAD_TIMEOUT = 60  # seconds for all of it
 MAX_REDIRECTS = 5
 GONE = (404, 410)  # status codes of HTTP
+# How an address begins: with a scheme, of which a path keeps one slash, or with two slashes.
+ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+:/{1,2}|//)", re.IGNORECASE)
 FORMATS = tuple(ChannelDimension.__members__.values())
 NOT_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PUBLIC = "public"
@@ -92,11 +95,11 @@ def _describe(source) -> str:
 
 def without_secrets(address: str) -> str:
     """An address of any scheme without user name, password, query and fragment; other text stays as it is."""
-    scheme, separator, rest = address.partition("//")
-    if not separator or scheme.strip() and not scheme.endswith(":"):
+    start = ADDRESS.match(address)
+    if start is None:
         return address
-    rest = rest.rpartition("@")[2]  # a password may hold any other character
-    return f"{scheme.strip()}//{rest.partition('#')[0].partition('?')[0]}"
+    rest = address[start.end() :].rpartition("@")[2]  # a password may hold any other character
+    return f"{start.group().strip()}{rest.partition('#')[0].partition('?')[0]}"
 
 
 def read_image(

@@ -3,6 +3,7 @@
 
 import pytest
 from model_folders import error_of
+from tokenizers import Regex, normalizers
 
 from flashsloth.folders.errors import config_errors, one_line, reading_errors, weight_errors
 
@@ -34,6 +35,19 @@ def test_a_missing_package():
     assert "The model folder needs a package that is not installed: torchao" in error_of(
         fail, weight_errors("folder"), ImportError("torchao")
     )
+
+
+def test_a_tokenizer_that_panics():
+    """Nothing else that is no `Exception` is taken for an error of the folder."""
+
+    def normalize() -> None:
+        with reading_errors("tokenizer", "folder"):
+            normalizers.Replace(Regex("(([a-z ]+)+)+[0-9]{9}"), "").normalize_str("a" * 200)
+
+    assert "The tokenizer in folder cannot be read: Onig: Regex search error" in error_of(normalize)
+    for error in (KeyboardInterrupt, SystemExit, GeneratorExit):
+        with pytest.raises(error):
+            fail(reading_errors("tokenizer", "folder"), error())
 
 
 def test_a_tokenizer():

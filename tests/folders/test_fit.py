@@ -8,6 +8,7 @@ import pytest
 from samples import make_config
 
 from flashsloth.folders.fit import (
+    check_escaped_tokens,
     check_generation_config,
     check_image_processor,
     check_processor,
@@ -20,7 +21,7 @@ def test_the_parts_of_a_saved_model_fit(processor, tmp_path):
     check_processor(processor, config, tmp_path)
     check_image_processor(processor.image_processor, tmp_path)
     check_generation_config(tmp_path, config)  # there is none
-    (tmp_path / "generation_config.json").write_text(json.dumps({"max_new_tokens": 9, "suppress_tokens": [256, 258]}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 257, "suppress_tokens": [256, 258]}))
     check_generation_config(tmp_path, config)
 
 
@@ -49,6 +50,15 @@ def test_sizes_that_are_no_counts(size):
         check_processor_sizes({"num_query_tokens": size}, None, "here")
 
 
+@pytest.mark.parametrize("tokens", [[""], ["<image>", 5], "<image>", {}, 7])
+def test_texts_to_escape_that_are_none(tokens):
+    check_escaped_tokens({"escaped_tokens": ["<image>"]}, "here")
+    check_escaped_tokens({"escaped_tokens": None}, "here")
+    check_escaped_tokens({}, "here")
+    with pytest.raises(ValueError, match="here has escaped_tokens .* Save the processor"):
+        check_escaped_tokens({"escaped_tokens": tokens}, "here")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -70,6 +80,7 @@ def test_settings_with_which_no_image_can_be_processed(processor, name, value):
     ("fields", "message"),
     [
         ({"eos_token_id": 5}, "answers would not end"),
+        ({"eos_token_id": None}, "has no eos_token_id: answers would not end. Put that of the config there: 257"),
         ({"suppress_tokens": [257]}, "suppresses 257, the end of an answer"),
         ({"suppress_tokens": 258}, "is not a list of tokens"),
         ({"max_new_tokens": 0}, "max_new_tokens '0', which is no setting"),
@@ -78,6 +89,6 @@ def test_settings_with_which_no_image_can_be_processed(processor, name, value):
     ],
 )
 def test_generation_configs_that_cannot_be_used(tmp_path, fields, message):
-    (tmp_path / "generation_config.json").write_text(json.dumps(fields))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 257} | fields))
     with pytest.raises(ValueError, match=message):
         check_generation_config(tmp_path, make_config())

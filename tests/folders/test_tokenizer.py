@@ -1,6 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Tokenizers of folders, and the special tokens that they get."""
 
+import json
+
 import golden_checkpoint
 import pytest
 from backbones import BASE_SIZE, save_tokenizer
@@ -61,6 +63,16 @@ def test_damaged_tokenizers(file, content, message, tmp_path):
     found = error_of(load_tokenizer, tmp_path, "Pass another one.")
     assert message in found and str(tmp_path) in found
     assert ("Pass another one." in found) == (content is None)
+
+
+def test_patterns_that_take_for_ever(tmp_path, capfd):
+    save_tokenizer(tmp_path)
+    load_tokenizer(tmp_path, "")
+    fields = json.loads((tmp_path / "tokenizer.json").read_text())
+    fields["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(([a-z ]+)+)+[0-9]{9}"}, "content": ""}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    assert "tokenizer.json does not work (PanicException: Onig" in error_of(load_tokenizer, tmp_path, "")
+    assert capfd.readouterr().err == ""  # the library writes its stack there
 
 
 def test_tokenizers_of_another_kind(tmp_path):
