@@ -80,18 +80,18 @@ def read_images(images, label: str = "image", **options):
 
 def _describe(source) -> str:
     if isinstance(source, (str, Path)):
-        text = str(source)
-        if text.startswith(("http://", "https://")):
-            text = _without_secrets(text)
+        text = without_secrets(str(source))
         return text if len(text) <= 100 else text[:60] + "..."
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or "PIL image"
     return type(source).__name__
 
 
-def _without_secrets(url: str) -> str:
-    """The URL without user name, password, query and fragment."""
-    scheme, _, rest = url.partition("://")
+def without_secrets(address: str) -> str:
+    """An address without user name, password, query and fragment; a text without "://" stays as it is."""
+    scheme, mark, rest = address.strip().partition("://")
+    if not mark:
+        return address
     address = rest.partition("#")[0].partition("?")[0]
     host, slash, path = address.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
@@ -385,4 +385,4 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-__all__ = ["ImageError", "read_image", "read_images"]
+__all__ = ["ImageError", "read_image", "read_images", "without_secrets"]

@@ -30,7 +30,7 @@ from trl import SFTConfig
 
 from flashsloth.loading import has_fast_bfloat16
 from flashsloth.train.data.sources import DataSource
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, quote, shorten
 from flashsloth.train.evaluation import EXACT_MATCH, METRICS
 from flashsloth.train.settings import SOURCES, Origin, as_list, read_settings
 
@@ -262,7 +262,9 @@ class StageConfig(SFTConfig):
                 type_validator(name, value, kind)
             except TypeError as error:
                 expected = formatannotation(kind)
-                raise ValueError(f"{name} is {shorten(repr(value))}: it must be of type {expected}") from error
+                raise ValueError(
+                    f"{name} is {shorten(hide_secrets(repr(value)))}: it must be of type {expected}"
+                ) from error
 
     def _check_stage(self) -> None:
         if self.quantization and not self.lora:
@@ -366,7 +368,7 @@ class StageConfig(SFTConfig):
                 )
         for source in self.eval_data:
             if source.streaming:
-                raise ValueError(f"eval_data has the stream {source.path}, which has no end: leave streaming out")
+                raise ValueError(f"eval_data has the stream {source.shown}, which has no end: leave streaming out")
 
     def _set_evaluation(self) -> None:
         """Evaluates before each checkpoint, unless the settings say when."""
@@ -483,7 +485,7 @@ def accumulation_steps(global_batch_size: int, per_device_batch_size: int, num_p
 
 def _read_source(source, origin: Origin, name: str) -> DataSource:
     if not isinstance(source, dict):
-        value = shorten(repr(source))
+        value = shorten(hide_secrets(repr(source)))
         raise ValueError(f"{name} in {origin.of(name)} has {value}: write a path, or a mapping such as {{path: ...}}")
     _check_keys(source, DataSource, origin, name)
     if not source.get("path"):
@@ -494,7 +496,9 @@ def _read_source(source, origin: Origin, name: str) -> DataSource:
 
 def _read_lora(lora, origin: Origin) -> LoraSettings:
     if not isinstance(lora, dict):
-        raise ValueError(f"lora in {origin.of('lora')} is {lora!r}: it holds settings such as {{parts: [...], r: 16}}")
+        raise ValueError(
+            f"lora in {origin.of('lora')} is {quote(lora)}: it holds settings such as {{parts: [...], r: 16}}"
+        )
     _check_keys(lora, LoraSettings, origin, "lora")
     given = {key: value for key, value in lora.items() if value is not None}
     lists = {key: as_list(given[key]) for key in ("parts", "modules_to_save") if key in given}
@@ -505,7 +509,7 @@ def _strict(kind: type, settings: dict, origin: Origin, name: str):
     try:
         return kind(**settings)
     except StrictDataclassError as error:
-        text = shorten(" ".join(str(error).split()))
+        text = shorten(hide_secrets(" ".join(str(error).split())))
         raise ValueError(f"{name} in {origin.of(name, text)} has a value of a wrong type: {text}") from error
 
 
@@ -519,4 +523,5 @@ def _check_keys(settings: dict, kind: type, origin: Origin, name: str | None = N
         if key not in known:
             closest = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
             where = f"{name} in {origin.of(name, str(key))}" if name else origin.of(str(key))
-            raise ValueError(f"{where} has the unknown key {key!r}; the closest known one is {closest!r}")
+            shown = hide_secrets(repr(key))
+            raise ValueError(f"{where} has the unknown key {shown}; the closest known one is {closest!r}")

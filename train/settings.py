@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, quote, shorten
 
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise ValueError(f"{override!r} is not an override: write key=value")
-        _apply(override, settings, _current_name(key), _from_yaml(value, override))
+            raise ValueError(f"{hide_secrets(override)!r} is not an override: write key=value")
+        _apply(override, settings, _current_name(key), _from_yaml(value, hide_secrets(override)))
     for key in settings:
         if str(key).endswith("_strategy") and settings[key] is False:
             settings[key] = "no"  # which YAML 1.1 reads as false
@@ -97,7 +97,7 @@ class Origin:
             if _current_name(first) != name:
                 continue
             if nested is None or any(re.search(rf"\b{word}\b", nested) for word in re.findall(r"\w+", rest or value)):
-                return shorten(repr(f"{key}=..." if "token" in key else override))  # a secret
+                return shorten(repr(f"{key}=..." if "token" in key else hide_secrets(override)))  # a secret
         return str(self.path)
 
     def of_all(self, name: str) -> str:
@@ -127,7 +127,7 @@ def _from_yaml(text: str, where: Path | str):
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where} is not YAML: {hide_secrets(' '.join(str(error).split()))}") from error
 
 
 def _current_name(key):
@@ -154,7 +154,7 @@ def _apply(override: str, settings: dict, key: str, value) -> None:
         sources = settings.get(name) or []
         if not (index.isdecimal() and int(index) < len(sources) and nested):
             raise ValueError(
-                f"{override!r} names no setting of a source: write {name}.N.setting=value, with N below "
+                f"{hide_secrets(override)!r} names no setting of a source: write {name}.N.setting=value, with N below "
                 f"{len(sources)}, the number of sources"
             )
         mapping = sources[int(index)]
@@ -163,7 +163,9 @@ def _apply(override: str, settings: dict, key: str, value) -> None:
             settings[name] = {}
         mapping = settings[name]
     if not isinstance(mapping, dict):
-        raise ValueError(f"{override!r} sets a nested value, but {name} is {mapping!r}: write {name}=value")
+        raise ValueError(
+            f"{hide_secrets(override)!r} sets a nested value, but {name} is {quote(mapping)}: write {name}=value"
+        )
     if value is None:
         mapping.pop(nested, None)
     else:

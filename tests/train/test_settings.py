@@ -122,6 +122,26 @@ def test_nested_values_that_cannot_exist(nested, override, message):
         read_config(nested, [override])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data={path: 'ADDRESS', weight: 0}",
+        "data={path: 'ADDRESS', weigth: 1}",
+        "data=[{path: ADDRESS, weight: 1}, {path: b, split: 3}]",
+        "data.7.path=ADDRESS",
+        "learning_rate=ADDRESS",
+        "lora=ADDRESS",
+        "data=[[ADDRESS]]",
+        "data={ADDRESS",
+        "ADDRESS",
+    ],
+)
+def test_errors_show_no_secrets_of_addresses(file, override):
+    with pytest.raises(ValueError) as error:
+        read_config(file, [override.replace("ADDRESS", "https://user:PASSWORD@host/rows.json?sig=SIGN")])
+    assert "PASSWORD" not in str(error.value) and "SIGN" not in str(error.value)
+
+
 def test_the_old_name_of_on_broken_rows_still_works(file, caplog):
     assert read_config(file, ["on_bad_rows=skip"]).on_broken_rows == "skip"
     assert "on_bad_rows is now called on_broken_rows" in caplog.text

@@ -15,11 +15,12 @@ the parts of their content.
 """
 
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from numbers import Number
 from typing import Any
+
+from flashsloth.train.data.wording import quote
 
 
 # The kinds are recognized by words: "videos" and "video_path" are videos.
@@ -149,7 +150,7 @@ def _given(mapping: Mapping, read: Iterable[str]) -> Iterable[tuple[str, Any]]:
 def _refuse(where: str, key: str, value, kinds: dict[str, bool]) -> None:
     for reason, is_of_kind in kinds.items():
         if is_of_kind and (reason == NO_MARKS or value is not False):
-            raise ValueError(f"{where} has {key!r}, {reprlib.repr(value)}; {reason}")
+            raise ValueError(f"{where} has {key!r}, {quote(value)}; {reason}")
 
 
 @cache  # the keys of all rows are the same few

@@ -17,7 +17,16 @@ from samples import make_image
 from flashsloth.train.data import DataSource, load_data
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.formats import FEATURES
-from flashsloth.train.data.sources import STREAM_FEATURES
+from flashsloth.train.data.sources import STREAM_FEATURES, check_sources
+
+
+@pytest.mark.parametrize("setting", ["path", "image_folder"])
+def test_an_address_that_is_no_data_is_named_without_its_secrets(setting):
+    settings = {"path": "tests", setting: "https://user:PASSWORD@host/rows.json?sig=SIGN"}
+    for function in (check_sources, load_data):
+        with pytest.raises(FileNotFoundError, match="https://host/rows.json") as error:
+            function([DataSource(**settings)], *([0] if function is load_data else []))
+        assert "PASSWORD" not in str(error.value) and "SIGN" not in str(error.value)
 
 
 def test_patterns(tmp_path):
