@@ -90,6 +90,9 @@ WITHOUT_EFFECT = {
     "fp16_full_eval": "an evaluation during training computes as training does; fp16 sets both",
     "bf16_full_eval": "an evaluation during training computes as training does; bf16 sets both",
     "do_predict": "a run predicts nothing; ask the finished model",
+    "eos_token": "an answer ends with the </s> of the model",
+    "pad_token": "rows are padded with the token of the model",
+    "label_names": "the labels of a batch are made of its answers",
     "eval_packing": "rows with images cannot be packed",
 }
 
@@ -305,6 +308,13 @@ class StageConfig(SFTConfig):
         for name, value in quantities.items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}: it has to be a finite number, 0 or more")
+        for name in ("adam_beta1", "adam_beta2"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it has to be 0 or more, and below 1")
+        if self.adam_epsilon == 0:
+            raise ValueError("adam_epsilon is 0: it has to be above 0")
+        if self.label_smoothing_factor > 1:
+            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}: it has to be from 0 to 1")
 
     @property
     def is_evaluated(self) -> bool:
@@ -432,6 +442,8 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
         if key in settings:
             raise ValueError(f"{origin.of(key)} sets {key}, which cannot be set: {reason}")
     _check_keys(settings, StageConfig, origin)
+    if settings.get("do_train") is False:
+        raise ValueError(f"{origin.of('do_train')} sets do_train=false, but a run trains: use flashsloth data check")
     for key in ("model", "data", "output_dir"):
         if settings.get(key) in (None, ""):
             raise ValueError(f"{origin.of_all(key)} lacks the key {key!r}")

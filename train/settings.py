@@ -6,7 +6,7 @@ dot names one nested value; the others stay as the file says:
     learning_rate=1e-3                           in place of the file's value
     lora.r=8                                     one setting of the adapter
     lora={r: 8, alpha: 16}                       the same for two: a mapping adds to the file's mapping
-    lora={}                                      an adapter with default settings
+    lora={}                                      an adapter with default settings, and none of the file's
     lora=null                                    no adapter
     learning_rates.model.query_tokens=1e-3       all that follows `learning_rates.` is the name of a module
     learning_rates={}                            no learning rates of modules
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 RENAMED = {"on_bad_rows": "on_broken_rows"}
 SOURCES = ("data", "eval_data")
+CHECKED = (*SOURCES, "lora")  # their keys are known: null is the default of one that exists
 # Settings whose names are words of sentences about others.
 NAMES_IN_SENTENCES = ("model", "data", "output_dir")
 
@@ -62,6 +63,9 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is no text: the first word is the YAML file of a stage") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings: write `key: value` lines")
+    for key in dict.fromkeys([*settings, *(override.partition("=")[0] for override in overrides)]):
+        if key in RENAMED:
+            logger.warning("The setting %s is now called %s: please rename it.", key, RENAMED[key])
     settings = {_current_name(key): value for key, value in settings.items()}
     for name in SOURCES:
         if name in settings:
@@ -131,8 +135,6 @@ def _from_yaml(text: str, where: Path | str):
 
 
 def _current_name(key):
-    if key in RENAMED:
-        logger.warning("The setting %s is now called %s: please rename it.", key, RENAMED[key])
     return RENAMED.get(key, key)
 
 
@@ -166,7 +168,7 @@ def _apply(override: str, settings: dict, key: str, value) -> None:
         raise ValueError(
             f"{hide_secrets(override)!r} sets a nested value, but {name} is {quote(mapping)}: write {name}=value"
         )
-    if value is None:
+    if value is None and name not in CHECKED:
         mapping.pop(nested, None)
     else:
         mapping[nested] = _merged(mapping.get(nested), value)

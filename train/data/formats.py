@@ -66,7 +66,7 @@ OF_A_QUESTION = ("context", "passage", "choices", "options", "hint", "history", 
 IMAGE_COLUMNS = ("images", "image")
 # The text is in the fingerprint of data that has such rows: it stays as it is.
 FORMS = "messages, prompt and completion, conversations, or texts"
-ROLES = {"human": "user", "gpt": "assistant"}
+ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 
 # Where a part of a content holds its image, and where those of others hold it.
 PART_IMAGES = ("image", "path", "url", "image_url", "base64", "bytes")
@@ -306,7 +306,8 @@ def _from_chat(chat, num_images: int, has_placeholders: bool = True) -> list[dic
     num_leading = 0 if has_placeholders or len(texts) < len(contents) else num_images
     messages = []
     for index, turn in enumerate(chat):
-        role, content = _get_word(turn, "role", "messages"), _get(turn, "content", "messages")
+        role = _get_word(turn, "role", "messages")
+        role, content = "system" if role == "developer" else role, _get(turn, "content", "messages")
         check_turn(turn, ("role", "content"), f"message {index}", role == "assistant")
         if not isinstance(content, str):
             where = f"message {index}"

@@ -25,6 +25,7 @@ from flashsloth.folders.downloads import download_error
 from flashsloth.train.data.formats import FEATURES
 from flashsloth.train.data.rows import convert_json, convert_stream, convert_table
 from flashsloth.train.data.wording import show_address
+from flashsloth.train.quiet import quiet_cards
 
 
 logger = logging.getLogger(__name__)
@@ -217,7 +218,8 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
         if files := _json_files(source):
             parts = [convert_json(os.path.abspath(file), folder, source.captions, source.streaming) for file in files]
             return datasets.concatenate_datasets(parts)
-        raw_rows = _open_table(source)
+        with quiet_cards():
+            raw_rows = _open_table(source)
     except (DatasetGenerationError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{source.shown} cannot be read: {error.__cause__ or error}") from error
     convert = convert_stream if isinstance(raw_rows, IterableDataset) else convert_table

@@ -29,6 +29,13 @@ def test_an_address_that_is_no_data_is_named_without_its_secrets(setting):
         assert "PASSWORD" not in str(error.value) and "SIGN" not in str(error.value)
 
 
+def test_a_readme_without_metadata_is_no_news(tmp_path, caplog):
+    pq.write_table(pa.table({"question": ["Hi?"], "answer": ["Hello."]}), tmp_path / "train.parquet")
+    (tmp_path / "README.md").write_text("# Rows")
+    assert len(load(str(tmp_path))) == 1
+    assert "Repo card" not in caplog.text
+
+
 def test_patterns(tmp_path):
     write_json(tmp_path / "a.json", [llava(id="a")])
     write_json(tmp_path / "b.jsonl", [llava(id="b")])
