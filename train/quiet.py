@@ -2,7 +2,6 @@
 """Warnings of libraries about each other, which a user can do nothing about."""
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Iterator
 
@@ -22,18 +21,3 @@ def quiet_libraries() -> Iterator[None]:
         for message, category in WARNINGS:
             warnings.filterwarnings("ignore", message, category)
         yield
-
-
-@contextlib.contextmanager
-def quiet_cards() -> Iterator[None]:
-    """Leaves out what the Hub's library says of a README without metadata, which data does not need."""
-    logger = logging.getLogger("huggingface_hub.repocard")
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        return "Repo card metadata block was not found" not in record.getMessage()
-
-    logger.addFilter(is_shown)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_shown)

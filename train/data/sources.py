@@ -25,7 +25,6 @@ from flashsloth.folders.downloads import download_error
 from flashsloth.train.data.formats import FEATURES
 from flashsloth.train.data.rows import convert_json, convert_stream, convert_table
 from flashsloth.train.data.wording import show_address
-from flashsloth.train.quiet import quiet_cards
 
 
 logger = logging.getLogger(__name__)
@@ -218,7 +217,7 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
         if files := _json_files(source):
             parts = [convert_json(os.path.abspath(file), folder, source.captions, source.streaming) for file in files]
             return datasets.concatenate_datasets(parts)
-        with quiet_cards():
+        with _quiet_cards():
             raw_rows = _open_table(source)
     except (DatasetGenerationError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{source.shown} cannot be read: {error.__cause__ or error}") from error
@@ -348,6 +347,21 @@ def _open_hub(source: DataSource) -> Dataset | IterableDataset:
         return datasets.load_dataset(
             source.path, source.name, split=source.split, revision=source.revision, streaming=source.streaming
         )
+
+
+@contextlib.contextmanager
+def _quiet_cards() -> Iterator[None]:
+    """Leaves out what the Hub's library says of a README without metadata, which data does not need."""
+    cards = logging.getLogger("huggingface_hub.repocard")
+    cards.addFilter(_is_no_card)
+    try:
+        yield
+    finally:
+        cards.removeFilter(_is_no_card)
+
+
+def _is_no_card(record: logging.LogRecord) -> bool:
+    return "Repo card metadata block was not found" not in record.getMessage()
 
 
 @contextlib.contextmanager
