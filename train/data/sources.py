@@ -173,7 +173,7 @@ def check_sources(sources: list[DataSource]) -> None:
     for source in sources:
         _image_folder(source)
         if _is_on_hub(source):
-            with _hub_errors(source):
+            with _hub_errors(source), _quiet_cards():
                 datasets.load_dataset_builder(source.path, source.name, revision=source.revision)
 
 

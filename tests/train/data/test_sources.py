@@ -2,6 +2,7 @@
 """Every kind of source that a stage may have, mixtures, shards, and memory that does not grow with rows."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset_builder
 from raw_rows import IMAGE, chat, decoded, llava, load, text, write_json
 from samples import make_image
 
@@ -32,8 +33,15 @@ def test_an_address_that_is_no_data_is_named_without_its_secrets(setting):
 def test_a_readme_without_metadata_is_no_news(tmp_path, caplog):
     pq.write_table(pa.table({"question": ["Hi?"], "answer": ["Hello."]}), tmp_path / "train.parquet")
     (tmp_path / "README.md").write_text("# Rows")
-    assert len(load(str(tmp_path))) == 1
-    assert "Repo card" not in caplog.text
+    cards = logging.getLogger("huggingface_hub.repocard")  # which passes nothing on
+    cards.addHandler(caplog.handler)
+    try:
+        assert len(load(str(tmp_path))) == 1
+        assert "Repo card" not in caplog.text
+        load_dataset_builder(str(tmp_path))
+        assert "Repo card" in caplog.text
+    finally:
+        cards.removeHandler(caplog.handler)
 
 
 def test_patterns(tmp_path):
