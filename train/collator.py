@@ -10,7 +10,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from flashsloth.image_reading_flashsloth import ImageError
 from flashsloth.train.data.broken_rows import BrokenRowError
 from flashsloth.train.data.images import read_row_image
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, shorten
 
 
 IGNORED = -100  # the label of tokens that the loss leaves out
@@ -76,7 +76,7 @@ def with_decoded_images(row: dict[str, Any]) -> dict[str, Any]:
     try:
         images = [read_row_image(image) if isinstance(image, dict) else image for image in row["images"]]
     except ImageError as error:
-        name = shorten(str(row.get("id")))
+        name = shorten(hide_secrets(str(row.get("id"))))
         raise BrokenRowError(
             f"row {name!r} cannot be read any more: {error} Repair it, and start the same command "
             "again to resume the run."

@@ -30,7 +30,7 @@ from trl import SFTConfig
 
 from flashsloth.loading import has_fast_bfloat16
 from flashsloth.train.data.sources import DataSource
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, quote, shorten
 from flashsloth.train.evaluation import EXACT_MATCH, METRICS
 from flashsloth.train.settings import SOURCES, Origin, as_list, read_settings
 
@@ -90,6 +90,9 @@ WITHOUT_EFFECT = {
     "fp16_full_eval": "an evaluation during training computes as training does; fp16 sets both",
     "bf16_full_eval": "an evaluation during training computes as training does; bf16 sets both",
     "do_predict": "a run predicts nothing; ask the finished model",
+    "eos_token": "an answer ends with the </s> of the model",
+    "pad_token": "rows are padded with the token of the model",
+    "label_names": "the labels of a batch are made of its answers",
     "eval_packing": "rows with images cannot be packed",
 }
 
@@ -262,7 +265,9 @@ class StageConfig(SFTConfig):
                 type_validator(name, value, kind)
             except TypeError as error:
                 expected = formatannotation(kind)
-                raise ValueError(f"{name} is {shorten(repr(value))}: it must be of type {expected}") from error
+                raise ValueError(
+                    f"{name} is {shorten(hide_secrets(repr(value)))}: it must be of type {expected}"
+                ) from error
 
     def _check_stage(self) -> None:
         if self.quantization and not self.lora:
@@ -303,6 +308,13 @@ class StageConfig(SFTConfig):
         for name, value in quantities.items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}: it has to be a finite number, 0 or more")
+        for name in ("adam_beta1", "adam_beta2"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it has to be 0 or more, and below 1")
+        if self.adam_epsilon == 0:
+            raise ValueError("adam_epsilon is 0: it has to be above 0")
+        if self.label_smoothing_factor > 1:
+            raise ValueError(f"label_smoothing_factor is {self.label_smoothing_factor}: it has to be from 0 to 1")
 
     @property
     def is_evaluated(self) -> bool:
@@ -366,7 +378,7 @@ class StageConfig(SFTConfig):
                 )
         for source in self.eval_data:
             if source.streaming:
-                raise ValueError(f"eval_data has the stream {source.path}, which has no end: leave streaming out")
+                raise ValueError(f"eval_data has the stream {source.shown}, which has no end: leave streaming out")
 
     def _set_evaluation(self) -> None:
         """Evaluates before each checkpoint, unless the settings say when."""
@@ -430,6 +442,8 @@ def read_config(path: Path, overrides: list[str], num_processes: int | None = No
         if key in settings:
             raise ValueError(f"{origin.of(key)} sets {key}, which cannot be set: {reason}")
     _check_keys(settings, StageConfig, origin)
+    if settings.get("do_train") is False:
+        raise ValueError(f"{origin.of('do_train')} sets do_train=false, but a run trains: use flashsloth data check")
     for key in ("model", "data", "output_dir"):
         if settings.get(key) in (None, ""):
             raise ValueError(f"{origin.of_all(key)} lacks the key {key!r}")
@@ -483,7 +497,7 @@ def accumulation_steps(global_batch_size: int, per_device_batch_size: int, num_p
 
 def _read_source(source, origin: Origin, name: str) -> DataSource:
     if not isinstance(source, dict):
-        value = shorten(repr(source))
+        value = shorten(hide_secrets(repr(source)))
         raise ValueError(f"{name} in {origin.of(name)} has {value}: write a path, or a mapping such as {{path: ...}}")
     _check_keys(source, DataSource, origin, name)
     if not source.get("path"):
@@ -494,7 +508,9 @@ def _read_source(source, origin: Origin, name: str) -> DataSource:
 
 def _read_lora(lora, origin: Origin) -> LoraSettings:
     if not isinstance(lora, dict):
-        raise ValueError(f"lora in {origin.of('lora')} is {lora!r}: it holds settings such as {{parts: [...], r: 16}}")
+        raise ValueError(
+            f"lora in {origin.of('lora')} is {quote(lora)}: it holds settings such as {{parts: [...], r: 16}}"
+        )
     _check_keys(lora, LoraSettings, origin, "lora")
     given = {key: value for key, value in lora.items() if value is not None}
     lists = {key: as_list(given[key]) for key in ("parts", "modules_to_save") if key in given}
@@ -505,7 +521,7 @@ def _strict(kind: type, settings: dict, origin: Origin, name: str):
     try:
         return kind(**settings)
     except StrictDataclassError as error:
-        text = shorten(" ".join(str(error).split()))
+        text = shorten(hide_secrets(" ".join(str(error).split())))
         raise ValueError(f"{name} in {origin.of(name, text)} has a value of a wrong type: {text}") from error
 
 
@@ -519,4 +535,5 @@ def _check_keys(settings: dict, kind: type, origin: Origin, name: str | None = N
         if key not in known:
             closest = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
             where = f"{name} in {origin.of(name, str(key))}" if name else origin.of(str(key))
-            raise ValueError(f"{where} has the unknown key {key!r}; the closest known one is {closest!r}")
+            shown = hide_secrets(repr(key))
+            raise ValueError(f"{where} has the unknown key {shown}; the closest known one is {closest!r}")

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from flashsloth.folders.model_folder import TRAINING_FILE
 from flashsloth.train.config import OWN_FIELDS, StageConfig
+from flashsloth.train.data.wording import hide_secrets, show_address
 from flashsloth.train.settings import SOURCES
 
 
@@ -191,7 +192,9 @@ def check_same_settings(stage: StageConfig, is_finished: bool = False) -> None:
     if changed:
         differences = ", ".join(f"{key} was {before[key]} and is now {now[key]}" for key in changed)
         remedy = "Choose another output_dir." if is_finished else f"{REMEDY} {WITHOUT_RECORD}"
-        raise ValueError(f"the run in {stage.output_dir} was started with other settings: {differences}. {remedy}")
+        raise ValueError(
+            f"the run in {stage.output_dir} was started with other settings: {hide_secrets(differences)}. {remedy}"
+        )
 
 
 def check_same_data(stage: StageConfig, fingerprint: str, eval_fingerprint: str | None = None) -> None:
@@ -228,13 +231,13 @@ def _decisive(record: dict[str, Any]) -> dict[str, Any]:
     """
     stage, config = record["stage"], record["config"]
     settings = {key: value for key, value in stage.items() if key not in NOT_DECISIVE}
-    settings["model"] = "/".join(Path(stage["model"]).parts[-2:])
+    settings["model"] = "/".join(Path(show_address(stage["model"])).parts[-2:])
     settings["trainable"] = sorted(stage["trainable"])
     for name in SOURCES:
         sources = settings.pop(name, [])  # earlier versions had no data to evaluate on
         settings[f"sources of {name}"] = len(sources)
         for index, source in enumerate(sources):
-            source = source | {"path": Path(source["path"]).name}
+            source = source | {"path": Path(show_address(source["path"])).name}
             settings |= {f"{name}[{index}].{key}": value for key, value in source.items() if key != "image_folder"}
     settings |= {key: config[key] for key in DECISIVE if key in config}
     if config["max_steps"] > 0:

@@ -6,7 +6,7 @@ dot names one nested value; the others stay as the file says:
     learning_rate=1e-3                           in place of the file's value
     lora.r=8                                     one setting of the adapter
     lora={r: 8, alpha: 16}                       the same for two: a mapping adds to the file's mapping
-    lora={}                                      an adapter with default settings
+    lora={}                                      an adapter with default settings, and none of the file's
     lora=null                                    no adapter
     learning_rates.model.query_tokens=1e-3       all that follows `learning_rates.` is the name of a module
     learning_rates={}                            no learning rates of modules
@@ -22,13 +22,14 @@ from typing import Any
 
 import yaml
 
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, quote, shorten
 
 
 logger = logging.getLogger(__name__)
 
 RENAMED = {"on_bad_rows": "on_broken_rows"}
 SOURCES = ("data", "eval_data")
+CHECKED = (*SOURCES, "lora")  # their keys are known: null is the default of one that exists
 # Settings whose names are words of sentences about others.
 NAMES_IN_SENTENCES = ("model", "data", "output_dir")
 
@@ -62,6 +63,9 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is no text: the first word is the YAML file of a stage") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} holds no settings: write `key: value` lines")
+    for key in dict.fromkeys([*settings, *(override.partition("=")[0] for override in overrides)]):
+        if key in RENAMED:
+            logger.warning("The setting %s is now called %s: please rename it.", key, RENAMED[key])
     settings = {_current_name(key): value for key, value in settings.items()}
     for name in SOURCES:
         if name in settings:
@@ -69,8 +73,8 @@ def read_settings(path: Path, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise ValueError(f"{override!r} is not an override: write key=value")
-        _apply(override, settings, _current_name(key), _from_yaml(value, override))
+            raise ValueError(f"{hide_secrets(override)!r} is not an override: write key=value")
+        _apply(override, settings, _current_name(key), _from_yaml(value, hide_secrets(override)))
     for key in settings:
         if str(key).endswith("_strategy") and settings[key] is False:
             settings[key] = "no"  # which YAML 1.1 reads as false
@@ -97,7 +101,7 @@ class Origin:
             if _current_name(first) != name:
                 continue
             if nested is None or any(re.search(rf"\b{word}\b", nested) for word in re.findall(r"\w+", rest or value)):
-                return shorten(repr(f"{key}=..." if "token" in key else override))  # a secret
+                return shorten(repr(f"{key}=..." if "token" in key else hide_secrets(override)))  # a secret
         return str(self.path)
 
     def of_all(self, name: str) -> str:
@@ -127,12 +131,10 @@ def _from_yaml(text: str, where: Path | str):
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{where} is not YAML: {hide_secrets(' '.join(str(error).split()))}") from error
 
 
 def _current_name(key):
-    if key in RENAMED:
-        logger.warning("The setting %s is now called %s: please rename it.", key, RENAMED[key])
     return RENAMED.get(key, key)
 
 
@@ -154,7 +156,7 @@ def _apply(override: str, settings: dict, key: str, value) -> None:
         sources = settings.get(name) or []
         if not (index.isdecimal() and int(index) < len(sources) and nested):
             raise ValueError(
-                f"{override!r} names no setting of a source: write {name}.N.setting=value, with N below "
+                f"{hide_secrets(override)!r} names no setting of a source: write {name}.N.setting=value, with N below "
                 f"{len(sources)}, the number of sources"
             )
         mapping = sources[int(index)]
@@ -163,8 +165,10 @@ def _apply(override: str, settings: dict, key: str, value) -> None:
             settings[name] = {}
         mapping = settings[name]
     if not isinstance(mapping, dict):
-        raise ValueError(f"{override!r} sets a nested value, but {name} is {mapping!r}: write {name}=value")
-    if value is None:
+        raise ValueError(
+            f"{hide_secrets(override)!r} sets a nested value, but {name} is {quote(mapping)}: write {name}=value"
+        )
+    if value is None and name not in CHECKED:
         mapping.pop(nested, None)
     else:
         mapping[nested] = _merged(mapping.get(nested), value)

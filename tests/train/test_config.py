@@ -163,6 +163,15 @@ BAD_SETTINGS = [
     ("seed=-1", "seed is -1"),
     ("dataloader_persistent_workers=true", "needs dataloader_num_workers above 0"),
     ("output_dir=''", "lacks the key 'output_dir'"),
+    ("do_train=false", "sets do_train=false, but a run trains"),
+    ("eos_token=x", "eos_token is set, but it has no effect"),
+    ("pad_token=x", "pad_token is set, but it has no effect"),
+    ("label_names=[x]", "label_names is set, but it has no effect"),
+    ("adam_beta1=2", "adam_beta1 is 2: it has to be 0 or more, and below 1"),
+    ("adam_beta2=1", "adam_beta2 is 1: it has to be 0 or more, and below 1"),
+    ("adam_epsilon=0", "adam_epsilon is 0: it has to be above 0"),
+    ("weight_decay=-1", "weight_decay is -1"),
+    ("label_smoothing_factor=2", "label_smoothing_factor is 2: it has to be from 0 to 1"),
     ("lora=16", "lora in .* is 16: it holds settings"),
 ]
 BAD_INPUT = {override: (override, message) for override, message in BAD_SETTINGS} | {

@@ -111,6 +111,8 @@ def test_nested_values_of_trl(nested):
         ("data.first.weight=1", "'data.first.weight=1' names no setting of a source"),
         ("data.0=b.json", "names no setting of a source"),
         ("data.0.wight=1", "data in .* unknown key 'wight'; .* 'weight'"),
+        ("lora.target_modules=null", "lora in .* unknown key 'target_modules'"),
+        ("data.0.wight=null", "data in .* unknown key 'wight'"),
         ("lora.rank=8", "lora in .* unknown key 'rank'"),
         ("lorra.r=8", "unknown key 'lorra'; the closest known one is 'lora'"),
         ("model.folder=x", "'model.folder=x' sets a nested value, but model is 'm': write model=value"),
@@ -122,9 +124,29 @@ def test_nested_values_that_cannot_exist(nested, override, message):
         read_config(nested, [override])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data={path: 'ADDRESS', weight: 0}",
+        "data={path: 'ADDRESS', weigth: 1}",
+        "data=[{path: ADDRESS, weight: 1}, {path: b, split: 3}]",
+        "data.7.path=ADDRESS",
+        "learning_rate=ADDRESS",
+        "lora=ADDRESS",
+        "data=[[ADDRESS]]",
+        "data={ADDRESS",
+        "ADDRESS",
+    ],
+)
+def test_errors_show_no_secrets_of_addresses(file, override):
+    with pytest.raises(ValueError) as error:
+        read_config(file, [override.replace("ADDRESS", "https://user:PASSWORD@host/rows.json?sig=SIGN")])
+    assert "PASSWORD" not in str(error.value) and "SIGN" not in str(error.value)
+
+
 def test_the_old_name_of_on_broken_rows_still_works(file, caplog):
     assert read_config(file, ["on_bad_rows=skip"]).on_broken_rows == "skip"
-    assert "on_bad_rows is now called on_broken_rows" in caplog.text
+    assert caplog.text.count("on_bad_rows is now called on_broken_rows") == 1
     file.write_text(MINIMAL.replace("}", ", on_bad_rows: skip}"))
     assert read_config(file, []).on_broken_rows == "skip"
     assert read_config(file, ["on_broken_rows=stop"]).on_broken_rows == "stop"

@@ -68,7 +68,7 @@ def _version(source: DataSource) -> str | list[tuple[str, int]]:
         try:
             return HfApi().dataset_info(source.path, revision=source.revision).sha
         except HTTPError as error:
-            raise download_error(f"the dataset {source.path}", error) from error
+            raise download_error(f"the dataset {source.shown}", error) from error
     if os.path.isdir(source.local_path):
         files = [file for file in Path(source.local_path).rglob("*") if file.is_file() and not _is_image(file)]
     return sorted((Path(file).name, os.path.getsize(file)) for file in files)

@@ -21,7 +21,6 @@ import base64
 import binascii
 import json
 import os
-import reprlib
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -31,7 +30,7 @@ from datasets import Features, Image, List, Value
 
 from flashsloth.processing_flashsloth import IMAGE_TYPES
 from flashsloth.train.data.keys import check_row, check_turn, is_empty, is_system
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, quote, shorten
 
 
 MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
@@ -48,7 +47,7 @@ FEATURES = Features(
     }
 )
 # Part of the key of every cache. Raise it when raw rows are converted in another way, or old caches will be read.
-FORMAT = 3
+FORMAT = 4
 
 PLACEHOLDER = "<image>"
 OTHER_PLACEHOLDERS = ("<video>", "<audio>")
@@ -67,7 +66,7 @@ OF_A_QUESTION = ("context", "passage", "choices", "options", "hint", "history", 
 IMAGE_COLUMNS = ("images", "image")
 # The text is in the fingerprint of data that has such rows: it stays as it is.
 FORMS = "messages, prompt and completion, conversations, or texts"
-ROLES = {"human": "user", "gpt": "assistant"}
+ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 
 # Where a part of a content holds its image, and where those of others hold it.
 PART_IMAGES = ("image", "path", "url", "image_url", "base64", "bytes")
@@ -90,7 +89,7 @@ def make_row(raw_row, index: int | str, folder: str, captions: bool) -> dict:
         `dict`: The columns of `FEATURES`.
     """
     if not isinstance(raw_row, Mapping):
-        problem = f"it is {reprlib.repr(raw_row)}; a row is a mapping of names to values"
+        problem = f"it is {quote(raw_row)}; a row is a mapping of names to values"
         return {"images": [], **make_text_columns({}, index, 0, captions, problem)}
     images, problem = [], None
     try:
@@ -125,7 +124,7 @@ def make_text_columns(
         "messages": messages,
         "num_images": num_images,
         "length": sum(len(part["text"] or "") for message in messages for part in message["content"]),
-        "problem": None if problem is None else shorten(_storable(problem)),
+        "problem": None if problem is None else shorten(hide_secrets(_storable(problem))),
     }
 
 
@@ -197,14 +196,14 @@ def _image(image, folder: str) -> dict | None:
         return {"bytes": None, "path": _absolute(path, folder)}
     if isinstance(image, Mapping) and content is None and path is None and image.keys() & {"bytes", "path"}:
         return None
-    raise ValueError(f"an image is {reprlib.repr(image)}; it has to be a path, a URL or the file's bytes")
+    raise ValueError(f"an image is {quote(image)}; it has to be a path, a URL or the file's bytes")
 
 
 def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"an image is {reprlib.repr(text)}, which is no base64: {error}") from error
+        raise ValueError(f"an image is {quote(text)}, which is no base64: {error}") from error
 
 
 def _base64_or_path(text: str) -> bytes | str:
@@ -290,7 +289,7 @@ def _with_system_prompt(messages: list[dict], given: Mapping) -> list[dict]:
         content = _text_parts(_string(prompt))
         if messages[:1] and messages[0]["role"] == "system":
             if messages[0]["content"] != content:
-                raise ValueError(f"it has two system prompts: one in {key!r}, and {messages[0]['content']!r}")
+                raise ValueError(f"it has two system prompts: one in {key!r}, and {quote(messages[0]['content'])}")
         else:
             messages = [{"role": "system", "content": content}, *messages]
     return messages
@@ -307,7 +306,8 @@ def _from_chat(chat, num_images: int, has_placeholders: bool = True) -> list[dic
     num_leading = 0 if has_placeholders or len(texts) < len(contents) else num_images
     messages = []
     for index, turn in enumerate(chat):
-        role, content = _get_word(turn, "role", "messages"), _get(turn, "content", "messages")
+        role = _get_word(turn, "role", "messages")
+        role, content = "system" if role == "developer" else role, _get(turn, "content", "messages")
         check_turn(turn, ("role", "content"), f"message {index}", role == "assistant")
         if not isinstance(content, str):
             where = f"message {index}"
@@ -345,9 +345,7 @@ def _from_question(given: Mapping, question: str, answer: str) -> list[dict]:
         if key in (question, answer) or is_empty(given.get(key)):
             continue
         if (question, key) != ("instruction", "input"):
-            raise ValueError(
-                f"it has {key!r}, {reprlib.repr(given[key])}, beside {question!r}; write it into the {question}"
-            )
+            raise ValueError(f"it has {key!r}, {quote(given[key])}, beside {question!r}; write it into the {question}")
         texts.append(_string(given[key]))
     return [
         {"role": "user", "content": "\n".join(texts)},
@@ -380,7 +378,7 @@ def _refuse_other_order(chat: list[dict]) -> None:
     parts = [part for content in contents for part in content if part["type"] in IMAGE_TYPES]
     numbers = [part["index"] for part in parts if isinstance(part.get("index"), int)]
     if numbers != sorted(numbers) or len(set(numbers)) != len(numbers):
-        raise ValueError(f"its parts name the images {reprlib.repr(numbers)}; they have to be in order, each once")
+        raise ValueError(f"its parts name the images {quote(numbers)}; they have to be in order, each once")
 
 
 def _split(text: str) -> list[dict]:
@@ -402,11 +400,11 @@ def _part(part: dict, where: str, role: str) -> list[dict]:
     check_turn(part, read, f"a part of {where}", role == "assistant")
     if kind in IMAGE_TYPES:
         if not is_empty(part.get("text")):
-            value = reprlib.repr(part["text"])
+            value = quote(part["text"])
             raise ValueError(f"a part of {where} is an image and has the text {value}; it needs a part for each")
         for key in OTHER_PART_IMAGES:
             if not is_empty(part.get(key)):
-                value = reprlib.repr(part[key])
+                value = quote(part[key])
                 raise ValueError(f"a part of {where} has the image in {key!r}, {value}; it needs {PART_IMAGES[0]!r}")
         return [_image_part()]
     return _text_parts(_string(part.get("text"))) if kind == "text" else [{"type": kind, "text": None}]
@@ -422,13 +420,13 @@ def _image_part() -> dict:
 
 def _string(text) -> str:
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"one of its texts is {reprlib.repr(text)}; write it as a string")
+        raise ValueError(f"one of its texts is {quote(text)}; write it as a string")
     return text or ""
 
 
 def _dicts(value, column: str) -> list[dict]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ValueError(f"its {column!r} is {reprlib.repr(value)}; it has to be a list of mappings")
+        raise ValueError(f"its {column!r} is {quote(value)}; it has to be a list of mappings")
     return value
 
 
@@ -441,5 +439,5 @@ def _get(mapping: dict, key: str, column: str):
 def _get_word(mapping: dict, key: str, column: str) -> str:
     word = _get(mapping, key, column)
     if not isinstance(word, str):
-        raise ValueError(f"an entry of its {column!r} has the {key} {reprlib.repr(word)}; write it as a string")
+        raise ValueError(f"an entry of its {column!r} has the {key} {quote(word)}; write it as a string")
     return word

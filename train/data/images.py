@@ -6,6 +6,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import fsspec
 import numpy as np
@@ -14,10 +15,23 @@ import pyarrow
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from flashsloth.image_reading_flashsloth import MISSING_IMAGE, UNREACHABLE_IMAGE, ImageError, read_image
-from flashsloth.train.data.wording import shorten
+from flashsloth.image_reading_flashsloth import (
+    DECOMPRESSION_BOMB,
+    FORBIDDEN_IMAGE,
+    MAX_DOWNLOAD,
+    MISSING_IMAGE,
+    UNREACHABLE_IMAGE,
+    ImageError,
+    read_image,
+)
+from flashsloth.train.data.wording import hide_secrets, shorten, show_address
 
 
+# Schemes of fsspec that lead to other files and addresses, past what `read_image` checks.
+FORBIDDEN_SCHEMES = (
+    *("file", "local", "asynclocal", "data", "dir", "generic", "reference", "async_wrapper", "asyncwrapper"),
+    *("cached", "blockcache", "filecache", "simplecache", "zip", "tar", "libarchive"),
+)
 RETRY_WAITS = (0.5, 2.0, 8.0)  # seconds before a server is asked again
 
 # Threads that ask for the sizes of files: many, since a network's disks answer late.
@@ -51,7 +65,7 @@ def read_row_image(image: dict | None, *, reduced: bool = False) -> PIL.Image.Im
     if image is None or image["bytes"] is None and image["path"] is None:
         raise ImageError("the row holds no image.", MISSING_IMAGE)
     content, path = image["bytes"], image["path"]
-    name = shorten(path) if path else f"{len(content)} bytes in the row"
+    name = shorten(show_address(path)) if path else f"{len(content)} bytes in the row"
     try:
         source = _source(path, name) if content is None else content
         with warnings.catch_warnings():
@@ -64,19 +78,45 @@ def read_row_image(image: dict | None, *, reduced: bool = False) -> PIL.Image.Im
 
 
 def _source(path: str, name: str) -> str | Path | bytes:
-    if path.startswith(("http://", "https://")):
-        return path
-    if "://" not in path:
+    scheme, mark, rest = path.strip().partition("://")
+    if not mark:
         return Path(path)
+    scheme = scheme.lower()
+    if scheme in ("http", "https"):
+        return f"{scheme}://{rest}"
+    if "::" in path:
+        raise ImageError(f"{name} is not fetched: an address with '::' leads to another one.", FORBIDDEN_IMAGE)
+    if scheme in FORBIDDEN_SCHEMES:
+        raise ImageError(f"{name} is not fetched: write the path of a file, or the address itself.", FORBIDDEN_IMAGE)
+    content = _fetch(f"{scheme}://{rest}", name)
+    if len(content) > MAX_DOWNLOAD:
+        raise ImageError(f"{name} has more than {MAX_DOWNLOAD >> 20} MiB: make it smaller.", DECOMPRESSION_BOMB)
+    return content
+
+
+def _fetch(address: str, name: str) -> bytes:
+    """What fsspec reads, up to one byte more than an image may have."""
     try:
-        with fsspec.open(path) as file:
-            return file.read()
+        with fsspec.open(address) as file:
+            return file.read(MAX_DOWNLOAD + 1)
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist: check the address.", MISSING_IMAGE) from error
+    except ImportError as error:  # no fault of the row: it is not skipped
+        problem = _problem(error, address, name)
+        raise UnreachableImage(f"{name} cannot be fetched, as a package is not installed: {problem}.") from error
     except ValueError as error:  # no file system has such addresses
-        raise ImageError(f"{name} cannot be fetched ({error}): check the address.", MISSING_IMAGE) from error
+        problem = _problem(error, address, name)
+        raise ImageError(f"{name} cannot be fetched ({problem}): check the address.", MISSING_IMAGE) from error
     except Exception as error:  # of whatever library serves such addresses
-        raise ImageError(f"{name} cannot be fetched: {error}.", UNREACHABLE_IMAGE) from error
+        raise ImageError(f"{name} cannot be fetched: {_problem(error, address, name)}.", UNREACHABLE_IMAGE) from error
+
+
+def _problem(error: Exception, address: str, name: str) -> str:
+    """The text of an error, without the secrets of the address."""
+    problem = hide_secrets(str(error).replace(address, name))
+    parts = urlsplit(address)
+    secrets = [part for part in (parts.username, parts.password, parts.query, parts.fragment) if part]
+    return type(error).__name__ if any(secret in problem for secret in secrets) else problem.rstrip(".")
 
 
 def file_sizes(dataset: Dataset) -> np.ndarray:

@@ -36,7 +36,7 @@ from flashsloth.train.data.formats import (
     question_columns,
 )
 from flashsloth.train.data.keys import decides
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, shorten
 
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _json_rows(path: str, folder: str, captions: bool, prefix: str = "", **cache
             keys.update(raw_row if isinstance(raw_row, Mapping) else ())
             yield row
     except (json.JSONDecodeError, ijson.JSONError, UnicodeDecodeError) as error:
-        reason = shorten(" ".join(str(error).split()))
+        reason = shorten(hide_secrets(" ".join(str(error).splitlines()[0].split())))  # others quote the file
         rule = "A file holds an array of rows, or one row a line"
         raise ValueError(f"{path} is no valid JSON after {index + 1} rows: {reason}. {rule}") from error
     except (RecursionError, ValueError) as error:  # nested thousands deep, numbers of thousands of digits

@@ -24,6 +24,7 @@ from huggingface_hub.dataclasses import strict
 from flashsloth.folders.downloads import download_error
 from flashsloth.train.data.formats import FEATURES
 from flashsloth.train.data.rows import convert_json, convert_stream, convert_table
+from flashsloth.train.data.wording import show_address
 
 
 logger = logging.getLogger(__name__)
@@ -71,13 +72,18 @@ class DataSource:
     def __post_init__(self):
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(
-                f"the weight of {self.path} is {self.weight}: it has to be a number above 0, or leave it out"
+                f"the weight of {self.shown} is {self.weight}: it has to be a number above 0, or leave it out"
             )
 
     @property
     def local_path(self) -> str:
         """The path, with the home folder in place of `~`."""
         return os.path.expanduser(self.path)
+
+    @property
+    def shown(self) -> str:
+        """The path in messages and files: without the secrets of an address."""
+        return show_address(self.path)
 
     @property
     def local_files(self) -> list[str]:
@@ -135,7 +141,7 @@ def load_data(
     if is_stream:
         parts = [
             _shard(_as_stream(part, seed), process_index, num_processes).map(
-                _source_column, fn_kwargs={"source": source.path}, features=STREAM_FEATURES
+                _source_column, fn_kwargs={"source": source.shown}, features=STREAM_FEATURES
             )
             for part, source in zip(parts, sources, strict=True)
         ]
@@ -150,7 +156,7 @@ def load_data(
     if is_stream:
         return mixture
     for source, part in zip(sources, parts, strict=True):
-        logger.info("%s: %s rows", source.path, f"{len(part):,}")
+        logger.info("%s: %s rows", source.shown, f"{len(part):,}")
     if len(parts) > 1:
         logger.info("together: %s rows in an epoch", f"{len(mixture):,}")
     return mixture
@@ -167,12 +173,12 @@ def check_sources(sources: list[DataSource]) -> None:
     for source in sources:
         _image_folder(source)
         if _is_on_hub(source):
-            with _hub_errors(source):
+            with _hub_errors(source), _quiet_cards():
                 datasets.load_dataset_builder(source.path, source.name, revision=source.revision)
 
 
 def _unweighted(sources: list[DataSource]) -> list[str]:
-    unweighted = [source.path for source in sources if source.weight is None]
+    unweighted = [source.shown for source in sources if source.weight is None]
     if unweighted and len(unweighted) < len(sources):
         raise ValueError(f"{unweighted[0]} has no weight but others have: give each source a weight, or none")
     return unweighted
@@ -211,14 +217,15 @@ def _open(source: DataSource) -> Dataset | IterableDataset:
         if files := _json_files(source):
             parts = [convert_json(os.path.abspath(file), folder, source.captions, source.streaming) for file in files]
             return datasets.concatenate_datasets(parts)
-        raw_rows = _open_table(source)
+        with _quiet_cards():
+            raw_rows = _open_table(source)
     except (DatasetGenerationError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"{source.path} cannot be read: {error.__cause__ or error}") from error
+        raise ValueError(f"{source.shown} cannot be read: {error.__cause__ or error}") from error
     convert = convert_stream if isinstance(raw_rows, IterableDataset) else convert_table
     try:
         return convert(raw_rows, folder, source.captions)
     except ValueError as error:
-        raise ValueError(f"{source.path} {error}") from error
+        raise ValueError(f"{source.shown} {error}") from error
 
 
 def _image_folder(source: DataSource) -> str:
@@ -229,8 +236,8 @@ def _image_folder(source: DataSource) -> str:
     folder = os.path.abspath(os.path.expanduser(source.image_folder))
     if not os.path.isdir(folder):
         raise FileNotFoundError(
-            f"The image_folder of {source.path} does not exist: {source.image_folder}. The paths of the rows' images "
-            "start from it."
+            f"The image_folder of {source.shown} does not exist: {show_address(source.image_folder)}. The "
+            "paths of the rows' images start from it."
         )
     return folder
 
@@ -265,7 +272,7 @@ def _json_files_of_folder(source: DataSource) -> list[str]:
         return []
     _refuse(source, revision=source.revision)
     if source.split not in splits:
-        raise ValueError(f"{source.path} has no split {source.split!r}: it has {', '.join(map(str, splits))}")
+        raise ValueError(f"{source.shown} has no split {source.split!r}: it has {', '.join(map(str, splits))}")
     return [file for file in splits[source.split] if Path(file).suffix.lower() in JSON]
 
 
@@ -278,7 +285,7 @@ def _files_by_split(folder: str) -> dict[str, list[str]]:
 def _refuse(source: DataSource, **settings: str | None) -> None:
     for setting, value in settings.items():
         if value not in (None, "train"):
-            raise ValueError(f"{source.path} is local, and has no {setting}: leave out {setting} ({value})")
+            raise ValueError(f"{source.shown} is local, and has no {setting}: leave out {setting} ({value})")
 
 
 def _open_table(source: DataSource) -> Dataset | IterableDataset:
@@ -296,10 +303,10 @@ def _is_on_hub(source: DataSource) -> bool:
         return False
     if kinds:
         found = " and ".join(kind or "files without an ending" for kind in sorted(kinds))
-        raise ValueError(f"{source.path} is of the type {found}: it has to be .json, .jsonl or .parquet")
+        raise ValueError(f"{source.shown} is of the type {found}: it has to be .json, .jsonl or .parquet")
     if HUB_ID.fullmatch(source.path) and Path(source.path).suffix not in (*JSON, PARQUET):
         return True
-    raise FileNotFoundError(f"No such data: {source.path} is no file, folder or pattern of files that exist")
+    raise FileNotFoundError(f"No such data: {source.shown} is no file, folder or pattern of files that exist")
 
 
 def _is_saved(folder: str) -> bool:
@@ -321,7 +328,7 @@ def _open_folder(source: DataSource) -> Dataset | IterableDataset:
     raw_rows = datasets.load_from_disk(source.local_path)
     if isinstance(raw_rows, DatasetDict):
         if source.split not in raw_rows:
-            raise ValueError(f"{source.path} has no split {source.split!r}: it has {', '.join(raw_rows)}")
+            raise ValueError(f"{source.shown} has no split {source.split!r}: it has {', '.join(raw_rows)}")
         raw_rows = raw_rows[source.split]
     return raw_rows
 
@@ -332,7 +339,7 @@ def _open_parquet(source: DataSource) -> Dataset | IterableDataset:
     try:
         return datasets.load_dataset("parquet", data_files=list(map(glob.escape, source.local_files)), **settings)
     except (ValueError, TypeError) as error:  # a split that a file does not have, a type that `datasets` does not know
-        raise ValueError(f"{source.path} cannot be read: {error}") from error
+        raise ValueError(f"{source.shown} cannot be read: {error}") from error
 
 
 def _open_hub(source: DataSource) -> Dataset | IterableDataset:
@@ -343,18 +350,33 @@ def _open_hub(source: DataSource) -> Dataset | IterableDataset:
 
 
 @contextlib.contextmanager
+def _quiet_cards() -> Iterator[None]:
+    """Leaves out what the Hub's library says of a README without metadata, which data does not need."""
+    cards = logging.getLogger("huggingface_hub.repocard")
+    cards.addFilter(_is_no_card)
+    try:
+        yield
+    finally:
+        cards.removeFilter(_is_no_card)
+
+
+def _is_no_card(record: logging.LogRecord) -> bool:
+    return "Repo card metadata block was not found" not in record.getMessage()
+
+
+@contextlib.contextmanager
 def _hub_errors(source: DataSource) -> Iterator[None]:
     """Turns the errors of a dataset on the Hub into ours."""
     try:
         yield
     except HTTPError as error:
-        raise download_error(f"the dataset {source.path}", error) from error
+        raise download_error(f"the dataset {source.shown}", error) from error
     except (FileNotFoundError, ConnectionError) as error:
         reason = (
-            f"There is no file or folder {source.path}, and the Hub dataset of that name cannot be loaded: {error}"
+            f"There is no file or folder {source.shown}, and the Hub dataset of that name cannot be loaded: {error}"
         )
         if isinstance(error, ConnectionError) and not is_offline_mode():
             raise ConnectionError(reason) from error
         raise ValueError(reason) from error
     except ValueError as error:  # a split or a configuration that the dataset does not have
-        raise ValueError(f"{source.path}: {error}") from error
+        raise ValueError(f"{source.shown}: {error}") from error

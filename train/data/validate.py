@@ -28,7 +28,7 @@ from flashsloth.train.data.broken_rows import (
     write_lines,
 )
 from flashsloth.train.data.images import file_sizes, read_row_image
-from flashsloth.train.data.wording import shorten
+from flashsloth.train.data.wording import hide_secrets, shorten
 
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class RowValidator:
     def validate(self, row: dict, index: int = 0) -> BrokenRow | None:
         """What is wrong with a row, if anything is; `index` is its number in the result."""
         if row["problem"] is not None:
-            return BrokenRow(index, shorten(row["id"]), MALFORMED, row["problem"])
+            return BrokenRow(index, shorten(hide_secrets(row["id"])), MALFORMED, row["problem"])
         messages, images = row["messages"], row["images"] or []
         try:
             _check_has_answer(messages)
@@ -81,7 +81,9 @@ class RowValidator:
             if length > self.max_tokens:
                 raise ConversationError(f"{length} tokens, of which {self.max_tokens} can be kept", CUT)
         except (ConversationError, ImageError) as error:
-            return BrokenRow(index, shorten(row["id"]), error.reason, shorten(error.detail))
+            return BrokenRow(
+                index, shorten(hide_secrets(row["id"])), error.reason, shorten(hide_secrets(error.detail))
+            )
         return None
 
 

@@ -7,7 +7,14 @@ import pytest
 from datasets import Dataset
 from samples import make_image
 
-from flashsloth.image_reading_flashsloth import MISSING_IMAGE, TRUNCATED_IMAGE, UNDECODABLE_IMAGE, ImageError
+from flashsloth.image_reading_flashsloth import (
+    DECOMPRESSION_BOMB,
+    FORBIDDEN_IMAGE,
+    MISSING_IMAGE,
+    TRUNCATED_IMAGE,
+    UNDECODABLE_IMAGE,
+    ImageError,
+)
 from flashsloth.train.data import images
 from flashsloth.train.data.formats import FEATURES
 from flashsloth.train.data.images import FromWorker, UnreachableImage, file_sizes, read_row_image
@@ -59,6 +66,15 @@ def test_a_reduced_image_shows_damage_as_a_whole_one_does(tmp_path):
         (at("gone.png"), "gone.png", MISSING_IMAGE),
         (at("memory://gone.png"), "memory://gone.png does not exist: check the address", MISSING_IMAGE),
         (at("nowhere://a.png"), "nowhere://a.png cannot be fetched .*: check the address", MISSING_IMAGE),
+        (at("local:///dev/zero"), "local:///dev/zero is not fetched: write the path of a file", FORBIDDEN_IMAGE),
+        (at("FILE:///etc/passwd"), "is not fetched: write the path of a file", FORBIDDEN_IMAGE),
+        (at(" Data://a.png"), "is not fetched: write the path", FORBIDDEN_IMAGE),
+        (at("zip:///a.zip"), "is not fetched: write the path", FORBIDDEN_IMAGE),
+        (at("simplecache::http://127.0.0.1:1/a.png"), "an address with '::' leads to another one", FORBIDDEN_IMAGE),
+        (at("zip://a.png::https://u:PASSWORD@h/a.zip?SIGN"), "^zip://a.png::https://h/a.zip is not", FORBIDDEN_IMAGE),
+        (at("memory://u:PASSWORD@h/gone.png?sig=SIGN"), "^memory://h/gone.png does not exist", MISSING_IMAGE),
+        (at("nowhere://u:PASSWORD@h/a.png#SIGN"), "^nowhere://h/a.png cannot be fetched", MISSING_IMAGE),
+        (at("s3://u:PASSWORD@b::c/a.png?SIGN"), "^s3://b::c/a.png is not fetched", FORBIDDEN_IMAGE),
         ({"bytes": b"404: not found", "path": None}, "14 bytes in the row is not in a format", UNDECODABLE_IMAGE),
         ({"bytes": b"", "path": "a.png"}, "a.png", UNDECODABLE_IMAGE),
     ],
@@ -67,6 +83,7 @@ def test_what_is_wrong_with_an_image(image, message, reason):
     with pytest.raises(ImageError, match=message) as error:
         read_row_image(image)
     assert error.value.reason == reason
+    assert not any(secret in str(error.value) for secret in ("PASSWORD", "SIGN"))
 
 
 def test_an_image_that_cannot_be_fetched_now_is_no_broken_one(in_memory, monkeypatch):
@@ -79,6 +96,33 @@ def test_an_image_that_cannot_be_fetched_now_is_no_broken_one(in_memory, monkeyp
     for address, why in ((in_memory, "the token has expired"), ("http://127.0.0.1:1/a.png", "refused")):
         with pytest.raises(UnreachableImage, match=f"^{address} cannot be fetched: .*{why}.* Start again when it can"):
             read_row_image(at(address))
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP", " Http"])
+def test_a_web_address_in_any_spelling_is_fetched_by_the_safe_reader(scheme, monkeypatch):
+    monkeypatch.setattr(images, "RETRY_WAITS", ())
+    monkeypatch.setattr(fsspec, "open", lambda *args: pytest.fail("fetched by fsspec"))
+    with pytest.raises(UnreachableImage, match="cannot be fetched: .*refused") as error:
+        read_row_image(at(f"{scheme}://user:PASSWORD@127.0.0.1:1/a.png?sig=SIGN"))
+    assert "PASSWORD" not in str(error.value) and "SIGN" not in str(error.value)
+
+
+def test_no_more_than_an_image_is_read(in_memory, monkeypatch):
+    monkeypatch.setattr(images, "MAX_DOWNLOAD", 100)
+    with pytest.raises(ImageError, match="memory://images/a.png has more than") as error:
+        read_row_image(at(in_memory))
+    assert error.value.reason == DECOMPRESSION_BOMB
+
+
+def test_a_missing_package_stops_and_is_named(monkeypatch):
+    """The row may be fine: it is not to be skipped."""
+
+    def refuse(address):
+        raise ImportError(f"Install s3fs to access {address}")
+
+    monkeypatch.setattr(fsspec, "open", refuse)
+    with pytest.raises(UnreachableImage, match="a package is not installed: Install s3fs to access s3://b/a.png.$"):
+        read_row_image(at("s3://user:PASSWORD@b/a.png?sig=SIGN"))
 
 
 def test_an_error_of_a_worker_has_its_own_text_only():

@@ -51,6 +51,33 @@ BAD_INPUT = {
     "a row with a mask of its turns": (llava("Hi?", mask=[0, 1]), r"it has 'mask', \[0, 1\]"),
     "a row with marks of its turns": (llava("Hi?", loss=[False, False]), r"it has 'loss', \[False, False\]"),
     "a completion that is not desired": ({"prompt": "a", "completion": "b", "label": False}, "'label', False"),
+    "a completion mask": (chat_turn(1, completion_mask=[0, 0]), "'completion_mask'"),
+    "a mask of the assistant": (chat_turn(1, assistant_masks=[0, 0]), "'assistant_masks'"),
+    "a row with a mask of the assistant": (llava("Hi?", assistant_masks=[[0, 0]]), "'assistant_masks'"),
+    "a number that is a text": (llava_turn(1, lossScale="0.0"), "'lossScale', '0.0'"),
+    'an answer with `loss: "off"`': (chat_turn(1, loss="off"), "'loss', 'off'"),
+    'an answer with `loss: "none"`': (chat_turn(1, loss="none"), "'loss', 'none'"),
+    "marks with a gap": (llava("Hi?", loss=[0, None]), "'loss'"),
+    "`train: false` for a part of an answer": (
+        chat_turn(1, train_detail=[{"begin_offset": 0, "end_offset": 3, "train": False}]),
+        "'train_detail'",
+    ),
+    "a completion with the label 0": ({"prompt": "a", "completion": "b", "label": 0}, "'label', 0"),
+    "a conversation with the label 0": (chat_turn(1) | {"label": "0"}, "'label', '0'"),
+    "a rejected answer beside one": ({"question": "a", "answer": "b", "rejected_answer": "c"}, "'rejected_answer'"),
+    "a rejected response": ({"query": "a", "response": "b", "rejectedResponse": "c"}, "'rejectedResponse'"),
+    "reasoning of a row": ({"question": "a", "answer": "b", "reasoning": "c"}, "'reasoning'.*into the answer"),
+    "thinking of a row": (llava("Hi?", thinking="c"), "it has 'thinking'"),
+    "instructions": (llava("Hi?", instructions="Be brief."), "'instructions'.*rename it to system"),
+    "a developer's prompt": (llava("Hi?", developer="Be brief."), "'developer'.*rename it to system"),
+    **{
+        f"an image in {key}": ({"question": "a", "answer": "b", key: value}, f"it has '{key}'.*rename it to images")
+        for key, value in {
+            **dict.fromkeys(("file_name", "image_filename", "image1", "image_0", "jpg", "png"), "a.PNG"),
+            **dict.fromkeys(("media", "attachments", "file_paths"), ["a.jpg"]),
+        }.items()
+    },
+    "a second image": (llava("<image>", image="a.png", image_2="b.png"), "it has 'image_2'.*learned without"),
     "`weight` in an entry of `texts`": ({"texts": [{"user": "a", "assistant": "b", "weight": 0}]}, "'weight', 0"),
     "`weight` in a part": (
         {"messages": chat("a", [text("b") | {"weight": 0}])},
@@ -114,12 +141,23 @@ def test_keys_that_training_cannot_follow_are_named(raw_row, message):
     "raw_row",
     [
         llava(
-            "Hi?", "Hello.", source="web", url="https://a", width=3, score=0.5, topic="x", model="gpt", split="train"
+            "Hi?",
+            "Hello.",
+            source="web",
+            url="https://a",
+            width=3,
+            score=0.5,
+            topic="x",
+            data_1="x",
+            model="gpt",
+            split="train",
         ),
         llava("Hi?", "Hello.", video=None, videos=[], audio="", tools=[], rejected=None, images=[], system=""),
         llava("Hi?", "Hello.", video_id="v7", has_audio=False, num_videos=3, audio_duration=1.5, training_id=7),
         llava("Hi?", "Hello.", weight=1.0, loss=True, mask=None, exclude=False, label="greeting", image_id=7),
         llava("Hi?", "Hello.", mask="segmentation.png", system_fingerprint="fp", train="coco", prompt_id="x"),
+        llava("Hi?", "Hello.", label=0, file_name="rows.json", path="a/b", chosen_score=1, loss="cross entropy"),
+        chat_turn(1, train_detail=[{"begin_offset": 0, "end_offset": 5, "train": True}], lossScale="1.0"),
         llava_turn(0, train=False, weight=0),
         llava_turn(0, weight=1),
         llava_turn(1, loss=True, weight=1, no_loss=False, masked=0, train="true", markdown=None, language="en"),
@@ -134,13 +172,20 @@ def test_metadata_is_passed_over(raw_row):
     assert (row["problem"], row["messages"]) == (None, chat("Hi?", "Hello."))
 
 
-@pytest.mark.parametrize("key", ["system", "system_prompt", "systemPrompt", "system_message"])
+@pytest.mark.parametrize("key", ["system", "system_prompt", "systemPrompt", "system_message", "sys_prompt"])
 def test_a_system_prompt_is_learned_with_its_row(key, processor):
     row = make_row(llava("Hi?", "Hello.", **{key: "Be brief."}), 0, "/images", captions=False)
     assert row["messages"] == [{"role": "system", "content": [text("Be brief.")]}, *chat("Hi?", "Hello.")]
     assert processor.apply_chat_template(row["messages"]).startswith("Be brief. USER: Hi?")
     again = {key: "Be brief.", "messages": [{"role": "system", "content": "Be brief."}, *chat_turn(0)["messages"]]}
     assert make_row(again, 0, "/images", captions=False)["messages"] == row["messages"]
+
+
+def test_a_developer_s_message_is_the_system_prompt():
+    row = make_row(
+        {"messages": [{"role": "developer", "content": "Be brief."}, *chat_turn(1)["messages"]]}, 0, "/", False
+    )
+    assert row["messages"][0] == {"role": "system", "content": [text("Be brief.")]}
 
 
 def png(seed: int) -> bytes:

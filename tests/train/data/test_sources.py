@@ -2,6 +2,7 @@
 """Every kind of source that a stage may have, mixtures, shards, and memory that does not grow with rows."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -10,14 +11,37 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset_builder
 from raw_rows import IMAGE, chat, decoded, llava, load, text, write_json
 from samples import make_image
 
 from flashsloth.train.data import DataSource, load_data
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.formats import FEATURES
-from flashsloth.train.data.sources import STREAM_FEATURES
+from flashsloth.train.data.sources import STREAM_FEATURES, check_sources
+
+
+@pytest.mark.parametrize("setting", ["path", "image_folder"])
+def test_an_address_that_is_no_data_is_named_without_its_secrets(setting):
+    settings = {"path": "tests", setting: "https://user:PASSWORD@host/rows.json?sig=SIGN"}
+    for function in (check_sources, load_data):
+        with pytest.raises(FileNotFoundError, match="https://host/rows.json") as error:
+            function([DataSource(**settings)], *([0] if function is load_data else []))
+        assert "PASSWORD" not in str(error.value) and "SIGN" not in str(error.value)
+
+
+def test_a_readme_without_metadata_is_no_news(tmp_path, caplog):
+    pq.write_table(pa.table({"question": ["Hi?"], "answer": ["Hello."]}), tmp_path / "train.parquet")
+    (tmp_path / "README.md").write_text("# Rows")
+    cards = logging.getLogger("huggingface_hub.repocard")  # which passes nothing on
+    cards.addHandler(caplog.handler)
+    try:
+        assert len(load(str(tmp_path))) == 1
+        assert "Repo card" not in caplog.text
+        load_dataset_builder(str(tmp_path))
+        assert "Repo card" in caplog.text
+    finally:
+        cards.removeHandler(caplog.handler)
 
 
 def test_patterns(tmp_path):

@@ -12,7 +12,7 @@ from samples import make_image
 
 from flashsloth import cli
 from flashsloth.train.data import DataSource, load_data, validate
-from flashsloth.train.data.broken_rows import BrokenRow
+from flashsloth.train.data.broken_rows import BrokenRow, report, write_jsonl
 from flashsloth.train.data.fingerprint import fingerprint
 from flashsloth.train.data.formats import FEATURES
 from flashsloth.train.data.validate import DataValidation, RowValidator, without
@@ -187,6 +187,33 @@ def test_messages_do_not_quote_a_whole_image(write, processor, tmp_path):
     with pytest.raises(ValueError, match="no row that can be read") as error:
         load_data([write([rows[5]])], seed=0)
     assert len(str(error.value)) < 1000
+
+
+SECRETS = ("PASS", "WORD", "SIGN")
+ADDRESS = "https://user:PASSWORD@127.0.0.1:1/gone.png?sig=SIGN"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_addresses_leave_no_secrets_in_reports_and_files(streaming, write, processor, tmp_path, caplog):
+    places = {
+        "image": {"image": ADDRESS.replace("https", "nowhere")},
+        "id": {"id": ADDRESS},
+        "key": {"image_path": ADDRESS},
+        "video": {"videos": [{"url": ADDRESS}]},
+        "part": {"image": {"url": ADDRESS}},
+    }
+    rows = [row("<image>" if "image" in place else "Hi?", **place) for place in places.values()]
+    source = write([*GOOD, *rows], streaming=streaming)
+    validation, data = start_validation(source, processor, tmp_path)
+    broken_rows = validation.validate_all(*data)
+    assert len(broken_rows) == len(places)
+    validation.rows_to_skip(*data, "skip")
+    with pytest.raises(ValueError, match="rows are broken|of the stream") as error:
+        validation.rows_to_skip(*data, "stop")
+    write_jsonl(broken_rows, tmp_path / "out" / "broken.jsonl")
+    shown = [report(broken_rows), str(error.value), caplog.text]
+    shown += [file.read_text() for file in (tmp_path / "out").glob("*.jsonl")]
+    assert not any(secret in text for text in shown for secret in SECRETS)
 
 
 def test_many_rows_and_streams(write, processor):
