@@ -115,6 +115,7 @@ def run_ask(args: argparse.Namespace) -> None:
         dtype = str(model.dtype).removeprefix("torch.")
         _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
         if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
+            logging.getLogger(type(processor).__module__).setLevel(logging.ERROR)  # it would say the same
             _log(
                 "Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd"
             )
@@ -459,7 +460,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if args.command == "bench":
         args.arguments = unknown  # each benchmark has a parser of its own
     elif args.command == "ask" and (image := _image_among([args.question, *unknown])):
-        command.error(f"{image!r} is an image, not a question: ask --image {image} QUESTION")
+        command.error(
+            f"{image!r} is an image, not a question: ask --image {image} QUESTION, and --image for each other one"
+        )
     elif unknown:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args

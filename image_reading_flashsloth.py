@@ -45,7 +45,7 @@ DOWNLOAD_TIMEOUT = 60  # seconds for all of it
 MAX_REDIRECTS = 5
 GONE = (404, 410)  # status codes of HTTP
 # How an address begins: with a scheme, of which a path keeps one slash, or with two slashes.
-ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]+:/{1,2}|//)", re.IGNORECASE)
+ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]+:/|//)", re.IGNORECASE)
 FORMATS = tuple(ChannelDimension.__members__.values())
 NOT_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PUBLIC = "public"

@@ -82,8 +82,9 @@ def read_rows(file: Path, required: Sequence[str] = ()) -> list[dict]:
 
 def read_json_file(file: Path):
     """The content of a JSON file, or a `ValueError` that names the file."""
+    text = read_text(file)
     try:
-        return json.loads(read_text(file))
+        return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{file} is not a JSON file: {error}") from error
 
@@ -132,7 +133,8 @@ def read_question_rows(file: Path, benchmark: str) -> list[dict]:
     # Every line of TextVQA's file names OCR tokens, though perhaps none.
     found = Counter(map(_benchmark_of, rows)).most_common(1)[0][0]
     if found != benchmark:
-        raise ValueError(f"{file} looks like the questions of {found}, not of {benchmark}: check --task.")
+        hint = "" if benchmark != "textvqa" else ", and that each prompt has its line 'Reference OCR token: ...'"
+        raise ValueError(f"{file} looks like the questions of {found}, not of {benchmark}: check --task{hint}.")
     return rows
 
 

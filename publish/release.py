@@ -22,6 +22,7 @@ from transformers.tokenization_utils_base import (
     TOKENIZER_CONFIG_FILE,
 )
 from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
     CHAT_TEMPLATE_FILE,
     CONFIG_NAME,
     GENERATION_CONFIG_NAME,
@@ -238,6 +239,8 @@ def _check_kind(folder: Path) -> None:
             f"{folder} is a checkpoint of a training run. Its optimizer state and settings are not part of a model: "
             "push the finished OUTPUT_DIR/model, or load the checkpoint and save model and processor to a new folder."
         )
+    if (folder / ADAPTER_CONFIG_NAME).is_file():
+        raise ValueError(f"{folder} is an adapter: merge it first (flashsloth merge).")
     if not has_config:
         result = folder / RUN_RESULT
         remedy = f"name {result}" if (result / CONFIG_NAME).is_file() else "name a folder that a command wrote"

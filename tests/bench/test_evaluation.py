@@ -16,7 +16,8 @@ def test_last_line_is_the_report(capsys):
     assert (report["questions"], report["batch_size"], report["dtype"]) == (10, 4, "float32")
     assert report["different_answers"] == 0
     assert report["time_ratio"] == pytest.approx(
-        report["batches of 4"]["seconds"] / report["one by one"]["seconds"], abs=0.01
+        report["batches of 4"]["seconds"] / report["one by one"]["seconds"],
+        abs=0.1,  # of seconds that are rounded
     )
 
 

@@ -360,6 +360,12 @@ def test_all_that_is_wrong_is_named(folder):
         assert problem in said
 
 
+def test_an_adapter_is_to_be_merged_first(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is an adapter: merge it first .flashsloth merge."):
+        read_release(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
