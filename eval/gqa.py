@@ -72,6 +72,10 @@ class GQA(Benchmark):
                 raise ValueError(
                     f"{source} has no label of question {question.id!r}: it has those of other questions."
                 )
+            where = f"{source}, question {question.id!r}"
+            for name, kind in (("answer", str), ("question", str), ("types", dict), ("isBalanced", bool)):
+                if not isinstance(entry.get(name, kind()), kind):
+                    raise ValueError(f"{where}: its {name!r} is {entry[name]!r}, not of type {kind.__name__}.")
             if "question" in entry and entry["question"].strip().lower() != question.first_line.lower():
                 raise ValueError(
                     f"{source} has the label of another question with the id {question.id!r}: "
@@ -79,6 +83,8 @@ class GQA(Benchmark):
                 )
             check_fields(entry["types"], ("structural",), f"{source}, 'types' of question {question.id!r}")
             structure = entry["types"]["structural"]
+            if not isinstance(structure, str):
+                raise ValueError(f"{where}: its 'structural' type is {structure!r}, not a text.")
             labels.append(
                 {"answer": entry["answer"], "structure": structure, "balanced": entry.get("isBalanced", True)}
             )

@@ -220,7 +220,7 @@ def _image(row: dict, by_index: dict[int, dict]) -> bytes:
         seen.add(int(content))
         content = by_index[int(content)]["image"]
     try:
-        image = base64.b64decode(content, validate=True) if len(content) > LONGEST_INDEX else b""
+        image = base64.b64decode("".join(content.split()), validate=True) if len(content) > LONGEST_INDEX else b""
     except binascii.Error:
         image = b""
     if not image:

@@ -123,8 +123,10 @@ def score_answers(task: Task, answers: Path, output: Path) -> dict:
         `dict`: The report.
 
     Raises:
-        ValueError: If the answers do not match the questions.
+        ValueError: If the answers do not match the questions, or the folder holds those of a model.
     """
+    if (output / RUN).is_file():
+        raise ValueError(f"{output} holds the answers of a model ({RUN}): choose another --output.")
     texts = read_answers(answers, task.questions, task.benchmark.key)
     has_images = all(isinstance(q.image, bytes) or q.image.is_file() for q in task.questions)
     images = fingerprint_of_images(image_digests(task.questions)) if has_images else None

@@ -74,7 +74,12 @@ class TextVQA(Benchmark):
         answers = {}
         for number, entry in enumerate(entries):
             check_fields(entry, ("question", "image_id", "answers"), f"{source}, entry {number}")
-            answers[self.key(entry["image_id"], entry["question"])] = entry["answers"]
+            where, found = f"{source}, entry {number}", entry["answers"]
+            if not isinstance(entry["question"], str):
+                raise ValueError(f"{where}: its 'question' must be text, not {entry['question']!r}.")
+            if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
+                raise ValueError(f"{where}: its 'answers' must be a list of {ANSWERS} texts.")
+            answers[self.key(entry["image_id"], entry["question"])] = found  # the last of equal ones, as published
         for question in questions:
             found = answers.get(question.key)
             if found is None:

@@ -74,3 +74,22 @@ def test_its_own_file_has_questions_and_labels(tmp_path):
         (q.key, q.prompt, q.image_name) for q in by_llava.questions
     ]
     assert own.labels == by_llava.labels
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": None}, "its 'answer' is None, not of type str"),
+        ({"answer": 5}, "its 'answer' is 5, not of type str"),
+        ({"question": None}, "its 'question' is None, not of type str"),
+        ({"isBalanced": "False"}, "its 'isBalanced' is 'False', not of type bool"),
+        ({"types": {"structural": None}}, "its 'structural' type is None, not a text"),
+    ],
+)
+def test_labels_of_another_type(tmp_path, change, message):
+    files = write_benchmark("gqa", tmp_path)
+    labels = json.loads(files.labels.read_text())
+    next(iter(labels.values())).update(change)
+    files.labels.write_text(json.dumps(labels))
+    with pytest.raises(ValueError, match=message):
+        read_task("gqa", [files.questions], files.labels)

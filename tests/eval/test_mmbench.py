@@ -7,7 +7,9 @@ import numpy as np
 import openpyxl
 import pytest
 from benchmark_files import MMBENCH_COLUMNS, mmbench_rows, write_benchmark, write_lines, write_table
+from samples import encode_image, make_image
 
+from flashsloth.eval import mmbench
 from flashsloth.eval.mmbench import MMBench, choice
 from flashsloth.eval.run import read_task, score_answers
 
@@ -137,3 +139,11 @@ def test_the_test_split_has_a_submission_and_no_score(tmp_path):
     assert report["scores"] == {}
     sheet = openpyxl.load_workbook(tmp_path / "out" / "submission" / "mmbench.xlsx").active
     assert [cell.value for cell in sheet[1]] == ["index", "question", "A", "B", "C", "D", "prediction", "split"]
+
+
+def test_images_in_lines_of_base64(tmp_path):
+    """Some tables break the text of an image into lines."""
+    wrapped = base64.encodebytes(encode_image(make_image(0))).decode()
+    assert "\n" in wrapped.strip()
+    row = {"index": "1", "image": wrapped}
+    assert mmbench._image(row, {1: row}) == encode_image(make_image(0))

@@ -49,6 +49,7 @@ def test_from_question_file_to_score(any_benchmark, tmp_path, capsys):
     assert report["versions"].keys() >= {"flashsloth", "torch", "transformers"}
     # The file of answers is what --answers takes, and gives the same scores.
     given = [*any_benchmark.arguments, "--answers", str(output / "answers.jsonl"), "--output", str(tmp_path / "again")]
+    assert cli.main(["eval", *given[:-1], str(output)]) == 2  # the folder of a model's answers stays what it is
     assert cli.main(["eval", *given]) == 0
     assert last_line(capsys)["scores"] == report["scores"]
 

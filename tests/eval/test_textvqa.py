@@ -1,6 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """TextVQA's normalization and score, worked by hand."""
 
+import json
+
 import pytest
 from benchmark_files import write_benchmark
 
@@ -90,3 +92,22 @@ def test_two_questions_about_an_image_are_told_apart(tmp_path):
     report = score_answers(task, answers, tmp_path / "out")
     assert report["scores"] == {"accuracy": pytest.approx(200 / 3)}
     assert report["bootstrap"]["over"] == "images"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answers": "0123456789"}, "its 'answers' must be a list of 10 texts"),
+        ({"answers": [1] * 10}, "its 'answers' must be a list of 10 texts"),
+        ({"answers": None}, "its 'answers' must be a list of 10 texts"),
+        ({"question": None}, "its 'question' must be text, not None"),
+    ],
+)
+def test_labels_of_another_type(tmp_path, change, message):
+    """A text of ten characters is no list of ten answers."""
+    files = write_benchmark("textvqa", tmp_path)
+    content = json.loads(files.labels.read_text())
+    content["data"][0] |= change
+    files.labels.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"entry 0: {message}"):
+        read_task("textvqa", [files.questions], files.labels)
