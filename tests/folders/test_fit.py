@@ -60,19 +60,19 @@ def test_texts_to_escape_that_are_none(tokens):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "message"),
     [
-        ("image_std", [0.5, 0.0, 0.5]),
-        ("image_mean", [float("nan")] * 3),
-        ("tile_grid", 99),
-        ("resample", 77),
-        ("hd", "yes"),
+        ("image_std", [0.5, -0.5, 0.5], "turns black into 1 and white into -1"),
+        ("rescale_factor", 1e-9, "turns black into -1 and white into -0.999999"),
+        ("tile_grid", 99, "has tile_grid 99, which is not a whole number up to 16"),
+        ("resample", 77, "has resample 77"),
+        ("hd", "yes", "has hd 'yes', which is not true or false"),
     ],
 )
-def test_settings_with_which_no_image_can_be_processed(processor, name, value):
+def test_settings_with_which_no_image_can_be_processed(processor, name, value, message):
     image_processor = copy.deepcopy(processor.image_processor)
     setattr(image_processor, name, value)
-    with pytest.raises(ValueError, match=f"The image processor in here has {name}"):
+    with pytest.raises(ValueError, match=f"The image processor in here {message}"):
         check_image_processor(image_processor, "here")
 
 
