@@ -67,6 +67,17 @@ class Benchmark(ABC):
     def key(self, question_id: str | int, prompt: str) -> Key:
         """What identifies a question among all of the benchmark."""
 
+    def question_of(self, row: dict, images: Path) -> Question:
+        """The question of a row with `question_id`, `image` and `text`, as most published files have them."""
+        return Question(
+            id=row["question_id"],
+            key=self.key(row["question_id"], row["text"]),
+            prompt=row["text"],
+            image=images / row["image"],
+            image_name=row["image"],
+            category="",
+        )
+
     @abstractmethod
     def judge(self, questions: list[Question], labels: list, texts: list[str]) -> Table:
         """

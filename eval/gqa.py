@@ -48,17 +48,7 @@ class GQA(Benchmark):
             ]
         else:
             rows = read_question_rows(file, self.name)
-        return [
-            Question(
-                id=row["question_id"],
-                key=self.key(row["question_id"], row["text"]),
-                prompt=row["text"],
-                image=images / row["image"],
-                image_name=row["image"],
-                category="",
-            )
-            for row in rows
-        ]
+        return [self.question_of(row, images) for row in rows]
 
     def own_labels(self, files):
         return files[0] if len(files) == 1 and files[0].suffix == ".json" else None

@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, percent
-from flashsloth.eval.questions import Question, check_fields, first_line, read_json_file, read_question_rows
+from flashsloth.eval.questions import check_fields, first_line, read_json_file, read_question_rows
 
 
 ANSWERS = 10  # of people, to a question
@@ -53,18 +53,7 @@ class TextVQA(Benchmark):
     split = "val"
 
     def read_questions(self, files, images):
-        return [
-            Question(
-                id=row["question_id"],
-                key=self.key(row["question_id"], row["text"]),
-                prompt=row["text"],
-                image=images / row["image"],
-                image_name=row["image"],
-                category="",
-            )
-            for file in files
-            for row in read_question_rows(file, self.name)
-        ]
+        return [self.question_of(row, images) for file in files for row in read_question_rows(file, self.name)]
 
     def read_labels(self, source, questions):
         content = read_json_file(source)
