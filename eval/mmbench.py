@@ -199,7 +199,10 @@ def _read_table(file: Path) -> list[dict]:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         found = ", ".join(columns) if len(columns) > 1 else "no columns with tabs between them"
-        raise ValueError(f"{file} is not MMBench's table: it has no column {missing[0]!r}, but {found[:200]}.")
+        raise ValueError(
+            f"{file} is not MMBench's table: it has no column {missing[0]!r}, but {found[:200]}. docs/evaluation.md "
+            "shows the format."
+        )
     for number, row in enumerate(table, 1):
         _check_row(row, f"{file}, row {number}")
     if not table:

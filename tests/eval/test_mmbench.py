@@ -183,6 +183,11 @@ def test_a_label_that_is_no_letter_is_refused(answer, tmp_path):
     assert f"table.tsv: the answer {answer!r} of question 241 is none of A, B, C, D" in message
 
 
+def test_another_table_is_refused_with_the_page_of_the_format(tmp_path):
+    message = refused(mmbench_rows(), tmp_path, ["index", "question"])
+    assert "has no column 'hint', but index, question. docs/evaluation.md shows the format." in message
+
+
 def test_an_index_of_any_length_is_one_line(tmp_path):
     message = refused([row | {"index": 5000 * "9"} for row in mmbench_rows()], tmp_path)
     assert "row 1: the index '999" in message and len(message) < 300
