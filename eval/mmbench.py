@@ -70,7 +70,10 @@ class MMBench(Benchmark):
         _check_splits(rows)
         _warn_of_missing_rows(rows)
         _warn_of_missing_options(rows)
-        return [self._question(row, by_index, _suffix(table)) for table in tables for row in table]
+        suffix, *others = {_suffix(table) for table in tables}
+        if others:
+            raise ValueError("Some of the tables are in Chinese and others are not: name those of one language.")
+        return [self._question(row, by_index, suffix) for row in rows]
 
     def _question(self, row: dict, by_index: dict[int, dict], suffix: str) -> Question:
         options = options_of(row)

@@ -234,6 +234,12 @@ def test_a_table_is_asked_in_the_language_of_most_of_its_questions(tmp_path):
     assert ends == {"Answer with the option's letter from the given choices directly."}
 
 
+def test_tables_of_two_languages_are_refused(tmp_path):
+    files = [write_table(mmbench_rows(), tmp_path / "en.tsv"), write_table(chinese_rows(), tmp_path / "cn.tsv")]
+    with pytest.raises(ValueError, match="^Some of the tables are in Chinese and others are not: name those of one"):
+        read_task("mmbench", files)
+
+
 def test_chinese_from_question_file_to_score(tmp_path, capsys):
     rows = chinese_rows()
     table = write_table(rows, tmp_path / "mmbench_dev_cn_20231003.tsv")
