@@ -19,7 +19,6 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from flashsloth.folders.errors import one_line
 from flashsloth.folders.git_lfs import check_is_fetched
-from flashsloth.folders.tensors import WEIGHT_FILES
 from flashsloth.image_reading_flashsloth import without_secrets
 
 
@@ -30,6 +29,13 @@ CONFIG_FILES = ("config.json",)
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 SAFETENSORS_FILES = ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors")
 PYTORCH_FILES = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+# Files in which `save_pretrained` stores weights; the first that is there is read.
+WEIGHT_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
 SUBFOLDERS = ("*/*",)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # the usual ones

@@ -1,0 +1,65 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+What an exported model folder holds: graphs in `onnx/`, by the names that transformers.js and the ONNX community use,
+and `export.json`, the record of the export, which says what graph belongs to which weights.
+"""
+
+from pathlib import Path, PurePosixPath
+
+from flashsloth.folders.json_files import read_json
+
+
+EXPORT_FILE = "export.json"
+ONNX_FOLDER = "onnx"
+VISION_ENCODER, EMBED_TOKENS, DECODER = GRAPHS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
+# How the names of graphs end, by the dtype of their weights.
+SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_q8", "int4": "_q4"}
+WEIGHTS = tuple(SUFFIXES)
+PAST, PRESENT = "past_key_values.", "present."  # how the decoder's cached keys and values begin, before and after
+DATA_SUFFIX = "_data"  # of the file of weights beside a graph that is too large to hold them
+
+
+def graph_file(graph: str, dtype: str) -> str:
+    """The name of a graph with weights of a dtype, within the folder."""
+    return f"{ONNX_FOLDER}/{graph}{SUFFIXES[dtype]}.onnx"
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds an exported model."""
+    return (folder / EXPORT_FILE).is_file()
+
+
+def read_export(folder: Path) -> dict:
+    """
+    The record of an exported model.
+
+    Raises:
+        ValueError: If the folder holds no exported model, or its record is damaged.
+    """
+    if not is_exported(folder):
+        raise ValueError(
+            f"{folder} is no exported model: it has no {EXPORT_FILE}. Export it first: flashsloth export {folder} DST "
+            "--format onnx."
+        )
+    record = read_json(folder / EXPORT_FILE)
+    weights = record.get("weights")
+    is_complete = isinstance(weights, dict) and weights and all(_is_graphs(files) for files in weights.values())
+    is_complete = is_complete and weights.keys() <= set(WEIGHTS) and record.get("default") in weights
+    if not is_complete or not _is_sizes(record.get("files")):
+        raise ValueError(f"{folder / EXPORT_FILE} does not name the graphs of the model. Export it again.")
+    return record
+
+
+def _is_sizes(files) -> bool:
+    """Whether this gives files in the folder of graphs with their sizes."""
+    return isinstance(files, dict) and all(
+        name == f"{ONNX_FOLDER}/{PurePosixPath(name).name}" and isinstance(size, int) for name, size in files.items()
+    )
+
+
+def _is_graphs(files) -> bool:
+    """Whether this names a file for each graph, in the folder of graphs."""
+    if not isinstance(files, dict) or set(files) != set(GRAPHS):
+        return False
+    names = {graph_file(graph, dtype) for graph in GRAPHS for dtype in WEIGHTS}
+    return all(isinstance(name, str) and name in names for name in files.values())
