@@ -92,9 +92,34 @@ def test_a_run_that_died_goes_on(tmp_path, half_line):
     assert sorted(first.asked + second.asked) == list(range(10))
 
 
-def test_a_damaged_line_within_a_file_is_named(tmp_path):
-    (tmp_path / "answers.part-0.jsonl").write_text('{"question_id": 1, \n{"question_id": 2}\n')
-    with pytest.raises(ValueError, match=r"answers.part-0.jsonl is damaged .*remove it"):
+SOUND = '{"question_id": 1, "prompt": "What?", "text": "Yes"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question_id": 1, ', "line 2 is not JSON"),
+        ('{"a": 1}', "line 2 has no 'question_id'; it has 'a'"),
+        ('{"question_id": 1, "prompt": "What?"}', "line 2 has no 'text'"),
+        ('{"question_id": 1, "prompt": "What?", "text": null}', "line 2: its 'text' is None, not text"),
+        ('{"question_id": [1], "prompt": "What?", "text": "a"}', r"line 2: its 'question_id' is \[1\], not text or a"),
+        ("5", "line 2 is a whole number, not an object"),
+        ("[" * 100_000, "line 2 holds lists or objects that are nested too deeply"),
+        ("\0\0\0", "line 2 is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("name", ["answers.part-0.jsonl", "answers.part-7.jsonl", "answers.jsonl"])
+def test_a_damaged_line_is_named(tmp_path, name, line, message):
+    (tmp_path / name).write_text(SOUND + line + "\n" + SOUND)
+    with pytest.raises(
+        ValueError, match=f"{name}, {message}.*Remove the line, or the file, and its questions are asked"
+    ):
+        run(tmp_path, Model(), make_questions())
+
+
+def test_a_file_of_answers_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "answers.part-0.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"answers.part-0.jsonl is not text in UTF-8.*Remove the line, or the file"):
         run(tmp_path, Model(), make_questions())
 
 

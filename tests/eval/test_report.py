@@ -69,8 +69,9 @@ def test_scores_become_those_of_a_model_card(any_benchmark, tmp_path):
     published = {"task": "t", "dataset": {"name": "POPE"}, "metric": "score", "value": 86.3, "origin": "published"}
     published |= {"source": {"name": "the paper", "url": "https://example.org"}}
     measured = published | {"dataset": {"name": "Exam"}, "origin": "measured", "source": None}
-    write_evaluations(folder, benchmark, report, [published, measured])
-    write_evaluations(folder, benchmark, report, json.loads((folder / "evaluation.json").read_text()))
+    (folder / "evaluation.json").write_text(json.dumps([published, measured]))
+    write_evaluations(folder, benchmark, report)
+    write_evaluations(folder, benchmark, report)
     read = read_evaluations(folder)
     assert [(score.dataset_name, score.origin) for score in read[:2]] == [("POPE", "published"), ("Exam", "measured")]
     assert len(read) == 2 + len(evaluations(benchmark, report))  # the second time replaces the first
