@@ -239,5 +239,6 @@ def named_in_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(file)
+        if error.errno is not None:
+            error.filename = error.filename or str(file)
         raise

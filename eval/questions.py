@@ -141,12 +141,12 @@ def last_labels(pairs: Iterable[tuple], source: Path) -> dict:
     if differ:
         contradictory = [key for key in differ if differ[key]]
         logger.warning(
-            "%s has several labels of %d questions, %s among them. %s",
+            "%s: %d of %d questions have several labels, %s among them. %s",
             source,
             len(differ),
+            len(labels),
             _name_of_label(contradictory[0] if contradictory else next(iter(differ))),
-            f"{len(contradictory)} of these questions have labels that differ: the last one counts, as in the "
-            "published script."
+            f"The labels of {len(contradictory)} of these differ: the last one counts, as in the published script."
             if contradictory
             else "All labels of a question are equal.",
         )

@@ -150,7 +150,7 @@ class Model:
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch) -> tuple[Path, Path, list[str]]:
     """The folder of a run that has ended, that of its model, and the arguments of the command."""
-    monkeypatch.setattr(loading, "load", lambda *_: (SimpleNamespace(dtype="torch.float32"), None))
+    monkeypatch.setattr(loading, "load_model_and_processor", lambda *_: (SimpleNamespace(dtype="torch.float32"), None))
     monkeypatch.setattr(asking, "GreedyModel", Model)
     files, model = write_benchmark("gqa", tmp_path / "gqa"), tmp_path / "model"
     shutil.copytree(SHIPPED_CHECKPOINT, model)

@@ -9,7 +9,8 @@ import pytest
 from benchmark_files import TASKS, mmbench_rows, read_lines, write_benchmark, write_lines, write_table
 
 from flashsloth import cli
-from flashsloth.eval.questions import fingerprint_of_questions, read_rows
+from flashsloth.eval.files import read_rows
+from flashsloth.eval.questions import fingerprint_of_questions, last_labels
 from flashsloth.eval.run import read_task
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
@@ -347,6 +348,62 @@ def test_answers_to_other_questions_with_the_same_ids(benchmark, tmp_path, capsy
     arguments = ["eval", *benchmark.arguments, "--answers", str(answers), "--output", str(tmp_path / "out")]
     assert cli.main(arguments) == 2
     assert "answers another question with the id" in capsys.readouterr().err
+
+
+def repeat_entry(files, **fields):
+    """TextVQA's first label once more, with other fields."""
+    content = json.loads(files.labels.read_text())
+    content["data"].append(content["data"][0] | fields)
+    files.labels.write_text(json.dumps(content))
+
+
+LAST = "differ: the last one counts, as in the published script."
+EQUAL = "All labels of a question are equal."
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "repeat", "example", "says"),
+    [
+        ("gqa", repeat_label(), "'201307251'", EQUAL),
+        ("gqa", repeat_label(answer="yes"), "'201307251'", LAST),
+        ("textvqa", repeat_entry, "'003a8ae2ef43b901 what is the brand of this camera?'", EQUAL),
+        ("textvqa", lambda files: repeat_entry(files, answers=["x"] * 10), "'003a8ae2ef43b901 what is the", LAST),
+        ("mme", change_mme("Is there a cat 1?\tYes\n" * 2 + "Is there a dog 1?\tNo\n"), "'existence 0001 Is", EQUAL),
+        ("mme", change_mme("Is there a cat 1?\tYes\nIs there a cat 1?\tNo\nIs there a dog 1?\tNo\n"), "cat 1?'", LAST),
+    ],
+    indirect=["benchmark"],
+)
+def test_repeated_labels_are_said(benchmark, repeat, example, says, caplog):
+    before = read_task(benchmark.task, [benchmark.questions], benchmark.labels).labels
+    assert not caplog.records
+    repeat(benchmark)
+    labels = read_task(benchmark.task, [benchmark.questions], benchmark.labels).labels
+    (record,) = caplog.records
+    assert "1 of " in record.message and "have several labels" in record.message and example in record.message
+    assert record.message.endswith(says)
+    # The last one counts.
+    assert (labels == before) == (says == EQUAL) and labels[1:] == before[1:]
+    if says == LAST:
+        assert labels[0] in ("No", ["x"] * 10) or labels[0]["answer"] == "yes"
+
+
+def test_the_warning_names_a_question_whose_labels_differ(caplog):
+    pairs = [(("a",), 1), (("b",), 1), (("a",), 1), (("b",), 2), (("b",), 1), (("c",), 1)]
+    assert last_labels(pairs, "labels.json") == {("a",): 1, ("b",): 1, ("c",): 1}
+    assert caplog.messages == [
+        f"labels.json: 2 of 3 questions have several labels, 'b' among them. The labels of 1 of these {LAST}"
+    ]
+
+
+def test_a_name_that_is_no_text(tmp_path, capsys):
+    """A file name need not be valid UTF-8, but what is written must be."""
+    files = write_benchmark("mme", tmp_path / "mme")
+    for ending in (".png", ".txt"):
+        image = files.labels / "existence" / f"0001{ending}"
+        image.rename(image.with_name(f"a\udcff{ending}"))
+    command = ["eval", "--task", "mme", "--questions", str(files.labels), "--model", str(SHIPPED_CHECKPOINT)]
+    assert cli.main([*command, "--output", str(tmp_path / "out")]) == 2
+    assert "'existence/a\\udcff.png' is not valid UTF-8: rename the file" in capsys.readouterr().err
 
 
 def test_separators_of_unicode_do_not_end_a_line(tmp_path):
