@@ -47,7 +47,8 @@ def is_file(path: Path) -> bool:
 def check_is_file(file: Path) -> None:
     """Raises a `ValueError` unless there is such a file."""
     if not is_file(file):
-        raise ValueError(f"{file} is {'a folder' if os.path.isdir(file) else 'not there'}: name a file.")
+        what = "a folder" if os.path.isdir(file) else "no file" if os.path.exists(file) else "not there"
+        raise ValueError(f"{file} is {what}: name a file.")
 
 
 def read_text(file: Path, whole_lines: bool = False) -> str:

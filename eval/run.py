@@ -207,7 +207,7 @@ def _check_write(task: Task, options: ModelOptions) -> None:
     if task.labels is None:
         raise ValueError("--write needs --labels: without them there are no scores to write.")
     if not os.path.isdir(options.model):
-        raise ValueError(f"--write puts scores into a model folder, but {options.model} is on the Hub: name a folder.")
+        raise ValueError(f"--write puts scores into a model folder, and {options.model} is none: name one.")
     read_evaluations(Path(options.model))
 
 

@@ -3,6 +3,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,22 @@ def test_a_value_is_shown_in_part_of_a_line():
     assert shown("it's") == repr("it's")
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "nothing", "."])
-def test_what_is_no_file(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("x" * 5000, "not there"),
+        ("a\0b", "not there"),
+        ("nothing", "not there"),
+        (".", "a folder"),
+        ("pipe", "no file"),
+    ],
+)
+def test_what_is_no_file(tmp_path, name, what):
+    if name == "pipe":
+        os.mkfifo(tmp_path / name)
     assert not is_file(tmp_path / name)
+    with pytest.raises(ValueError, match=f"is {what}: name a file"):
+        read_rows(tmp_path / name)
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_is(tmp_path, monkeypatch):

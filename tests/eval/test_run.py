@@ -260,7 +260,7 @@ def test_scores_to_write_need_labels_and_a_folder(tmp_path, capsys, monkeypatch,
     assert "--write needs --labels: without them there are no scores to write" in capsys.readouterr().err
     if model == "owner/name":
         assert cli.main([*command, "--labels", str(files.labels)]) == 2
-        assert "but owner/name is on the Hub: name a folder" in capsys.readouterr().err
+        assert "and owner/name is none: name one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
