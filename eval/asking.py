@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from accelerate import PartialState
@@ -34,6 +35,7 @@ PART = "answers.part-{}.jsonl"
 FAILURES = "failures.jsonl"
 FAILURES_PART = "failures.part-{}.jsonl"
 MAX_LISTED = 20  # failures named in the error; the file has all of them
+MAX_REASON = 150  # characters of a library's error
 LONGEST_RUN = timedelta(days=7)  # a process waits so long for the others
 # What a line of a file of answers and of one of failures must have.
 ANSWER = {"question_id": ID, "prompt": str, "text": str}
@@ -159,15 +161,7 @@ def ask_all(
     share = [[question for question in batch if question.key not in done] for batch in share]
     file = folder / PART.format(process.index)
     _cut_half_line(file)
-    failures = []
-    bar = tqdm(
-        total=total,
-        initial=total - sum(map(len, share)),
-        desc="questions" if process.count == 1 else f"questions of 1 of {process.count} processes",
-        unit="question",
-        file=sys.stderr,
-        disable=not process.is_first,
-    )
+    bar, failures = _progress_bar(total - sum(map(len, share)), total, process), []
     with bar, named_in_errors(file), file.open("a", encoding="utf-8") as lines:
         for batch in filter(None, share):
             with _machine_errors(len(batch)):
@@ -178,6 +172,17 @@ def ask_all(
             failures += failed
             write_rows(failures, folder / FAILURES_PART.format(process.index))
             bar.update(len(batch))
+
+
+def _progress_bar(done: int, total: int, process: Process) -> tqdm:
+    return tqdm(
+        total=total,
+        initial=done,
+        desc="questions" if process.count == 1 else f"questions of 1 of {process.count} processes",
+        unit="question",
+        file=sys.stderr,
+        disable=not process.is_first,
+    )
 
 
 def _ask_batch(batch: list[Question], ask: Ask) -> tuple[list[tuple[Question, str]], list[dict]]:
@@ -208,7 +213,7 @@ def _machine_errors(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        reason = one_line(error).partition(". ")[0]
+        reason = shorten(str(error), MAX_REASON)
         if isinstance(error, MemoryError) or should_reduce_batch_size(error):
             remedy = "lower --batch-size" if batch_size > 1 else "use a machine with more"
             raise MemoryError(f"for a batch of {batch_size} ({reason}): {remedy}. {kept}") from error

@@ -11,8 +11,10 @@ import math
 import os
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from flashsloth.folders.errors import one_line
@@ -128,20 +130,10 @@ def parse(text: str, where: str, may_repeat: bool = False):
         ValueError: If it is not JSON, or holds what is no value for us: NaN, a number of thousands of digits, a key
             twice, half of a surrogate pair, or lists within lists within lists without end.
     """
-
-    def make_object(pairs: list[tuple]) -> dict | Pairs:
-        row = dict(pairs)
-        if len(row) == len(pairs):
-            return row
-        if may_repeat and all(isinstance(value, dict) for _, value in pairs):
-            return Pairs(pairs)
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"holds the key {shown(max(keys, key=keys.count))} twice")
-
     try:
         value = json.loads(
             text,
-            object_pairs_hook=make_object,
+            object_pairs_hook=partial(_object, may_repeat),
             parse_int=_whole_number,
             parse_float=_finite,
             parse_constant=_refuse_constant,
@@ -158,6 +150,16 @@ def parse(text: str, where: str, may_repeat: bool = False):
     except ValueError as error:  # of the functions above and below
         raise ValueError(f"{where} {error}.") from error
     return value
+
+
+def _object(may_repeat: bool, pairs: list[tuple]) -> dict | Pairs:
+    row = dict(pairs)
+    if len(row) == len(pairs):
+        return row
+    if may_repeat and all(isinstance(value, dict) for _, value in pairs):
+        return Pairs(pairs)
+    key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+    raise ValueError(f"holds the key {shown(key)} twice")
 
 
 def _whole_number(digits: str) -> int:

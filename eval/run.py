@@ -181,10 +181,7 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
     with ExitStack() as held:
         with asking.this_process() as process:
             if process.is_first:
-                run, images = _describe(task, options, folder), image_digests(task.questions)
-                held.enter_context(locked(output))  # the other processes belong to this one
-                begin_note(output, run, images, asking.answered(output, task.benchmark.key), task.questions)
-                asking.forget_failures(output)
+                run, images = _begin(task, options, folder, output, held)
             process.wait_for_all()
             _ask_rest(task, options, folder, output, process)
             process.wait_for_all()
@@ -198,6 +195,19 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
         if options.write:
             write_evaluations(folder, task.benchmark, report)
     return report
+
+
+def _begin(
+    task: Task, options: ModelOptions, folder: Path, output: Path, held: ExitStack
+) -> tuple[dict, dict[str, str]]:
+    """Describes the run and its images, locks the folder, and looks whether the answers in it belong to the run."""
+    from flashsloth.eval import asking
+
+    run, images = _describe(task, options, folder), image_digests(task.questions)
+    held.enter_context(locked(output))  # the other processes belong to this one
+    begin_note(output, run, images, asking.answered(output, task.benchmark.key), task.questions)
+    asking.forget_failures(output)
+    return run, images
 
 
 def _check_write(task: Task, options: ModelOptions) -> None:
