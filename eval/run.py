@@ -123,7 +123,7 @@ def read_task(name: str, files: list[Path], labels: Path | None = None, images: 
     found = benchmark.read_labels(source, questions) if source else None
     words = ["flashsloth", "eval", "--task", name, "--questions", *(file.name for file in files)]
     words += ["--labels", labels.name] if labels else []
-    return Task(benchmark, questions, found or None, shlex.join(words))
+    return Task(benchmark.variant(questions), questions, found or None, shlex.join(words))
 
 
 def score_answers(task: Task, answers: Path, output: Path) -> dict:
