@@ -19,7 +19,7 @@ from flashsloth.serve.questions import Row
 
 
 READERS = 8  # images of a batch that are fetched or decoded at once
-RETRY_WAITS = (1.0, 5.0)  # seconds before each further try to fetch an image
+RETRY_WAITS = (2.0,)  # seconds before another try to fetch an image
 # What a row may cause. Anything else is a fault of the machine or of the program, which the next row would meet too.
 ROW_ERRORS = (ValueError, OSError, MemoryError, torch.OutOfMemoryError)
 

@@ -6,6 +6,7 @@ are, so that the machines that answer need none of them; a row that cannot be as
 
 import base64
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from flashsloth.serve.sources import Source
 
 IMAGE_COLUMNS = ("image", "images")
 WEB = ("http://", "https://")
-HUB = "hf://"  # in the paths of a data set that is streamed from the Hub
+# Paths of a data set that is streamed from the Hub, some of them within archives.
+HUB_PATH = re.compile(r"((zip|tar|gzip|bz2|xz|zstd|lz4)://[^:]*::)*hf://")
 MAX_NAME = 100  # characters of a name that are shown
 
 
@@ -174,7 +176,7 @@ def _source(value, folder: Path | None, name: str) -> bytes | str:
     if text.startswith("data:"):
         return _decoded(text.partition(",")[2], f"{shown} holds no base64 data.")
     if folder is None:
-        if HUB in text:
+        if HUB_PATH.match(text):
             with fsspec.open(text, "rb") as file:
                 return file.read()
         return _decoded(text, f"{shown} is neither a URL nor base64 data, which rows of the Hub must hold.")

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import pyarrow
-from datasets import IterableDataset, load_dataset, load_dataset_builder
+from datasets import IterableDataset, get_dataset_split_names, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
@@ -334,17 +334,18 @@ def open_hub(name: str, subset: str | None = None, split: str | None = None) -> 
     try:
         commit = HfApi().dataset_info(repo_id, revision=revision or None).sha
         builder = load_dataset_builder(repo_id, subset, revision=commit)
+        splits = get_dataset_split_names(repo_id, builder.config.name, revision=commit)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError, DatasetNotFoundError) as error:
         raise ValueError(f"{name} is neither here nor a data set on the Hub: {one_line(error)}") from error
     except HTTPError as error:
         raise download_error(f"the data set {name}", error) from error
     except ValueError as error:  # a subset has to be chosen, or is not there
         raise ValueError(f"{name}: {one_line(error)} Choose one by --subset.") from error
-    splits = builder.info.splits or {}
-    split = split or (next(iter(splits)) if len(splits) == 1 else None)
-    if split is None or (splits and split not in splits):
-        raise ValueError(f"{name} has the splits {', '.join(splits) or 'that its page names'}: name one by --split.")
-    num_rows = splits[split].num_examples if split in splits else None
+    split = split or (splits[0] if len(splits) == 1 else None)
+    if split not in splits:
+        raise ValueError(f"{name} has the splits {', '.join(splits)}: name one of them by --split.")
+    described = builder.info.splits or {}
+    num_rows = described[split].num_examples if split in described else None
     stream = _stream(repo_id, subset, split, commit)
     features = stream.features
     columns = tuple(features) if features is not None else tuple(next(iter(stream), {}))
