@@ -98,14 +98,15 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[Workers]:
         return
     # Ray prints tracebacks of its workers to standard output, errors that are raised here as well.
     with contextlib.redirect_stdout(io.StringIO()):
-        _start_ray(address, workers)
+        start_ray(address, workers)
         try:
             yield plan_workers(workers, _nodes(), is_local=address is None)
         finally:
             ray.shutdown()
 
 
-def _start_ray(address: str | None, workers: int | None) -> None:
+def start_ray(address: str | None, workers: int | None) -> None:
+    """Connects this process to Ray, as [`ray_session`] does, until `ray.shutdown()`."""
     options = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         cores = max(_num_cores(), workers or 1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Rows come from JSON lines, Parquet, folders and the Hub in one order, and wrong input is named before work begins."""
+"""Rows come from JSON lines, Parquet, folders and the Hub in one order, and wrong input is named first."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ from hashlib import sha256
 import pyarrow
 import pytest
 from datasets import Dataset, Features, Image, Value
-from pyarrow import parquet
 from loopback_hub import LoopbackHub
+from pyarrow import parquet
 from samples import encode_image, make_image
 
 from flashsloth.serve.sources import open_source
