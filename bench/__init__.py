@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Benchmarks of speed and memory: `flashsloth bench` for answers, `bench train` for training, `bench convert` for
-conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench answer` for answers to
-a whole data set.
+conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench answer` for answers
+to a whole data set.
 """
 
 

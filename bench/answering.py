@@ -8,9 +8,9 @@ this process, through one worker, and through several, by the code of the comman
 
 The ways take turns, and each figure is the median of its runs. A rate is that of the rows after the first batch; the
 seconds until that batch, in which Ray starts processes that load the model, stand beside it. All ways share the same
-cores: the plain loop and the one worker have all of them, several workers an equal part each. So on a CPU workers gain
-only what one model's threads leave idle, while on GPUs each has one of its own. The last line of standard output is one
-JSON object.
+cores: the plain loop and the one worker have all of them, several workers an equal part each. So on a CPU workers
+gain only what one model's threads leave idle, while on GPUs each has one of its own. The last line of standard output
+is one JSON object.
 """
 
 import argparse
