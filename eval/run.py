@@ -4,7 +4,6 @@ One run of a benchmark: read its files, ask the model or take given answers, sco
 checked before the model is loaded. With given answers, nothing here imports torch.
 """
 
-import hashlib
 import importlib
 import json
 import logging
@@ -31,6 +30,7 @@ from flashsloth.eval.questions import (
 )
 from flashsloth.eval.report import EVALUATION_FILE, make_report, versions, write_evaluations, write_report
 from flashsloth.eval.textvqa import TextVQA
+from flashsloth.folders.digest import digest_of_model
 from flashsloth.folders.json_files import read_json_list
 from flashsloth.folders.provenance import describe_source
 
@@ -42,9 +42,6 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 RUN = "run.json"  # what the answers in a folder are answers of
 SUBMISSION = "submission"
-# The files of a model folder that its answers depend on.
-MODEL_FILES = ("*.safetensors", "*.bin", "*.py", "*.jinja", "config.json", "generation_config.json")
-MODEL_FILES += ("*token*.json", "*processor*.json")
 
 
 @dataclass(frozen=True)
@@ -232,7 +229,7 @@ def _describe(task: Task, options: ModelOptions, folder: Path) -> dict:
     return {
         "task": task.benchmark.name,
         "questions": _fingerprint(task)["questions"],
-        "model": {**_source(folder), "sha256": _digest_of_model(folder)},
+        "model": {**_source(folder), "sha256": digest_of_model(folder)},
         "settings": {
             "decoding": "greedy",
             "max_new_tokens": task.benchmark.max_new_tokens,
@@ -250,15 +247,6 @@ def _source(folder: Path) -> dict[str, str]:
 
 def _fingerprint(task: Task) -> dict:
     return fingerprint_of_questions(task.questions, task.labels)
-
-
-def _digest_of_model(folder: Path) -> str:
-    """A hash of weights, code and settings. A name says little: folders are written anew, and branches move."""
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}):
-        with file.open("rb") as content:
-            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _check_run(output: Path, run: dict) -> None:
