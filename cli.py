@@ -287,7 +287,7 @@ def run_eval(args: argparse.Namespace) -> None:
     print(json.dumps({name: result[name] for name in ("task", "questions", "scores")}))
 
 
-def run_answer(args: argparse.Namespace) -> None:
+def run_answer(args: argparse.Namespace) -> int:
     with _extra_packages("answer", "cluster"):
         from flashsloth.serve import answer, asking, questions, sources
     from flashsloth.loading import SHIPPED_CHECKPOINT
@@ -314,7 +314,8 @@ def run_answer(args: argparse.Namespace) -> None:
             f"{errors} of {report['counts']['rows']} rows have an error in place of an answer; the first is row "
             f"{first['row']}: {first['error']}"
         )
-        raise SystemExit(1)
+        return 1
+    return 0
 
 
 def run_data_prepare(args: argparse.Namespace) -> None:
@@ -412,7 +413,7 @@ def _run(argv: list[str] | None) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with _stop_signals():
-            args.run(args)
+            status = args.run(args)  # where a command is done, but not all is well
     except KeyboardInterrupt:
         _log("Interrupted.")
         return SIGNALLED + signal.SIGINT
@@ -430,7 +431,7 @@ def _run(argv: list[str] | None) -> int:
             return _report(MemoryError(f"there is not enough memory: {error}"), args, status=1)
         traceback.print_exc()  # a fault of the program: its traceback is the report
         return 1
-    return 0
+    return status or 0
 
 
 @contextlib.contextmanager

@@ -95,9 +95,9 @@ class Journal:
         self.num_errors += answered.error is not None
         self._places[answered.index] = self._end
 
-    def done(self) -> list[bool]:
-        """Whether each of the first rows is answered; all others are not."""
-        return [place != UNANSWERED for place in self._places]
+    def done(self) -> bytes:
+        """For each of the first rows 1 if it is answered, else 0; all others are not."""
+        return bytes(place != UNANSWERED for place in self._places)
 
     def append(self, batch: Sequence[Answered]) -> None:
         """Keeps answers, which are on the disk when this returns. A row that is there already stays as it is."""

@@ -15,15 +15,17 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 
 import pyarrow
 
 
-# Read by Ray when it is imported: it reports its use to its makers, and machine-level messages to standard error.
+# Read by Ray when it is imported. It would tell its makers of its use, give workers a copy of the working folder where
+# `uv run` started the command, and write messages of its processes to standard error.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 # ruff: noqa: E402
@@ -178,14 +180,14 @@ def plan_workers(requested: int | None, nodes: list[dict[str, float]], is_local:
 
 
 def answer_batches(
-    questions: Questions, done: list[bool], options: ModelOptions, workers: Workers, batch_size: int
+    questions: Questions, done: Sequence[int], options: ModelOptions, workers: Workers, batch_size: int
 ) -> Iterator[list[Answered]]:
     """
     Answers the rows that are left.
 
     Args:
         questions ([`~flashsloth.serve.questions.Questions`]): The rows.
-        done (`list[bool]`): Whether each of the first rows is answered.
+        done (`Sequence[int]`): For each of the first rows whether it is answered.
         options ([`~flashsloth.serve.asking.ModelOptions`]): The model.
         workers ([`Workers`]): The workers.
         batch_size (`int`): Rows that a worker answers at once.
@@ -240,7 +242,7 @@ def _cause_of(error: BaseException) -> str:
 class _Batches(Datasource):
     """The rows that are left, in batches; one task reads all of them."""
 
-    def __init__(self, questions: Questions, done: list[bool], batch_size: int):
+    def __init__(self, questions: Questions, done: Sequence[int], batch_size: int):
         super().__init__()
         self.questions, self.done, self.batch_size = questions, done, batch_size
 
@@ -253,7 +255,7 @@ class _Batches(Datasource):
         return [ReadTask(lambda: read_batches(questions, done, batch_size), unknown)]
 
 
-def read_batches(questions: Questions, done: list[bool], batch_size: int) -> Iterator[pyarrow.Table]:
+def read_batches(questions: Questions, done: Sequence[int], batch_size: int) -> Iterator[pyarrow.Table]:
     """The rows that are left, a table with one row for each batch."""
     rows = questions.rows(done)
     while batch := list(islice(rows, batch_size)):

@@ -64,12 +64,12 @@ class Questions:
     question: str | None = None
     images: Path | None = None
 
-    def rows(self, done: Sequence[bool]) -> Iterator[Row]:
+    def rows(self, done: Sequence[int]) -> Iterator[Row]:
         """
         The rows that are left to ask, one after the other.
 
         Args:
-            done (`Sequence[bool]`): Whether each of the first rows is answered.
+            done (`Sequence[int]`): For each of the first rows whether it is answered.
         """
         start = next((index for index, is_done in enumerate(done) if not is_done), len(done))
         columns = [column for column in (self.image_column,) if column]
