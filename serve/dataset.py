@@ -33,6 +33,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -46,9 +47,8 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 1 << 29  # of shared memory, at most, for batches on their way
 STDERR = 2  # the number of its file
-MAX_RESTARTS = 20  # of a worker
+MAX_RESTARTS = 10  # of a worker; a row that kills each worker must not do so for ever
 MAX_CAUSE = 300  # characters
-MAX_RETRIES = 3  # of a batch whose worker died: a batch that kills each worker must not do so for ever
 IMAGE = pyarrow.struct({"content": pyarrow.large_binary(), "address": pyarrow.string()})
 ROW = pyarrow.struct(
     {
@@ -214,13 +214,13 @@ def answer_batches(
             num_gpus=workers.gpus,
             fn_constructor_args=[options, questions.source.folder is not None],
             max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_RETRIES,
+            max_task_retries=-1,  # tries to reach a worker on a lost machine fail until Ray knows that it is lost
         )
     try:
         for table in batches.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for batch in table["batch"].to_pylist():
                 yield [Answered(**fields) for fields in batch]
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         raise WorkerError(f"A worker failed: {_cause_of(error)}") from error
 
 
