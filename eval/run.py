@@ -8,7 +8,8 @@ import importlib
 import logging
 import os
 import shlex
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,13 +115,26 @@ def read_task(name: str, files: list[Path], labels: Path | None = None, images: 
     for file in files:
         if not os.path.exists(file):
             raise ValueError(f"{file} is not there: name the question file of {benchmark.title}.")
-    questions = benchmark.read_questions(files, images or benchmark.images_folder(files, labels))
+    if labels and not benchmark.takes_labels:
+        raise ValueError(f"{benchmark.title}'s labels are in its question files: leave out --labels.")
+    with _pointing_to_the_formats():
+        questions = benchmark.read_questions(files, images or benchmark.images_folder(files, labels))
     check_questions(questions)
     source = labels or benchmark.own_labels(files)
-    found = benchmark.read_labels(source, questions) if source else None
+    with _pointing_to_the_formats():
+        found = benchmark.read_labels(source, questions) if source else None
     words = ["flashsloth", "eval", "--task", name, "--questions", *(file.name for file in files)]
     words += ["--labels", labels.name] if labels else []
     return Task(benchmark.variant(questions), questions, found or None, shlex.join(words))
+
+
+@contextmanager
+def _pointing_to_the_formats() -> Iterator[None]:
+    """Says behind an error of a benchmark's files where these are described."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error} docs/evaluation.md shows the format.") from error
 
 
 def score_answers(task: Task, answers: Path, output: Path) -> dict:

@@ -16,6 +16,7 @@ from benchmark_files import TASKS, write_benchmark
 from flashsloth import cli, loading
 from flashsloth.eval import asking, report
 from flashsloth.eval import run as evaluation
+from flashsloth.folders import digest
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
 
@@ -44,7 +45,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(report, "SAMPLES", 3)
     monkeypatch.setattr(report, "versions", lambda has_model: {"flashsloth": "1"})
     monkeypatch.setattr(evaluation, "versions", lambda has_model: {"flashsloth": "1"})
-    monkeypatch.setattr(evaluation, "MODEL_FILES", ("config.json",))
+    monkeypatch.setattr(digest, "MODEL_FILES", ("config.json",))
     monkeypatch.setattr(cli, "_build_parser", functools.cache(cli._build_parser))
 
 

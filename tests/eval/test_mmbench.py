@@ -207,7 +207,7 @@ def test_rows_of_dev_and_test_are_not_mixed(has_answers, tmp_path, capsys):
     assert cli.main([*command, "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
         "flashsloth eval: error: The questions are of several splits, 4 of 'dev', 2 of 'test': those of 'test' have "
-        "no labels. Name the table of one split.\n"
+        "no labels. Name the table of one split. docs/evaluation.md shows the format.\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -318,3 +318,9 @@ def test_images_in_lines_of_base64(tmp_path):
     assert "\n" in wrapped.strip()
     row = {"index": "1", "image": wrapped}
     assert mmbench._image(row, {1: row}) == encode_image(make_image(0))
+
+
+def test_labels_of_their_own_are_refused(tmp_path):
+    table = write_table(mmbench_rows(), tmp_path / "table.tsv")
+    with pytest.raises(ValueError, match="MMB's labels are in its question files: leave out --labels"):
+        read_task("mmbench", [table], labels=table)
