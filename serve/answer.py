@@ -160,7 +160,9 @@ def _ask_rest(questions: Questions, model: ModelOptions, options: RunOptions, ru
 
 def _ask(questions: Questions, model: ModelOptions, options: RunOptions, journal: Journal) -> None:
     with ray_session(options.address, options.workers) as workers:
-        logger.info("%s, each with a model of its own", _count(workers.count, "worker"))
+        logger.info(
+            "Starting %s", "1 worker" if workers.count == 1 else f"{workers.count:,} workers with a model each"
+        )
         bar = tqdm(
             total=questions.source.num_rows,
             initial=journal.num_answered,
@@ -173,10 +175,6 @@ def _ask(questions: Questions, model: ModelOptions, options: RunOptions, journal
             for batch in answer_batches(questions, journal.done(), model, workers, options.batch_size):
                 journal.append(batch)
                 bar.update(len(batch))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' if number > 1 else ''}"
 
 
 def _listed(answered: Answered) -> dict:
