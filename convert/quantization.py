@@ -125,7 +125,7 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
             shutil.copyfile(file, folder / file.name)
     if (src / EVALUATION_FILE).is_file():
         logger.warning(
-            "%s is not copied: its scores are of the weights before. `flashsloth eval --model %s --write` measures anew.",
+            "%s is not copied: its scores are of the weights before; `flashsloth eval --model %s --write` adds new.",
             EVALUATION_FILE,
             dst,
         )
