@@ -105,13 +105,13 @@ class Stopped(BaseException):
 def run_ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     from flashsloth.ask import ask, read_images
-    from flashsloth.loading import SHIPPED_CHECKPOINT, load
+    from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 
     with _quiet_libraries():
         images = read_images(args.image)
         model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
         _log(f"Loading {model_id}")
-        model, processor = load(model_id, args.revision, args.trust_remote_code, args.dtype)
+        model, processor = load_model_and_processor(model_id, args.revision, args.trust_remote_code, args.dtype)
         dtype = str(model.dtype).removeprefix("torch.")
         _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
         if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):

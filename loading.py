@@ -110,7 +110,7 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
 
     Args:
         folder (`Path`): See [`find_flashsloth`].
-        trust_remote_code (`bool`, *optional*, defaults to `False`): See [`load`].
+        trust_remote_code (`bool`, *optional*, defaults to `False`): See [`load_model_and_processor`].
 
     Raises:
         ValueError: If it contradicts itself.
@@ -206,7 +206,7 @@ def check_runs_here(folder: Path, config: PreTrainedConfig) -> None:
 
 def check_folder(folder: Path) -> None:
     """
-    Checks all of a model folder that [`load`] checks before it reads the weights.
+    Checks all of a model folder that [`load_model_and_processor`] checks before it reads the weights.
 
     Raises:
         ValueError: If it is no FlashSloth, incomplete or damaged, or if its parts do not fit each other.
@@ -267,7 +267,7 @@ def _check_finite(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> 
             )
 
 
-def load(
+def load_model_and_processor(
     model_id: str, revision: str | None = None, trust_remote_code: bool = False, dtype: torch.dtype | str = "auto"
 ):
     """

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from flashsloth.bench.measure import Clock, device_name, log, print_table
 from flashsloth.eval.asking import GreedyModel, batches_of
 from flashsloth.eval.questions import Question
-from flashsloth.loading import SHIPPED_CHECKPOINT, load
+from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 from flashsloth.tiny.data import exam_row
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
     log(f"Drawing {args.questions} images")
     questions = [make_question(index) for index in range(args.questions)]
-    model, processor = load(args.model, dtype=args.dtype)
+    model, processor = load_model_and_processor(args.model, dtype=args.dtype)
     ask = GreedyModel(model, processor, MAX_NEW_TOKENS)
     names = ("one by one", f"batches of {args.batch_size}")
     seconds, different = dict.fromkeys(names, 0.0), 0

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from flashsloth import FlashSlothConfig
 from flashsloth.attention_maps import over_image
-from flashsloth.loading import SHIPPED_CHECKPOINT, load
+from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 
 
 DOCS = Path(__file__).parent
@@ -114,7 +114,7 @@ def draw_attention(model: PreTrainedModel, processor: ProcessorMixin, image: Ima
 def main() -> None:
     with matplotlib.rc_context(SVG_STYLE):
         draw_architecture(FlashSlothConfig()).savefig(DOCS / "architecture.svg", metadata={"Date": None})
-    model, processor = load(str(SHIPPED_CHECKPOINT), dtype="float32")
+    model, processor = load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype="float32")
     image = Image.open(SCENE).convert("RGB")
     draw_attention(model.cpu(), processor, image).savefig(DOCS / "attention.png", dpi=110)
 

@@ -56,7 +56,7 @@ class ModelOptions:
         model (`str`): A folder, or `owner/name` on the Hub.
         revision (`str`, *optional*): Commit, branch or tag on the Hub.
         dtype (`str`, *optional*, defaults to `"fast"`), trust_remote_code (`bool`, *optional*, defaults to `False`):
-            See [`flashsloth.loading.load`].
+            See [`flashsloth.loading.load_model_and_processor`].
         hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
         batch_size (`int`, *optional*, defaults to 8): Questions in a batch.
         write (`bool`, *optional*, defaults to `False`): Put the scores into the model folder's `evaluation.json`.
@@ -189,12 +189,12 @@ def _begin(task: Task, options: ModelOptions, folder: Path, output: Path) -> tup
 def _ask_rest(task: Task, options: ModelOptions, folder: Path, output: Path, process) -> None:
     """Loads the model, if questions are left, and asks this process's share of them."""
     from flashsloth.eval import asking
-    from flashsloth.loading import load
+    from flashsloth.loading import load_model_and_processor
 
     done = asking.answered(output, task.benchmark.key)
     if all(question.key in done for question in task.questions):
         return
-    model, processor = load(str(folder), None, options.trust_remote_code, options.dtype)
+    model, processor = load_model_and_processor(str(folder), None, options.trust_remote_code, options.dtype)
     if process.is_first:
         _check_run(output, {"dtype": str(model.dtype).removeprefix("torch.")})
     ask = asking.GreedyModel(model, processor, task.benchmark.max_new_tokens, options.hd)

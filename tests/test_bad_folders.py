@@ -21,7 +21,7 @@ from flashsloth import cli
 from flashsloth.convert.quantization import quantize
 from flashsloth.folders import config_file
 from flashsloth.folders.tensors import is_finite
-from flashsloth.loading import load, load_model
+from flashsloth.loading import load_model, load_model_and_processor
 
 
 ASK = "flashsloth ask --model MODEL QUESTION"
@@ -511,7 +511,7 @@ def test_settings_that_a_folder_may_have(folder, tmp_path):
         model
     )
     edit("processor_config.json", image_processor={"image_mean": 0.48, "image_std": 0.27, "tile_grid": 3})(model)
-    loaded, processor = load(str(model))
+    loaded, processor = load_model_and_processor(str(model))
     assert loaded.generation_config.num_beams == 4 and processor.image_processor.tile_grid == 3
 
 
@@ -519,20 +519,20 @@ def test_numbers_that_the_config_makes_not_finite(folder, tmp_path, monkeypatch)
     monkeypatch.setattr(config_file, "ROTARY", {})
     edit("config.json", text_config={"rope_parameters": {"rope_theta": 0}})(with_config(folder, tmp_path / "model"))
     assert "config.json makes model.language_model.rotary_emb.inv_freq hold numbers that are not finite" in error_of(
-        load, str(tmp_path / "model")
+        load_model_and_processor, str(tmp_path / "model")
     )
 
 
 def test_a_quantized_model_is_compared_with_its_config_too(folder, tmp_path):
     quantize(folder, tmp_path / "int8", "int8")
-    load(str(tmp_path / "int8"))
+    load_model_and_processor(str(tmp_path / "int8"))
     CHANGES["fewer decoder layers in the config than stored"](tmp_path / "int8")
-    assert "unexpected: model.language_model.layers.2." in error_of(load, str(tmp_path / "int8"))
+    assert "unexpected: model.language_model.layers.2." in error_of(load_model_and_processor, str(tmp_path / "int8"))
     edit("config.json", text_config={"num_hidden_layers": 3, "intermediate_size": 10**12})(tmp_path / "int8")
-    assert "do not fit its config" in error_of(load, str(tmp_path / "int8"))
+    assert "do not fit its config" in error_of(load_model_and_processor, str(tmp_path / "int8"))
     edit("config.json", text_config={"intermediate_size": 64})(tmp_path / "int8")
     weights(**{"model__language_model__layers__0__mlp__fc1___weight_scale": filled(float("nan"))})(tmp_path / "int8")
-    assert "layers.0.mlp.fc1.weight of the model" in error_of(load, str(tmp_path / "int8"))
+    assert "layers.0.mlp.fc1.weight of the model" in error_of(load_model_and_processor, str(tmp_path / "int8"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])

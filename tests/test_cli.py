@@ -532,5 +532,5 @@ def test_ask_another_kind_of_model(tmp_path, capsys):
 def test_bfloat16_is_replaced_on_a_cpu_that_is_slow_at_it(is_fast, dtype, expected, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: is_fast)
-    model, _ = loading.load(str(SHIPPED_CHECKPOINT), dtype=dtype)
+    model, _ = loading.load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype=dtype)
     assert model.dtype == expected

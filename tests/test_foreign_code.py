@@ -14,7 +14,7 @@ from samples import make_image, make_model
 
 import flashsloth
 from flashsloth import cli
-from flashsloth.loading import load, load_config
+from flashsloth.loading import load_config, load_model_and_processor
 
 
 EVIL = """
@@ -135,7 +135,9 @@ def test_a_config_cannot_choose_a_kernel_of_the_hub(where, folder, tmp_path):
     kernel = {"attn_implementation": "lab/kernel"}
     fields = {where: read_json(folder / "config.json")[where] | kernel} if where else kernel
     broken = with_config(folder, tmp_path / "model", **fields)
-    assert "attn_implementation 'lab/kernel', which is code of a Hub repository" in error_of(load, str(broken))
+    assert "attn_implementation 'lab/kernel', which is code of a Hub repository" in error_of(
+        load_model_and_processor, str(broken)
+    )
 
 
 def test_with_the_flag_the_code_of_the_folder_is_used(folder, answers, tmp_path):
@@ -144,7 +146,7 @@ def test_with_the_flag_the_code_of_the_folder_is_used(folder, answers, tmp_path)
         (theirs / name).write_text((theirs / name).read_text() + VERSION.format(name=class_name))
 
     def parts(**options) -> list:
-        model, processor = load(str(theirs), **options)
+        model, processor = load_model_and_processor(str(theirs), **options)
         return [model, model.config, processor, processor.image_processor]
 
     assert all(part.code_version == "theirs" for part in parts(trust_remote_code=True))

@@ -15,7 +15,7 @@ from samples import make_image, make_model, prepare, user
 from without_package import WITHOUT_PACKAGE
 
 from flashsloth import cli
-from flashsloth.loading import find_flashsloth, load, load_model, load_processor
+from flashsloth.loading import find_flashsloth, load_model, load_model_and_processor, load_processor
 
 
 REPO = "lab/flashsloth"
@@ -72,7 +72,7 @@ def folder(processor, tmp_path_factory) -> Path:
 
 
 def test_load_gives_model_and_processor(folder):
-    model, processor = load(str(folder))
+    model, processor = load_model_and_processor(str(folder))
     assert not model.training and type(model).__name__ == "FlashSlothForCausalLM"
     assert processor.num_query_tokens == model.config.num_query_tokens
 
@@ -94,7 +94,9 @@ def test_options_reach_from_pretrained(folder):
 )
 def test_configs_that_do_not_fit(changes, message, folder, tmp_path):
     broken = with_config(folder, tmp_path / "broken", **changes)
-    assert message in error_of(load, str(broken)) and str(broken) in error_of(load, str(broken))
+    assert message in error_of(load_model_and_processor, str(broken)) and str(broken) in error_of(
+        load_model_and_processor, str(broken)
+    )
 
 
 def test_processors_that_are_missing_or_damaged(folder, tmp_path):
@@ -122,7 +124,7 @@ def test_weights_that_are_missing_or_damaged(folder, tmp_path):
 
 def test_an_adapter_and_no_folder_at_all(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert "is an adapter: merge it first" in error_of(load, str(tmp_path))
+    assert "is an adapter: merge it first" in error_of(load_model_and_processor, str(tmp_path))
     for name in ("nowhere", "./no/where", "/no/such/folder"):
         with pytest.raises(FileNotFoundError, match=f"No model folder at '{name}'; give a folder or a Hub id"):
             find_flashsloth(name)
@@ -134,7 +136,7 @@ def test_code_of_the_folder_is_not_run(folder, tmp_path, monkeypatch):
     for file in hostile.glob("*.py"):
         file.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n" + file.read_text())
     monkeypatch.setattr("builtins.input", lambda *args: "y")
-    load(str(hostile))
+    load_model_and_processor(str(hostile))
     assert not (tmp_path / "executed").exists()
 
 

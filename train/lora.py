@@ -21,7 +21,7 @@ from flashsloth.folders.fit import check_processor
 from flashsloth.folders.model_folder import RUN_RESULT, run_notes
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.loading import find_flashsloth, is_quantized, load, load_config, load_processor
+from flashsloth.loading import find_flashsloth, is_quantized, load_config, load_model_and_processor, load_processor
 from flashsloth.train.config import LoraSettings
 from flashsloth.train.quiet import quiet_libraries
 from flashsloth.train.resume import checkpoints
@@ -147,7 +147,7 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
             f"{base or named} is quantized, which would round the adapter away: name the model that it was made from "
             "with --base."
         )
-    model, processor = load(folder)
+    model, processor = load_model_and_processor(folder)
     if (adapter / "processor_config.json").is_file():
         processor = load_processor(adapter)
         check_processor(processor, model.config, adapter)

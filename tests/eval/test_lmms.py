@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from flashsloth.eval import lmms  # noqa: E402
 from flashsloth.eval.lmms import FlashSlothLmms  # noqa: E402
-from flashsloth.loading import SHIPPED_CHECKPOINT, load  # noqa: E402
+from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor  # noqa: E402
 
 
 DESCRIBE = "Describe the image."
@@ -46,7 +46,7 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain():
     """Answers one question by the library alone."""
-    model, processor = load(str(SHIPPED_CHECKPOINT))
+    model, processor = load_model_and_processor(str(SHIPPED_CHECKPOINT))
 
     def answer(images: list, text: str, hd: bool | None = None, **options) -> str:
         content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": text}]

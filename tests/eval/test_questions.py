@@ -149,7 +149,7 @@ BAD_INPUT = [
 def test_bad_input_is_one_line_before_anything_is_asked(benchmark, spoil, message, tmp_path, capsys, monkeypatch):
     from flashsloth import loading
 
-    monkeypatch.setattr(loading, "load", None)  # the model is not even loaded
+    monkeypatch.setattr(loading, "load_model_and_processor", None)  # the model is not even loaded
     spoil(benchmark)
     output = tmp_path / "out"
     arguments = ["eval", *benchmark.arguments, "--model", str(SHIPPED_CHECKPOINT), "--output", str(output)]

@@ -105,7 +105,7 @@ def test_a_finished_run_asks_nothing(tmp_path, capsys, monkeypatch):
     files = write_benchmark("gqa", tmp_path / "gqa")
     assert cli.main(arguments_of(files, tmp_path / "out")) == 0
     first = last_line(capsys)
-    monkeypatch.setattr(loading, "load", None)  # the model is not loaded
+    monkeypatch.setattr(loading, "load_model_and_processor", None)  # the model is not loaded
     assert cli.main(arguments_of(files, tmp_path / "out")) == 0
     assert last_line(capsys) == first
 

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from flashsloth.ask import ask
-from flashsloth.loading import load
+from flashsloth.loading import load_model_and_processor
 from flashsloth.tiny.__main__ import main
 from flashsloth.train import record
 
@@ -68,7 +68,7 @@ def test_the_exported_checkpoints_answer_and_say_how_they_were_made(made):
     root, _ = made
     for name in CHECKPOINTS:
         folder = root / "checkpoints" / name
-        model, processor = load(str(folder))
+        model, processor = load_model_and_processor(str(folder))
         assert processor.image_processor.hd == (name == "flashsloth-tiny-hd")
         answer = ask(model, processor, "Which shape is red?", ["examples/scene.png"], max_new_tokens=4)
         assert answer.visual_tokens == 9 * (5 if processor.image_processor.hd else 1)
