@@ -112,7 +112,7 @@ def run_ask(args: argparse.Namespace) -> None:
         images = read_images(args.image)
         model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
         _log(f"Loading {model_id}")
-        options = {name: vars(args)[name] for name in ("hd", "dtype", "trust_remote_code")}
+        options = {name: vars(args)[name] for name in ("hd", "dtype", "device", "trust_remote_code")}
         assistant = load(model_id, args.revision, **options)
         model, processor = assistant.model, assistant.processor
         dtype = str(model.dtype).removeprefix("torch.")
@@ -376,10 +376,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     """Parses and runs one command, and returns its exit status."""
-    args = _parse(argv)
     # transformers imports these libraries if they are installed
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    args = _parse(argv)
     try:
         with _stop_signals():
             args.run(args)
@@ -532,6 +532,7 @@ def _add_ask(commands) -> None:
         "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
     )
     _add_model_options(ask, default="the shipped checkpoint")
+    _add_device_option(ask)
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
 
 
@@ -557,6 +558,12 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action="store_true",
         help="run the code in the model's folder or Hub repository in place of this package's; without this option no "
         "such code is run",
+    )
+
+
+def _add_device_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", metavar="D", help="device that computes, such as cpu or cuda:1 (default: the GPU, if there is one)"
     )
 
 
