@@ -815,9 +815,7 @@ def _positive(text: str) -> int:
 def _temperature(text: str) -> float:
     number = _number(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a number above 0; leave it out for the likeliest tokens"
-        )
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0; leave it out for the likeliest tokens")
     return number
 
 

@@ -19,9 +19,10 @@ from flashsloth.arguments import without_secrets
 from flashsloth.assistant.answer import Answer
 from flashsloth.assistant.chat import Chat, ConversationTooLong
 from flashsloth.assistant.questions import read_images
+from flashsloth.assistant.stream import Stream
 from flashsloth.folders.downloads import IMAGE_SUFFIXES
 from flashsloth.serve.terminal_completion import Completion
-from flashsloth.serve.terminal_lines import Lines
+from flashsloth.serve.terminal_lines import Lines, is_dumb
 from flashsloth.serve.terminal_paths import dropped_images, file_names, is_image_name
 from flashsloth.serve.transcript import Turn, save
 
@@ -59,10 +60,12 @@ class TerminalChat:
 
     def __init__(self, chat: Chat, model: str, history: Path | None, options: dict, has_seen_tiles: bool):
         self.chat, self.model, self.options, self.has_seen_tiles = chat, model, options, has_seen_tiles
-        self.has_colours = sys.stderr.isatty() and _has_colours()
+        # https://no-color.org
+        self.has_colours = sys.stderr.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
         self.lines = Lines(COMPLETION, history, self._note)
         self.turns: list[Turn] = []
         self.images: list[tuple[str, Image.Image]] = []  # of the next question, with their names
+        self.has_begun = False  # whether some of the last answer is on the screen
 
     def run(self, images: Iterable[tuple[str, Image.Image]] = ()) -> None:
         """
@@ -73,7 +76,7 @@ class TerminalChat:
 
         Raises:
             ValueError: If a line of a pipe fails.
-            KeyboardInterrupt: If Ctrl-C is pressed where nobody types, or twice while an answer is made.
+            KeyboardInterrupt: If the lines of a pipe are interrupted.
         """
         self.images += images
         if self.lines.is_interactive:
@@ -112,14 +115,15 @@ class TerminalChat:
         if command in COMMANDS:
             return self._do(command, rest.strip())
         names, question = dropped_images(entry)
+        if not names and command.startswith("/"):
+            if "/" not in command[1:] and not is_image_name(command):
+                near = difflib.get_close_matches(command, COMMANDS, n=1)
+                hint = f"did you mean {near[0]}?" if near else "/help lists all."
+                raise ValueError(f"There is no command {command}: {hint}")
+            if is_image_name(entry):  # of a file that does not exist, as the error will say
+                names, question = file_names(entry), ""
         if names:
             self._add_images(names)
-        elif command.startswith("/") and is_image_name(entry):
-            self._add_images(file_names(entry))  # which says that it does not exist
-        elif command.startswith("/") and "/" not in command[1:]:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else "/help lists all."
-            raise ValueError(f"There is no command {command}: {hint}")
         if question:
             self._ask(question)
         return True
@@ -196,10 +200,11 @@ class TerminalChat:
     def _answer(self, question: str, images: list[Image.Image]) -> Answer:
         """Writes an answer while it is made. One that Ctrl-C stops stays in the conversation as far as it went."""
         stream = self.chat.stream(question, images, **self.options)
+        self.has_begun = False
         try:
             self._write(stream)
         except KeyboardInterrupt:
-            stream.close()  # waits for the token that is being made; another Ctrl-C ends the wait and the chat
+            self._stop(stream)
             if not self.lines.is_interactive:
                 raise
             self._write(stream)  # what was made in the meantime
@@ -209,12 +214,26 @@ class TerminalChat:
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's
                 raise
             raise ValueError("There is not enough memory for this turn: /reset begins with less.") from error
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        finally:
+            stream.close()  # a process that ends while torch computes in a thread is aborted
+            if self.has_begun:
+                sys.stdout.write("\n")
+                sys.stdout.flush()
         return stream.answer
+
+    def _stop(self, stream: Stream) -> None:
+        """Stops an answer, and waits for the token that is being made: the first one may take long."""
+        while True:
+            try:
+                if not self.has_begun:
+                    self._note("\nStopping at the first token")
+                return stream.close()
+            except KeyboardInterrupt:  # once is enough
+                continue
 
     def _write(self, pieces: Iterable[str]) -> None:
         for piece in pieces:
+            self.has_begun = True
             sys.stdout.write(_without_control(piece) if sys.stdout.isatty() else piece)
             sys.stdout.flush()
 
@@ -246,11 +265,6 @@ class TerminalChat:
         text = _without_control(without_secrets(text))
         sys.stderr.write(f"{style}{text}{PLAIN}\n" if self.has_colours else f"{text}\n")
         sys.stderr.flush()
-
-
-def _has_colours() -> bool:
-    """By https://no-color.org, and whether the terminal can show them."""
-    return os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def _shown(name: str) -> str:

@@ -23,6 +23,11 @@ CONTINUED = "... "  # the prompt behind a line that ends in a backslash
 MAX_HISTORY = 1000  # lines that are kept
 
 
+def is_dumb() -> bool:
+    """Whether the terminal can do nothing but write, as far as is known."""
+    return os.environ.get("TERM", "") in ("", "dumb")
+
+
 def history_file() -> Path:
     """Where lines are kept (https://specifications.freedesktop.org/basedir-spec: a file that is state)."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
@@ -48,8 +53,7 @@ class Lines:
         self.completion, self.history, self.on_problem = completion, history, on_problem
         self.candidates: list[str] = []  # of the line that is being completed
         self.is_interactive = sys.stdin.isatty()
-        is_dumb = os.environ.get("TERM", "dumb") == "dumb"
-        self.can_edit = self.is_interactive and sys.stdout.isatty() and not is_dumb and readline is not None
+        self.can_edit = self.is_interactive and sys.stdout.isatty() and not is_dumb() and readline is not None
         self.number = 0  # of the last line that was read
         if self.can_edit:
             self._set_up()
