@@ -103,25 +103,11 @@ class Stopped(BaseException):
 
 
 def run_ask(args: argparse.Namespace) -> None:
-    start = time.perf_counter()
-    from flashsloth import load
     from flashsloth.assistant.questions import read_images
-    from flashsloth.loading import SHIPPED_CHECKPOINT
 
     with _quiet_libraries():
         images = read_images(args.image)
-        model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
-        _log(f"Loading {model_id}")
-        options = {name: vars(args)[name] for name in ("hd", "dtype", "trust_remote_code")}
-        assistant = load(model_id, args.revision, **options)
-        model, processor = assistant.model, assistant.processor
-        dtype = str(model.dtype).removeprefix("torch.")
-        _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
-        if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
-            logging.getLogger(type(processor).__module__).setLevel(logging.ERROR)  # it would say the same
-            _log(
-                "Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd"
-            )
+        assistant = _load_assistant(args)
         if not images:
             _log("No image is given, so the answer is about the text alone; --image FILE adds one")
         start = time.perf_counter()
@@ -138,6 +124,44 @@ def run_ask(args: argparse.Namespace) -> None:
         f"{answer.seconds_to_first_token:.2f} seconds, {answer.tokens_per_second:.1f} tokens per second, "
         f"{answer.visual_tokens} visual tokens"
     )
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    from flashsloth.assistant.questions import read_images
+    from flashsloth.serve.terminal import TerminalChat
+    from flashsloth.serve.terminal_lines import history_file
+
+    options = {"max_new_tokens": args.max_new_tokens}
+    sampling = {name: vars(args)[name] for name in ("temperature", "top_p") if vars(args)[name] is not None}
+    options |= {"do_sample": True, **sampling} if sampling else {}
+    with _quiet_libraries():
+        images = list(zip(args.image, read_images(args.image), strict=True))
+        assistant = _load_assistant(args)
+        logging.getLogger(type(assistant.processor).__module__).setLevel(logging.ERROR)  # the chat says it itself
+        folder = assistant.model.name_or_path
+        has_seen_tiles = assistant.processor.image_processor.hd or _has_seen_tiles(folder)
+        name = Path(folder).name if args.model is None or Path(args.model).is_dir() else args.model
+        history = history_file() if args.history else None
+        TerminalChat(assistant.chat(system=args.system), name, history, options, has_seen_tiles).run(images)
+
+
+def _load_assistant(args: argparse.Namespace):
+    """The model of a command's options; says what it is, and where high definition does not suit it."""
+    start = time.perf_counter()
+    from flashsloth import load
+    from flashsloth.loading import SHIPPED_CHECKPOINT
+
+    model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
+    _log(f"Loading {model_id}")
+    options = {name: vars(args)[name] for name in ("hd", "dtype", "device", "trust_remote_code")}
+    assistant = load(model_id, args.revision, **options)
+    model, processor = assistant.model, assistant.processor
+    dtype = str(model.dtype).removeprefix("torch.")
+    _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
+    if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
+        logging.getLogger(type(processor).__module__).setLevel(logging.ERROR)  # it would say the same
+        _log("Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd")
+    return assistant
 
 
 def _write_pieces(pieces: Iterator[str]) -> None:
@@ -407,10 +431,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     """Parses and runs one command, and returns its exit status."""
-    args = _parse(argv)
     # transformers imports these libraries if they are installed
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    args = _parse(argv)
     try:
         with _stop_signals():
             status = args.run(args)  # where a command is done, but not all is well
@@ -540,6 +564,7 @@ def _build_parser() -> OneLineParser:
     parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_ask(commands)
+    _add_chat(commands)
     _add_convert(commands)
     _add_compose(commands)
     _add_quantize(commands)
@@ -564,7 +589,37 @@ def _add_ask(commands) -> None:
         "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
     )
     _add_model_options(ask, default="the shipped checkpoint")
+    _add_device_option(ask)
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
+
+
+def _add_chat(commands) -> None:
+    chat = _add_command(commands, "chat", run_chat, "hold a conversation about images in the terminal")
+    chat.add_argument(
+        "--image",
+        metavar="FILE_OR_URL",
+        action="append",
+        default=[],
+        help="an image for the first question; can be given several times",
+    )
+    chat.add_argument("--system", metavar="TEXT", help="system prompt in place of the published one")
+    chat.add_argument(
+        "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
+    )
+    chat.add_argument(
+        "--temperature", metavar="T", type=_temperature, help="sample, from logits divided by T (default: do not)"
+    )
+    chat.add_argument(
+        "--top-p", metavar="P", type=_share, help="sample, from the likeliest tokens of total probability P"
+    )
+    chat.add_argument(
+        "--history",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep typed lines for the next time, in $XDG_STATE_HOME/flashsloth/chat_history (default: yes)",
+    )
+    _add_model_options(chat, default="the shipped checkpoint")
+    _add_device_option(chat)
 
 
 def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
@@ -589,6 +644,12 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action="store_true",
         help="run the code in the model's folder or Hub repository in place of this package's; without this option no "
         "such code is run",
+    )
+
+
+def _add_device_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", metavar="D", help="device that computes, such as cpu or cuda:1 (default: the GPU, if there is one)"
     )
 
 
@@ -822,6 +883,28 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
     return number
+
+
+def _temperature(text: str) -> float:
+    number = _number(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0; leave it out for the likeliest tokens")
+    return number
+
+
+def _share(text: str) -> float:
+    number = _number(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and up to 1")
+    return number
+
+
+def _number(text: str) -> float:
+    """A number, which is not one (NaN) if the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _version() -> str:

@@ -188,7 +188,7 @@ def _from_string(source: str, name: str, local_sources: bool, retry_waits: Seque
     """The path, or what a URL, a data URL or base64 text holds."""
     if source.strip()[:8].lower().startswith(("http://", "https://")):
         return _fetch(source.strip(), name, local_sources, retry_waits)
-    if source.startswith("data:"):
+    if source[:5].lower() == "data:":
         source = source.partition(",")[2]
     elif local_sources and os.path.isfile(source):
         return Path(source)

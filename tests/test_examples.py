@@ -89,6 +89,22 @@ def test_preference_training(root):
     assert (root / "build" / "preferences" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no/such/folder", "is not a folder, and no model on the Hub that can be loaded"),
+        ("examples", "holds no model"),
+    ],
+)
+def test_preference_training_without_a_model_ends_in_one_line(root, name, problem):
+    words = documented_command("preference_training.py", "python")
+    command = [*words[:2], name, *words[3:]]
+    done = subprocess.run(command, cwd=root, env={**os.environ, "PATH": PATH}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"preference_training.py: error: '{name}' {problem}")
+    assert "Traceback" not in done.stderr and not (root / "build").exists()
+
+
 def test_recipe_for_own_data(root):
     recipe = blocks(EXAMPLES / "own_data.md", "sh")
     output, _ = run_script("\n".join(block.source for block in recipe), root)

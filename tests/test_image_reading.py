@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Any source gives the right image or one error that names it; no server reaches what it was not asked for."""
 
+import base64
 import copy
 import errno
 import gzip
@@ -288,6 +289,14 @@ def test_addresses_are_shown_without_secrets(address, shown):
 @pytest.mark.parametrize("prefix", ["HTTP://", " http://", "Http://"])
 def test_the_scheme_of_an_address_may_be_spelled_in_many_ways(server, prefix):
     image = read_image(prefix + server.removeprefix("http://") + "/image.png", "it")
+    np.testing.assert_array_equal(image, make_image(0))
+
+
+@pytest.mark.parametrize("prefix", ["data:image/png;base64,", "DATA:image/png;base64,", "Data:;base64,"])
+def test_the_scheme_of_a_data_url_may_be_spelled_in_many_ways(prefix):
+    content = BytesIO()
+    make_image(0).save(content, "PNG")
+    image = read_image(prefix + base64.b64encode(content.getvalue()).decode(), "it")
     np.testing.assert_array_equal(image, make_image(0))
 
 
