@@ -80,6 +80,8 @@ EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train"}
 
 
+MAX_PORT = 65535
+
 # Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
 STOP_SIGNALS = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
 SIGNALLED = 128  # is added to a signal's number for an exit status
@@ -319,6 +321,20 @@ def run_push(args: argparse.Namespace) -> None:
     print(url)
 
 
+def run_demo(args: argparse.Namespace) -> None:
+    with _extra_packages("demo", "demo"):
+        from flashsloth.serve import demo, space
+
+    models = args.model or demo.SHIPPED_MODELS
+    options = {"dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
+    with _quiet_libraries():
+        if args.space:
+            print(space.write_space(args.space, models, **options))
+            return
+        loaded = demo.load_models(models, **options, on_loading=lambda name: _log(f"Loading {name}"))
+        demo.run(loaded, host=args.host, port=args.port, share=args.share)
+
+
 def run_bench(args: argparse.Namespace) -> None:
     from flashsloth import bench
 
@@ -499,6 +515,7 @@ def _build_parser() -> OneLineParser:
     _add_data(commands)
     _add_eval(commands)
     _add_push(commands)
+    _add_demo(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
     bench.set_defaults(run=run_bench, prog=bench.prog)
     return parser
@@ -527,6 +544,10 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action=argparse.BooleanOptionalAction,
         help="process images in high definition, or not (default: as the checkpoint says)",
     )
+    _add_loading_options(command)
+
+
+def _add_loading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
@@ -701,6 +722,27 @@ def _add_push(commands) -> None:
     )
 
 
+def _add_demo(commands) -> None:
+    summary = "serve a demo in the browser: a chat about images, and what the model looked at"
+    demo = _add_command(commands, "demo", run_demo, summary)
+    demo.add_argument(
+        "--model",
+        metavar="M",
+        action="append",
+        help="model folder, or owner/name or owner/name@revision on the Hub; several can be chosen from (default: the "
+        "two shipped checkpoints)",
+    )
+    _add_loading_options(demo)
+    demo.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    demo.add_argument(
+        "--port", metavar="P", type=_port, help="port to listen at (default: the first free from 7860 on)"
+    )
+    demo.add_argument("--share", action="store_true", help="make a public address too, by Gradio's service")
+    demo.add_argument(
+        "--space", metavar="DIR", help="write the demo as a Space of the Hub to DIR, and do not serve it"
+    )
+
+
 def _add_command(commands, name: str, run, summary: str) -> OneLineParser:
     command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run, prog=command.prog)
@@ -730,6 +772,13 @@ def _positive(text: str) -> int:
         number = 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return number
+
+
+def _port(text: str) -> int:
+    number = _positive(text)
+    if number > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is no port: give a number up to {MAX_PORT}")
     return number
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import gradio as gr
 
 from flashsloth.assistant.assistant import Assistant, load
+from flashsloth.folders.downloads import is_folder
 from flashsloth.loading import SHIPPED_CHECKPOINT
 from flashsloth.serve.demo_chats import Conversation, Conversations, Limits, read_uploads
 
@@ -53,7 +54,6 @@ MONOSPACED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monos
 
 def load_models(
     model_ids: Sequence[str] = SHIPPED_MODELS,
-    revision: str | None = None,
     *,
     dtype: str = "fast",
     trust_remote_code: bool = False,
@@ -63,9 +63,9 @@ def load_models(
     Loads the models that a demo offers, each once. High definition is as the checkpoint says.
 
     Args:
-        model_ids (`Sequence[str]`, *optional*): Folders, or `owner/name` on the Hub; the two shipped checkpoints if
-            unset.
-        revision (`str`, *optional*), dtype (`str`, *optional*), trust_remote_code (`bool`, *optional*): See
+        model_ids (`Sequence[str]`, *optional*): Folders, or `owner/name` or `owner/name@revision` on the Hub; the two
+            shipped checkpoints if unset.
+        dtype (`str`, *optional*), trust_remote_code (`bool`, *optional*): See
             [`~flashsloth.assistant.assistant.load`].
         on_loading (`Callable[[str], None]`, *optional*): Is told of each model before it is loaded.
 
@@ -75,17 +75,28 @@ def load_models(
     Raises:
         ValueError: If a model is named twice, or cannot be used.
     """
-    names = [Path(model_id).resolve().name if Path(model_id).is_dir() else str(model_id) for model_id in model_ids]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ValueError(f"Two models are called {name}: leave one out, or rename its folder.")
+    names = model_names(model_ids)
     models = {}
     for name, model_id in zip(names, model_ids, strict=True):
-        on_loading(model_id)
-        models[name] = load(model_id, revision, dtype=dtype, trust_remote_code=trust_remote_code)
+        on_loading(str(model_id))
+        models[name] = load(model_id, dtype=dtype, trust_remote_code=trust_remote_code)
         # The page hands over opened images. This keeps any other road to files and addresses closed.
         models[name].processor.image_processor.local_sources = False
     return models
+
+
+def model_names(model_ids: Sequence[str]) -> list[str]:
+    """
+    What the page calls models: the last part of a folder, or the id on the Hub.
+
+    Raises:
+        ValueError: If two of them are the same.
+    """
+    names = [Path(model_id).resolve().name if is_folder(model_id) else str(model_id) for model_id in model_ids]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"Two models are called {name}: leave one out, or rename its folder.")
+    return names
 
 
 class Demo:
@@ -304,7 +315,12 @@ def running(
             demo.blocks.close(verbose=False)
 
 
-def run(models: Mapping[str, Assistant], on_ready: Callable[[str], None] = print, **options) -> None:
+def announce(address: str) -> None:
+    """Prints the address of the page."""
+    print(address, flush=True)  # noqa: T201
+
+
+def run(models: Mapping[str, Assistant], on_ready: Callable[[str], None] = announce, **options) -> None:
     """
     Serves a demo until the process is interrupted.
 
