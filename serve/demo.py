@@ -30,7 +30,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 QUESTIONS = (
     ("scene.png", "What colour is the square?", False),
     ("scene.png", "Which digit is written by hand? Answer briefly.", False),
-    ("small_text.png", "What is the word?", True),
+    ("small_text.png", "Which word do you see?", True),
 )
 KINDS = {"Query tokens": "query_tokens", "Pooling": "pooling"}
 ABOUT_KINDS = (
@@ -107,7 +107,12 @@ class Demo:
         models (`Mapping[str, Assistant]`): Those of [`load_models`].
         folder (`Path`): Where Gradio keeps its files.
         limits ([`Limits`], *optional*): What visitors may ask for.
+
+    Attributes:
+        address (`str`): Of the page, once it is served.
     """
+
+    address = ""
 
     def __init__(self, models: Mapping[str, Assistant], folder: Path, limits: Limits | None = None):
         self.models, self.folder, self.limits = models, folder, limits or Limits()
@@ -133,7 +138,7 @@ class Demo:
         question = message["text"].strip()
         options = {"max_new_tokens": int(max_new_tokens), "explain": True}
         if temperature > 0:
-            options |= {"do_sample": True, "temperature": temperature, "top_p": top_p}
+            options |= {"do_sample": True, "temperature": float(temperature), "top_p": float(top_p)}
         try:
             self._check_question(question)
             images = read_uploads(message["files"], self.folder, self.limits)
@@ -213,7 +218,8 @@ class Demo:
             for restart in (new.click, chat.clear, model.input):  # another model does not know what this one was told
                 restart(self.begin_again, None, shown, cancels=asked, **hidden)
             blocks.unload(self.leave)
-        return blocks.queue(max_size=self.limits.waiting)
+        # api_open: whether a program may pass by the queue
+        return blocks.queue(max_size=self.limits.waiting, api_open=False)
 
     def _conversation(self) -> tuple[gr.Chatbot, gr.MultimodalTextbox]:
         examples = [{"text": text, "icon": str(self.folder / name)} for name, text, _ in QUESTIONS]
@@ -276,7 +282,7 @@ def running(
     port: int | None = None,
     share: bool = False,
     limits: Limits | None = None,
-) -> Iterator[str]:
+) -> Iterator[Demo]:
     """
     Serves a demo as long as the block runs.
 
@@ -288,7 +294,7 @@ def running(
         limits ([`Limits`], *optional*): What visitors may ask for.
 
     Yields:
-        `str`: The address of the page; the public one if there is one.
+        [`Demo`]: With its address; the public one if there is one.
 
     Raises:
         ValueError: If it cannot listen there.
@@ -310,7 +316,8 @@ def running(
                 )
             if share and not public_address:
                 raise OSError("no public address could be made: Gradio's service cannot be reached")
-            yield public_address or address
+            demo.address = public_address or address
+            yield demo
         finally:
             demo.blocks.close(verbose=False)
 
@@ -329,8 +336,8 @@ def run(models: Mapping[str, Assistant], on_ready: Callable[[str], None] = annou
         on_ready (`Callable[[str], None]`, *optional*): Takes the address of the page once it is served.
         options: Those of [`running`].
     """
-    with running(models, **options) as address:
-        on_ready(address)
+    with running(models, **options) as demo:
+        on_ready(demo.address)
         threading.Event().wait()
 
 

@@ -149,8 +149,12 @@ class Conversation:
         self._say_error(error)
 
     def overlays(self, kind: str) -> list[Image.Image]:
-        """What the model looked at, over each image."""
-        return [image.overlay(kind) for image in self.attention]
+        """
+        What the model looked at, over each image. One scale of colours goes for all: an image that it hardly looked at
+        stays grey.
+        """
+        highest = max((float(image.density(kind).max()) for image in self.attention), default=0.0)
+        return [image.overlay(kind, highest) for image in self.attention]
 
     def stop(self) -> None:
         """Ends the answer that is being made, from another thread than that which makes it."""
