@@ -80,6 +80,8 @@ EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train"}
 
 
+# The options of `push` that a Space has no use for.
+OPTIONS_OF_CARDS = ("card", "license", "language", "dataset", "base_model", "example", "keep_card")
 MAX_PORT = 65535
 
 # Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
@@ -310,6 +312,9 @@ def run_push(args: argparse.Namespace) -> None:
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("flashsloth").setLevel(logging.INFO)
+    if args.space:
+        _push_space(args)
+        return
     options = {
         "keep_card": args.keep_card,
         "license": args.license,
@@ -323,8 +328,7 @@ def run_push(args: argparse.Namespace) -> None:
     if args.dry_run:
         with contextlib.redirect_stdout(sys.stderr):
             sizes = hub.preview(args.folder, args.repo_id, args.card, **options)
-        for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
-            print(f"{size:>15,}  {name}")
+        _print_sizes(sizes)
         return
     with contextlib.redirect_stdout(sys.stderr):
         url = hub.push(
@@ -337,6 +341,26 @@ def run_push(args: argparse.Namespace) -> None:
             **options,
         )
     print(url)
+
+
+def _push_space(args: argparse.Namespace) -> None:
+    from flashsloth.publish import space
+
+    for name in OPTIONS_OF_CARDS:
+        if vars(args)[name]:
+            raise ValueError(f"--{name.replace('_', '-')} is for the card of a model: leave it out with --space.")
+    if args.dry_run:
+        _print_sizes(space.preview_space(args.folder, args.repo_id))
+        return
+    target = {name: vars(args)[name] for name in ("private", "revision", "create_pr")}
+    with contextlib.redirect_stdout(sys.stderr):
+        url = space.push_space(args.folder, args.repo_id, **target, message=args.message or space.MESSAGE)
+    print(url)
+
+
+def _print_sizes(sizes: dict[str, int]) -> None:
+    for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
+        print(f"{size:>15,}  {name}")
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -713,8 +737,10 @@ def _check_eval(args: argparse.Namespace) -> None:
 
 
 def _add_push(commands) -> None:
-    push = _add_command(commands, "push", run_push, "upload a model folder to the Hub, with a model card")
+    summary = "upload a model folder to the Hub, with a model card, or a Space"
+    push = _add_command(commands, "push", run_push, summary)
     push.add_argument("folder", metavar="DIR", help="model folder")
+    push.add_argument("--space", action="store_true", help="DIR is a Space that `demo --space` wrote")
     push.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if it does not exist")
     push.add_argument("--private", action="store_true", help="make the new repository private")
     push.add_argument("--revision", metavar="R", help="branch (made if missing) or refs/pr/N (default: main)")
