@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -42,7 +43,6 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.xdist_group("demo")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
 LONG = 60  # seconds that a busy machine may take for a step; none of them is waited for in vain
 
@@ -359,6 +359,16 @@ def test_uploads_have_a_size(http):
 
 
 # Around it
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith(("gradio", "flashsloth.serve."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err == (
+        "flashsloth demo: error: demo needs gradio; install it with: pip install 'flashsloth[demo]'\n"
+    )
 
 
 def test_models_have_names():
