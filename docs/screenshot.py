@@ -19,7 +19,7 @@ from flashsloth.serve.demo import load_models, running
 ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "examples" / "scene.png"
 QUESTIONS = ("What colour is the square?", "Which digit is written by hand? Answer briefly.")
-SIZE = {"width": 1280, "height": 800}
+SIZE = {"width": 1280, "height": 840}
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
 
 

@@ -48,6 +48,11 @@ QUIET = {
     "mcp_server": False,
     "pwa": False,
 }
+# Gradio blurs the small overlays behind a large one, and offers to share what only pages on the Hub can.
+CSS = """
+#overlays .preview { backdrop-filter: none; background: var(--block-background-fill); }
+#chat .message-buttons { display: none; }
+"""
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONOSPACED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
@@ -227,7 +232,7 @@ class Demo:
             show_label=False,
             height=520,
             render_markdown=False,
-            buttons=["copy"],
+            buttons=[],
             allow_file_downloads=False,
             examples=examples,
             elem_id="chat",
@@ -311,6 +316,7 @@ def running(
                     share=share,
                     max_file_size=demo.limits.file_size,
                     theme=gr.themes.Default(primary_hue="emerald", font=FONT, font_mono=MONOSPACED_FONT),
+                    css=CSS,
                     prevent_thread_lock=True,
                     **QUIET,
                 )
