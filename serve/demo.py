@@ -48,10 +48,11 @@ QUIET = {
     "mcp_server": False,
     "pwa": False,
 }
-# Gradio blurs the small overlays behind a large one, and offers to share what only pages on the Hub can.
+# Gradio blurs the small overlays behind a large one, offers to share what only pages on the Hub can, and joins spaces.
 CSS = """
 #overlays .preview { backdrop-filter: none; background: var(--block-background-fill); }
 #chat .message-buttons { display: none; }
+#chat .message-content span { white-space: pre-wrap; }
 """
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONOSPACED_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -110,7 +111,8 @@ class Demo:
 
     Args:
         models (`Mapping[str, Assistant]`): Those of [`load_models`].
-        folder (`Path`): Where Gradio keeps its files.
+        uploads (`Path`): Where Gradio keeps what it receives and serves, which it removes after a while.
+        kept (`Path`): Another temporary folder, for what is needed longer. Gradio serves copies of it.
         limits ([`Limits`], *optional*): What visitors may ask for.
 
     Attributes:
@@ -119,11 +121,11 @@ class Demo:
 
     address = ""
 
-    def __init__(self, models: Mapping[str, Assistant], folder: Path, limits: Limits | None = None):
-        self.models, self.folder, self.limits = models, folder, limits or Limits()
-        self.conversations = Conversations(models, folder, self.limits)
+    def __init__(self, models: Mapping[str, Assistant], uploads: Path, kept: Path, limits: Limits | None = None):
+        self.models, self.uploads, self.kept, self.limits = models, uploads, kept, limits or Limits()
+        self.conversations = Conversations(models, kept, self.limits)
         for name in {name for name, *_ in QUESTIONS}:
-            shutil.copy(EXAMPLES / name, folder / name)
+            shutil.copy(EXAMPLES / name, kept / name)
         self.blocks = self._page()
 
     # What the buttons do
@@ -146,7 +148,7 @@ class Demo:
             options |= {"do_sample": True, "temperature": float(temperature), "top_p": float(top_p)}
         try:
             self._check_question(question)
-            images = read_uploads(message["files"], self.folder, self.limits)
+            images = read_uploads(message["files"], self.uploads, self.limits)
         except ValueError as error:
             conversation.refuse(question, error)
             yield conversation.messages, gr.MultimodalTextbox(value=None), [], ""
@@ -173,7 +175,7 @@ class Demo:
         """Puts an example into the text box, and chooses a model for it. Of the event, only the number counts."""
         image, question, needs_hd = QUESTIONS[event.index]
         fitting = [name for name, model in self.models.items() if model.uses_hd(None)] if needs_hd else []
-        message = {"text": question, "files": [str(self.folder / image)]}
+        message = {"text": question, "files": [str(self.kept / image)]}
         return message, fitting[0] if fitting else gr.skip()
 
     def begin_again(self, request: gr.Request) -> tuple:
@@ -227,7 +229,7 @@ class Demo:
         return blocks.queue(max_size=self.limits.waiting, api_open=False)
 
     def _conversation(self) -> tuple[gr.Chatbot, gr.MultimodalTextbox]:
-        examples = [{"text": text, "icon": str(self.folder / name)} for name, text, _ in QUESTIONS]
+        examples = [{"text": text, "icon": str(self.kept / name)} for name, text, _ in QUESTIONS]
         chat = gr.Chatbot(
             show_label=False,
             height=520,
@@ -237,6 +239,7 @@ class Demo:
             examples=examples,
             elem_id="chat",
         )
+        chat.keep_in_cache.update(example["icon"]["path"] for example in chat.examples)
         text_box = gr.MultimodalTextbox(
             placeholder="Ask, and add images by the clip, by dropping or by pasting",
             file_types=["image"],
@@ -306,8 +309,8 @@ def running(
         OSError: If no public address can be made.
     """
     _check_address(host, port)
-    with tempfile.TemporaryDirectory(prefix="flashsloth-demo-") as folder, _gradio_environment(folder):
-        demo = Demo(models, Path(folder), limits)
+    with _folders() as (uploads, kept), _gradio_environment(uploads):
+        demo = Demo(models, uploads, kept, limits)
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 _, address, public_address = demo.blocks.launch(
@@ -348,9 +351,19 @@ def run(models: Mapping[str, Assistant], on_ready: Callable[[str], None] = annou
 
 
 @contextlib.contextmanager
-def _gradio_environment(folder: str) -> Iterator[None]:
+def _folders() -> Iterator[list[Path]]:
+    """Two temporary folders, which are side by side: Gradio may copy what is in either."""
+    with tempfile.TemporaryDirectory(prefix="flashsloth-demo-") as name:
+        folders = [Path(name) / part for part in ("uploads", "kept")]
+        for folder in folders:
+            folder.mkdir()
+        yield folders
+
+
+@contextlib.contextmanager
+def _gradio_environment(uploads: Path) -> Iterator[None]:
     """Gives Gradio a folder of its own, which other programs' uploads are not in, and keeps it from calling home."""
-    changes = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+    changes = {"GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False"}
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from PIL import Image
@@ -100,8 +101,8 @@ class Conversation:
     def say(self, text: str, role: str = "assistant", images: Sequence[Image.Image] = ()) -> dict:
         """Puts a message under the others, which is no part of the chat with the model, and returns it."""
         content = [{"path": self._thumbnail(image)} for image in images]
-        # as a dictionary: of a mere string, Gradio removes indentation
-        message = {"role": role, "content": [*content, {"type": "text", "text": text}]}
+        # Gradio shows text as HTML, and of a mere string it removes indentation.
+        message = {"role": role, "content": [*content, {"type": "text", "text": escape(text, quote=False)}]}
         self.messages.append(message)
         return message
 
@@ -123,7 +124,7 @@ class Conversation:
                 self._stream = stream
                 text = self.say("")["content"][0]
                 for piece in stream:
-                    text["text"] += piece
+                    text["text"] += escape(piece, quote=False)
                     yield
                 answer = stream.answer
         except ValueError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.utils import Status
 from loopback_server import LoopbackServer, json_answer
@@ -35,6 +36,7 @@ ROOT = Path(flashsloth.__file__).parent
 SCENE, SMALL_TEXT = (str(ROOT / "examples" / name) for name in ("scene.png", "small_text.png"))
 COLOUR, DIGIT = "What colour is the square?", "Which digit is written by hand? Answer briefly."
 WORD = "Which word do you see?"
+ICONS = ("scene.png", "small_text.png")  # of the examples
 STANDARD, HD, SLOW = "flashsloth-tiny", "flashsloth-tiny-hd", "slow"
 SETTINGS = ["Query tokens", 0, 1, 32]  # kind of overlay, temperature, top-p, longest answer
 SLOW_SETTINGS = ["Query tokens", 0, 1, 900]
@@ -198,8 +200,9 @@ def test_words_appear_one_by_one_until_they_are_stopped(visitor, served):
 def test_what_is_wrong_with_an_image_is_said_in_the_chat(visitor, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
     visitor.page.locator("#question input[type=file]").set_input_files(tmp_path / "notes.png")
-    visitor.ask(COLOUR)
+    visitor.ask("<b>What</b> is\n  *it* &amp; &?")
     visitor.page.locator("#chat .bot.message").wait_for()
+    assert visitor.page.locator("#chat .user.message").inner_text().strip() == "<b>What</b> is\n  *it* &amp; &?"
     assert re.match("⚠️? ?The image 'notes.png' is not in a format that Pillow knows", visitor.said())
     visitor.attach(SCENE)
     visitor.ask(COLOUR)
@@ -267,6 +270,17 @@ def test_settings_reach_the_model(client, models):
     torch.manual_seed(0)
     assert answer(2, 1, 32) != greedy  # drawn by chance
     assert answer(2, 0.05, 32) == greedy  # from the likeliest only
+
+
+def test_old_files_are_removed_and_the_chat_goes_on(served, client):
+    message = {"text": COLOUR, "files": [handle_file(SCENE)]}
+    client.predict(message, STANDARD, *SETTINGS, api_name="/ask")
+    assert list(served.uploads.rglob("scene.png"))
+    delete_files_created_by_app(served.blocks, age=None)  # which Gradio does in intervals
+    assert [path.name for path in served.uploads.rglob("*.png") if path.name not in ICONS] == []
+    messages, *_ = client.predict({"text": DIGIT, "files": []}, STANDARD, *SETTINGS, api_name="/ask")
+    assert said(messages) == "4"
+    assert Path(messages[0]["content"][0]["file"]).is_file()  # the client has fetched it
 
 
 def test_questions_have_limits(client):

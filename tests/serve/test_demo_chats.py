@@ -90,6 +90,11 @@ def test_an_error_is_a_message_and_the_chat_goes_on(conversation, scene):
     assert answered(conversation, COLOUR, [scene])[-1] == "The square is red."
 
 
+def test_text_is_shown_as_it_is(conversation):
+    message = conversation.say("  <b> & 'c'\n")
+    assert message["content"] == [{"type": "text", "text": "  &lt;b&gt; &amp; 'c'\n"}]
+
+
 # Uploads
 
 
