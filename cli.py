@@ -80,6 +80,10 @@ EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train", "answer": "train,cluster"}
 
 
+# The options of `push` that a Space has no use for.
+OPTIONS_OF_CARDS = ("card", "license", "language", "dataset", "base_model", "example", "keep_card")
+MAX_PORT = 65535
+
 # Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
 STOP_SIGNALS = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
 SIGNALLED = 128  # is added to a signal's number for an exit status
@@ -363,6 +367,9 @@ def run_push(args: argparse.Namespace) -> None:
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("flashsloth").setLevel(logging.INFO)
+    if args.space:
+        _push_space(args)
+        return
     options = {
         "keep_card": args.keep_card,
         "license": args.license,
@@ -376,8 +383,7 @@ def run_push(args: argparse.Namespace) -> None:
     if args.dry_run:
         with contextlib.redirect_stdout(sys.stderr):
             sizes = hub.preview(args.folder, args.repo_id, args.card, **options)
-        for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
-            print(f"{size:>15,}  {name}")
+        _print_sizes(sizes)
         return
     with contextlib.redirect_stdout(sys.stderr):
         url = hub.push(
@@ -390,6 +396,40 @@ def run_push(args: argparse.Namespace) -> None:
             **options,
         )
     print(url)
+
+
+def _push_space(args: argparse.Namespace) -> None:
+    from flashsloth.publish import space
+
+    for name in OPTIONS_OF_CARDS:
+        if vars(args)[name]:
+            raise ValueError(f"--{name.replace('_', '-')} is for the card of a model: leave it out with --space.")
+    if args.dry_run:
+        _print_sizes(space.preview_space(args.folder, args.repo_id))
+        return
+    target = {name: vars(args)[name] for name in ("private", "revision", "create_pr")}
+    with contextlib.redirect_stdout(sys.stderr):
+        url = space.push_space(args.folder, args.repo_id, **target, message=args.message or space.MESSAGE)
+    print(url)
+
+
+def _print_sizes(sizes: dict[str, int]) -> None:
+    for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
+        print(f"{size:>15,}  {name}")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    with _extra_packages("demo", "demo"):
+        from flashsloth.serve import demo, space
+
+    models = args.model or demo.SHIPPED_MODELS
+    options = {"dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
+    with _quiet_libraries():
+        if args.space:
+            print(space.write_space(args.space, models, **options))
+            return
+        loaded = demo.load_models(models, **options, on_loading=lambda name: _log(f"Loading {name}"))
+        demo.run(loaded, host=args.host, port=args.port, share=args.share)
 
 
 def run_bench(args: argparse.Namespace) -> None:
@@ -574,6 +614,7 @@ def _build_parser() -> OneLineParser:
     _add_eval(commands)
     _add_answer(commands)
     _add_push(commands)
+    _add_demo(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
     bench.set_defaults(run=run_bench, prog=bench.prog)
     return parser
@@ -632,6 +673,10 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action=argparse.BooleanOptionalAction,
         help="process images in high definition, or not (default: as the checkpoint says)",
     )
+    _add_loading_options(command)
+
+
+def _add_loading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
@@ -826,8 +871,10 @@ def _add_answer(commands) -> None:
 
 
 def _add_push(commands) -> None:
-    push = _add_command(commands, "push", run_push, "upload a model folder to the Hub, with a model card")
+    summary = "upload a model folder to the Hub, with a model card, or a Space"
+    push = _add_command(commands, "push", run_push, summary)
     push.add_argument("folder", metavar="DIR", help="model folder")
+    push.add_argument("--space", action="store_true", help="DIR is a Space that `demo --space` wrote")
     push.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if it does not exist")
     push.add_argument("--private", action="store_true", help="make the new repository private")
     push.add_argument("--revision", metavar="R", help="branch (made if missing) or refs/pr/N (default: main)")
@@ -850,6 +897,27 @@ def _add_push(commands) -> None:
         "--keep-card",
         action="store_true",
         help="make no model card: upload DIR's README.md, or leave the one on the Hub as it is",
+    )
+
+
+def _add_demo(commands) -> None:
+    summary = "serve a demo in the browser: a chat about images, and what the model looked at"
+    demo = _add_command(commands, "demo", run_demo, summary)
+    demo.add_argument(
+        "--model",
+        metavar="M",
+        action="append",
+        help="model folder, or owner/name or owner/name@revision on the Hub; several can be chosen from (default: the "
+        "two shipped checkpoints)",
+    )
+    _add_loading_options(demo)
+    demo.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    demo.add_argument(
+        "--port", metavar="P", type=_port, help="port to listen at (default: the first free from 7860 on)"
+    )
+    demo.add_argument("--share", action="store_true", help="make a public address too, by Gradio's service")
+    demo.add_argument(
+        "--space", metavar="DIR", help="write the demo as a Space of the Hub to DIR, and do not serve it"
     )
 
 
@@ -905,6 +973,13 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
+
+
+def _port(text: str) -> int:
+    number = _positive(text)
+    if number > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text} is no port: give a number up to {MAX_PORT}")
+    return number
 
 
 def _version() -> str:

@@ -35,6 +35,8 @@ SECTIONS = {
     "Folders to publish": "publish/test_release",
     "Notes of a folder to publish": "publish/test_notes",
     "What a model card is given": "publish/test_card",
+    "What a Space is made of": "serve/test_space",
+    "Spaces to publish": "publish/test_space",
 }
 
 HEAD = (
