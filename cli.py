@@ -319,6 +319,42 @@ def run_push(args: argparse.Namespace) -> None:
     print(url)
 
 
+def run_serve(args: argparse.Namespace) -> None:
+    with _extra_packages("serve", "serve"):
+        from flashsloth.serve import listen, preparation
+    from flashsloth.loading import SHIPPED_CHECKPOINT
+
+    if args.allow_private_addresses and not args.allow_image_urls:
+        raise ValueError("--allow-private-addresses is about image URLs: add --allow-image-urls, or leave it out.")
+    # Messages of this package, and faults within the server; nothing of what clients send.
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    limits = preparation.Limits(
+        body_bytes=args.max_body_mib << 20,
+        images=args.max_images,
+        new_tokens=args.max_new_tokens,
+        answers=args.max_batch_size,
+        waiting=args.max_waiting,
+        image_urls=args.allow_image_urls,
+        private_addresses=args.allow_private_addresses,
+    )
+    with _quiet_libraries():
+        listen.serve(
+            str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
+            args.host,
+            args.port,
+            limits,
+            max_batch_size=args.max_batch_size,
+            max_image_pixels=args.max_image_pixels,
+            hd=args.hd,
+            name=args.model_name,
+            api_key=args.api_key,
+            revision=args.revision,
+            dtype=args.dtype,
+            trust_remote_code=args.trust_remote_code,
+        )
+
+
 def run_bench(args: argparse.Namespace) -> None:
     from flashsloth import bench
 
@@ -499,6 +535,7 @@ def _build_parser() -> OneLineParser:
     _add_data(commands)
     _add_eval(commands)
     _add_push(commands)
+    _add_serve(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
     bench.set_defaults(run=run_bench, prog=bench.prog)
     return parser
@@ -701,6 +738,37 @@ def _add_push(commands) -> None:
     )
 
 
+def _add_serve(commands) -> None:
+    serve = _add_command(commands, "serve", run_serve, "answer requests of OpenAI clients over HTTP")
+    _add_model_options(serve, default="the shipped checkpoint")
+    serve.add_argument("--model-name", metavar="NAME", help="its name for clients (default: that of M)")
+    serve.add_argument(
+        "--host", metavar="H", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks (%(default)s)"
+    )
+    serve.add_argument(
+        "--port", metavar="P", type=_port, default=8000, help="its port; 0 for a free one (%(default)s)"
+    )
+    serve.add_argument(
+        "--api-key", metavar="K", help="key that clients must send (default: the variable FLASHSLOTH_API_KEY, if set)"
+    )
+    numbers = {
+        "--max-batch-size": (16, "answers that are made at once"),
+        "--max-waiting": (64, "requests that wait meanwhile; the next one is told to try again"),
+        "--max-new-tokens": (1024, "tokens of an answer"),
+        "--max-images": (16, "images of a request"),
+        "--max-image-pixels": (50_000_000, "pixels of an image"),
+        "--max-body-mib": (32, "MiB of a request's body"),
+    }
+    for option, (default, meaning) in numbers.items():
+        serve.add_argument(option, metavar="N", type=_positive, default=default, help=f"most {meaning} (%(default)s)")
+    serve.add_argument(
+        "--allow-image-urls", action="store_true", help="fetch images from http(s) URLs with public addresses"
+    )
+    serve.add_argument(
+        "--allow-private-addresses", action="store_true", help="fetch images from all addresses, this machine's too"
+    )
+
+
 def _add_command(commands, name: str, run, summary: str) -> OneLineParser:
     command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run, prog=command.prog)
@@ -731,6 +799,12 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
     return number
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port: a number from 0 to 65535")
+    return int(text)
 
 
 def _version() -> str:
