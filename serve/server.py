@@ -166,7 +166,7 @@ class ChatCompletions:
                 last = dict([await pieces.get() for _ in rows])
                 for piece in last.values():
                     _check(piece)
-                    _count(piece, cost)
+                    cost.new_tokens += piece.num_tokens
                 await JSONResponse(completion.body([last[index] for index in range(chat.n)]))(scope, receive, send)
         finally:
             for row in rows:
@@ -201,12 +201,14 @@ class ChatCompletions:
                 events = b""
                 for index, piece in await _next_pieces(pieces):
                     _check(piece)
-                    _count(piece, cost)
+                    if cost.seconds_to_first_token is None:
+                        cost.seconds_to_first_token = time.perf_counter() - cost.start
                     events += b"" if index in begun else completion.first_event(index)
                     begun.add(index)
                     events += completion.events(index, piece)
                     if piece.finish_reason:
                         last[index] = piece
+                        cost.new_tokens += piece.num_tokens
                 if not is_open:
                     await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
                     is_open = True
@@ -327,13 +329,6 @@ def _check(piece: Piece) -> None:
         raise overloaded("The server has too little memory for this request now.") from piece.error
     if piece.error is not None:
         raise _fault() from piece.error
-
-
-def _count(piece: Piece, cost: Cost) -> None:
-    if cost.seconds_to_first_token is None:
-        cost.seconds_to_first_token = time.perf_counter() - cost.start
-    if piece.finish_reason:
-        cost.new_tokens += piece.num_tokens
 
 
 async def _next_pieces(pieces: asyncio.Queue) -> list[tuple[int, Piece]]:
