@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from flashsloth.assistant.assistant import load
     from flashsloth.configuration_flashsloth import FlashSlothConfig
     from flashsloth.image_processing_flashsloth import FlashSlothImageProcessor
     from flashsloth.modeling_flashsloth import FlashSlothForCausalLM, FlashSlothModel
@@ -22,6 +23,7 @@ __all__ = [
     "FlashSlothImageProcessor",
     "FlashSlothModel",
     "FlashSlothProcessor",
+    "load",
     "register_auto_classes",
 ]
 
@@ -32,6 +34,7 @@ _MODULES = {
     "FlashSlothImageProcessor": "image_processing_flashsloth",
     "FlashSlothModel": "modeling_flashsloth",
     "FlashSlothProcessor": "processing_flashsloth",
+    "load": "assistant.assistant",
 }
 
 

@@ -104,14 +104,17 @@ class Stopped(BaseException):
 
 def run_ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    from flashsloth.ask import ask, read_images
-    from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
+    from flashsloth import load
+    from flashsloth.assistant.questions import read_images
+    from flashsloth.loading import SHIPPED_CHECKPOINT
 
     with _quiet_libraries():
         images = read_images(args.image)
         model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
         _log(f"Loading {model_id}")
-        model, processor = load_model_and_processor(model_id, args.revision, args.trust_remote_code, args.dtype)
+        options = {name: vars(args)[name] for name in ("hd", "dtype", "trust_remote_code")}
+        assistant = load(model_id, args.revision, **options)
+        model, processor = assistant.model, assistant.processor
         dtype = str(model.dtype).removeprefix("torch.")
         _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
         if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
@@ -122,14 +125,29 @@ def run_ask(args: argparse.Namespace) -> None:
         if not images:
             _log("No image is given, so the answer is about the text alone; --image FILE adds one")
         start = time.perf_counter()
-        answer = ask(model, processor, args.question, images, args.hd, args.max_new_tokens, echo=not args.json)
+        with assistant.stream(images, args.question, max_new_tokens=args.max_new_tokens) as stream:
+            if not args.json:
+                _write_pieces(stream)
+            answer = stream.answer
     if args.json:
-        print(json.dumps(asdict(answer), ensure_ascii=False))
+        shown = ("seconds_to_first_token", "tokens_per_second", "visual_tokens")
+        fields = {"answer": answer.text} | {name: getattr(answer, name) for name in shown}
+        print(json.dumps(fields, ensure_ascii=False))
     _log(
         f"Answered in {time.perf_counter() - start:.2f} seconds: first token after "
         f"{answer.seconds_to_first_token:.2f} seconds, {answer.tokens_per_second:.1f} tokens per second, "
         f"{answer.visual_tokens} visual tokens"
     )
+
+
+def _write_pieces(pieces: Iterator[str]) -> None:
+    """Writes an answer while it is made, below a line on standard error."""
+    for index, piece in enumerate(pieces):
+        if index == 0:
+            sys.stderr.write("Answer:\n")
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print(flush=True)
 
 
 def _has_seen_tiles(folder: str) -> bool:

@@ -49,6 +49,24 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
+def find_device(name: torch.device | str) -> torch.device:
+    """
+    A device of this machine.
+
+    Raises:
+        ValueError: If it has no such device.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch raises each of them for some device
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"This machine has no device {str(name)!r}: take 'cpu', or leave it out ({reason})."
+        ) from error
+    return device
+
+
 def has_fast_bfloat16() -> bool:
     """
     Whether the CPU multiplies matrices of bfloat16 at least as fast as those of float32. Without instructions for it
@@ -268,7 +286,11 @@ def _check_finite(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path) -> 
 
 
 def load_model_and_processor(
-    model_id: str, revision: str | None = None, trust_remote_code: bool = False, dtype: torch.dtype | str = "auto"
+    model_id: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str | None = None,
 ):
     """
     Loads a model and its processor onto the accelerator, or the CPU if there is none.
@@ -281,20 +303,21 @@ def load_model_and_processor(
         dtype (`torch.dtype` or `str`, *optional*, defaults to `"auto"`): Of the weights and of all computation:
             `"auto"` for the checkpoint's own, `"fast"` for float32 in its place where that is bfloat16 and the CPU has
             no instructions for it.
+        device (`torch.device` or `str`, *optional*): Such as `"cuda:1"` or `"cpu"`, in place of the accelerator.
 
     Returns:
         `tuple`: The model, in evaluation mode, and the processor.
 
     Raises:
-        ValueError: If there is no such model or revision, or if it is not a FlashSloth, is incomplete or damaged,
-            needs code that is not trusted, or has int4 weights, which this machine cannot run.
+        ValueError: If there is no such model, revision or device, or if it is not a FlashSloth, is incomplete or
+            damaged, needs code that is not trusted, or has int4 weights, which this machine cannot run.
         FileNotFoundError: If `model_id` can only be a folder, and there is none.
         OSError: If the Hub cannot be reached, or the connection is lost.
     """
+    device = default_device() if device is None else find_device(device)
     folder = find_flashsloth(model_id, revision)
     config = load_config(folder, trust_remote_code)
     processor = load_processor(folder, trust_remote_code)
-    device = default_device()
     if dtype == "fast":
         is_slow = config.dtype == torch.bfloat16 and device.type == "cpu" and not has_fast_bfloat16()
         dtype = "float32" if is_slow else "auto"  # of a quantized checkpoint only what is not quantized changes

@@ -28,13 +28,16 @@ REMOTE_CODE = {
     "modeling_flashsloth": {"configuration_flashsloth", "embedded_query_flashsloth"},
 }
 
+# What else the names of `import flashsloth` stand for; it is imported when the name is used.
+LOADED_BY_NAME = {"assistant.assistant"}
+
 # Floors of the package, from the ground up: files at the root and packages. A room imports from the floors below, and
 # from itself, but from no other room of its own floor.
 FLOORS = [
     set(REMOTE_CODE),
     {"__init__"},
     {"folders", "arguments"},
-    {"loading", "attention_maps", "ask"},
+    {"loading", "attention_maps"},
     {"assistant"},
     {"convert", "eval", "train", "publish", "serve"},
     {"tiny"},
@@ -90,7 +93,9 @@ def why_not(name: str, imported: str) -> str | None:
     if room in REMOTE_CODE:
         return None if imported in REMOTE_CODE[room] else "remote code stands alone in a saved folder"
     if room == "__init__":
-        return None if imported in REMOTE_CODE else "`import flashsloth` gives the remote code only"
+        return (
+            None if imported in {*REMOTE_CODE, *LOADED_BY_NAME} else "`import flashsloth` gives the remote code only"
+        )
     if room == other:
         goes_up = name.startswith("train.data.") and not imported.startswith("train.data.")
         return "train/data is below the rest of train" if goes_up else None

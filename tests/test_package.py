@@ -20,7 +20,6 @@ ROOT_MODULES = {
     "__init__",
     "__main__",
     "arguments",
-    "ask",
     "attention_maps",
     "cli",
     "loading",

@@ -8,8 +8,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from flashsloth.ask import ask
-from flashsloth.loading import load_model_and_processor
+from flashsloth import load
 from flashsloth.tiny.__main__ import main
 from flashsloth.train import record
 
@@ -68,12 +67,13 @@ def test_the_exported_checkpoints_answer_and_say_how_they_were_made(made):
     root, _ = made
     for name in CHECKPOINTS:
         folder = root / "checkpoints" / name
-        model, processor = load_model_and_processor(str(folder))
-        assert processor.image_processor.hd == (name == "flashsloth-tiny-hd")
-        answer = ask(model, processor, "Which shape is red?", ["examples/scene.png"], max_new_tokens=4)
-        assert answer.visual_tokens == 9 * (5 if processor.image_processor.hd else 1)
+        model = load(str(folder))
+        is_hd = model.processor.image_processor.hd
+        assert is_hd == (name == "flashsloth-tiny-hd")
+        answer = model.ask("examples/scene.png", "Which shape is red?", max_new_tokens=4)
+        assert answer.visual_tokens == 9 * (5 if is_hd else 1)
         commands = [entry["command"] for entry in json.loads((folder / "provenance.json").read_text())]
-        stages = ["train"] * (4 if processor.image_processor.hd else 3)
+        stages = ["train"] * (4 if is_hd else 3)
         assert commands == ["train", "train", "compose", *stages]
         assert json.loads((folder / "evaluation.json").read_text())
     assert (root / "work" / "curves.png").stat().st_size > 0

@@ -1,0 +1,124 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""A conversation that computes each image and each turn once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flashsloth.assistant.answer import Answer
+from flashsloth.assistant.options import generation_options, streaming_options
+from flashsloth.assistant.questions import read_images, system_messages, user_message
+from flashsloth.assistant.stream import Stream, Watch
+
+
+if TYPE_CHECKING:
+    from flashsloth.assistant.assistant import Assistant
+
+
+# A turn before the new one, whatever it was: what a template writes between turns does not depend on their words.
+EARLIER = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+class Chat:
+    """
+    A conversation with a model, which [`Assistant.chat`] begins.
+
+    Args:
+        assistant ([`Assistant`]): Answers.
+        system (`str`, *optional*): A system prompt in place of the published one.
+        hd (`bool`, *optional*): Whether images are processed in high definition, which may be changed between turns;
+            the assistant's default if unset.
+    """
+
+    def __init__(self, assistant: Assistant, system: str | None = None, hd: bool | None = None):
+        self.assistant, self.system, self.hd = assistant, system, hd
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all turns."""
+        self._memory = self.assistant.backend.new_memory()
+        self._images: list = []
+        self._hd_by_image: list[bool] = []
+        self._messages = system_messages(self.system)
+
+    @property
+    def messages(self) -> list[dict]:
+        """The conversation so far, as [`FlashSlothProcessor.apply_chat_template`] takes it."""
+        return list(self._messages)
+
+    def ask(self, question: str, images=None, *, explain: bool = False, **options) -> Answer:
+        """
+        Asks the next question. If that fails, the chat is as it was before.
+
+        Args:
+            question (`str`): The question.
+            images (*optional*): New images for it, one or a list; earlier ones stay in view.
+            explain (`bool`, *optional*, defaults to `False`): Whether the answer tells what the model looked at, in
+                all images of the chat.
+            options: Generation options, as [`Assistant`] has them.
+
+        Raises:
+            ValueError: If an image cannot be read, the question is empty, the conversation is longer than the decoder,
+                or an option is unknown or has no effect.
+        """
+        return self._answer(question, read_images(images), explain, generation_options(options), Watch())
+
+    def stream(self, question: str, images=None, *, explain: bool = False, **options) -> Stream:
+        """
+        Asks the next question and gives the answer piece by piece; the arguments are those of `ask`. An answer that is
+        closed before its end stays in the conversation as far as it went. Ask nothing else before it has ended.
+
+        Returns:
+            [`Stream`]: An iterator over the pieces, with the whole `answer` when they are there.
+        """
+        options, images = streaming_options(options), read_images(images)
+
+        def answer_with(watch: Watch) -> Answer:
+            return self._answer(question, images, explain, options, watch)
+
+        return Stream(answer_with, self.assistant.processor.tokenizer)
+
+    def _answer(self, question: str, images: list, explain: bool, options: dict, watch: Watch) -> Answer:
+        message = user_message(question, images)
+        hd = self.assistant.uses_hd(self.hd)
+        inputs = self._prepare(message, images, hd)
+        (prompt,), (tokens,) = self.assistant.backend.generate(inputs, options, watch, self._memory)
+        answer = self.assistant.make_answer(prompt, tokens, options, watch)
+        self._images += images
+        self._hd_by_image += [hd] * len(images)
+        self._messages += [message, {"role": "assistant", "content": answer.text}]
+        if not explain:
+            return answer
+        attention = self.assistant.explain(inputs, self._memory, answer, self._images, self._hd_by_image)
+        return replace(answer, attention=attention)
+
+    def _prepare(self, message: dict, images: list, hd: bool):
+        """The inputs of a turn alone; of the first one, with what is before it."""
+        processor = self.assistant.processor
+        has_begun = self._memory.input_ids is not None
+        before = [*system_messages(self.system), *(EARLIER if has_begun else [])]
+        text = processor.apply_chat_template([*before, message], add_generation_prompt=True)
+        if has_begun:
+            earlier = processor.apply_chat_template(before)
+            if not text.startswith(earlier):
+                raise ValueError(
+                    "The model's chat template changes earlier turns when a new one comes, so no chat can keep them: "
+                    "ask with the whole conversation, by model.processor and model.model.generate."
+                )
+            text = text.removeprefix(earlier)
+        inputs = processor(
+            images=images or None,
+            text=text,
+            hd=hd,
+            return_tensors=self.assistant.backend.tensor_type,
+            add_special_tokens=not has_begun,
+        )
+        earlier_length = self._memory.input_ids.shape[1] if has_begun else 0
+        length, limit = earlier_length + inputs["input_ids"].shape[1], processor.tokenizer.model_max_length
+        if length > limit:
+            raise ValueError(
+                f"The conversation has {length} tokens with this question, but the decoder has {limit} positions: "
+                "begin a new one."
+            )
+        return inputs

@@ -1,0 +1,52 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The options of an answer: those of transformers' `generate`, by their names."""
+
+import difflib
+
+from transformers import GenerationConfig
+
+
+DEFAULTS = {"max_new_tokens": 256, "do_sample": False}
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Objects of `generate` that change one call.
+OBJECTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "assistant_model")
+# What changes the shape of what `generate` returns.
+ONE_ANSWER = ("num_return_sequences", "return_dict_in_generate", "output_scores", "output_logits")
+
+
+def generation_options(options: dict) -> dict:
+    """
+    The options of a generation, with the defaults.
+
+    Raises:
+        ValueError: If one is unknown, has no effect, or asks for more than one answer.
+    """
+    known = {*vars(GenerationConfig()), *OBJECTS}
+    for name in options:
+        if name in ONE_ANSWER:
+            raise ValueError(f"{name} does not go with one answer of text: call model.model.generate for it.")
+        if name not in known or name.startswith("_"):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{name} is no option of generate.{hint}")
+    options = {**DEFAULTS, **options}
+    sampling = [name for name in SAMPLING if options.get(name) is not None]
+    if sampling and not options["do_sample"]:
+        raise ValueError(f"{sampling[0]}={options[sampling[0]]} has no effect without do_sample=True: add it.")
+    limit = options["max_new_tokens"]
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"max_new_tokens is {limit!r}: pass a whole number of 1 or more.")
+    return options
+
+
+def streaming_options(options: dict) -> dict:
+    """
+    The options of a generation that is streamed.
+
+    Raises:
+        ValueError: As [`generation_options`], and with beams, which change words that were already read.
+    """
+    options = generation_options(options)
+    if (options.get("num_beams") or 1) > 1:
+        raise ValueError(f"num_beams={options['num_beams']} cannot be streamed: call ask, or leave it out.")
+    return options

@@ -1,0 +1,177 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""Asks a model by torch: transformers' own `generate`, on images that are encoded once."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
+
+from flashsloth.assistant.stream import Watch
+from flashsloth.attention_maps import over_image, pooled_patches
+from flashsloth.modeling_flashsloth import FlashSlothImageFeatures
+from flashsloth.processing_flashsloth import END_TOKEN
+
+
+@dataclass
+class Memory:
+    """
+    What a chat keeps of its turns, so that each is computed once.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(1, L)`, *optional*): The whole sequence, answers included.
+        features ([`FlashSlothImageFeatures`], *optional*): Of all images in it.
+        cache (`Cache`, *optional*): Keys and values of its first positions.
+    """
+
+    input_ids: torch.Tensor | None = None
+    features: FlashSlothImageFeatures | None = None
+    cache: DynamicCache | None = None
+
+
+class TorchBackend:
+    """
+    A FlashSloth model of transformers.
+
+    Args:
+        model: A FlashSloth model that generates.
+        processor: Its processor.
+    """
+
+    tensor_type = "pt"
+
+    def __init__(self, model, processor):
+        self.model, self.processor = model, processor
+        self.eos_token_ids = model.config.eos_token_ids
+
+    def new_memory(self) -> Memory:
+        """The memory of a chat that has not begun."""
+        return Memory()
+
+    @torch.inference_mode()
+    def generate(
+        self, inputs, options: dict, watch: Watch, memory: Memory | None = None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """
+        Answers a batch of prompts, or the next turn of a chat.
+
+        Args:
+            inputs ([`FlashSlothInputs`]): Of the processor: whole prompts, or the new turn alone if there is a
+                memory.
+            options (`dict`): Of transformers' `generate`.
+            watch ([`Watch`]): Is told of each step.
+            memory ([`Memory`], *optional*): Is brought up to date once the answer is there. If the turn fails, it is
+                as before, but for its cache, which is computed again when it is needed.
+
+        Returns:
+            `tuple[list[list[int]], list[list[int]]]`: The tokens of each row's sequence before its answer, without
+            padding, and those of the answer, up to its end.
+
+        Raises:
+            ValueError: If an option is wrong.
+        """
+        inputs = inputs.to(self.model.device, dtype=self.model.dtype)
+        if memory is not None:
+            inputs = self._continued(inputs, memory)
+        if options.get("stop_strings"):
+            options = {**options, "tokenizer": self.processor.tokenizer}
+        criteria = StoppingCriteriaList([*(options.pop("stopping_criteria", None) or []), _Step(watch)])
+        cache = None if memory is None else memory.cache or DynamicCache(config=self.model.config.text_config)
+        if memory is not None:
+            memory.cache = None  # half a turn in it is of no use
+            options = {**options, "cache": cache}
+        output = self.model.generate(**inputs, **options, stopping_criteria=criteria)
+        length = inputs["input_ids"].shape[1]
+        prompts = [
+            row[mask.bool()].tolist() for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        if memory is not None:
+            memory.input_ids = self._with_end(output)
+            memory.features = (inputs.get("mm_encoder_outputs") or {}).get("image")
+            memory.cache = cache
+        return prompts, [self._to_end(row) for row in output[:, length:].tolist()]
+
+    def _continued(self, inputs, memory: Memory) -> dict:
+        """The inputs of the whole chat, with images that are encoded once."""
+        features = memory.features
+        pixel_values = inputs.get("pixel_values")
+        if pixel_values is not None:
+            features = _joined(features, self.model.get_image_features(pixel_values))
+        input_ids = inputs["input_ids"]
+        if memory.input_ids is not None:
+            input_ids = torch.cat([memory.input_ids, input_ids], dim=1)
+        images = {} if features is None else {"mm_encoder_outputs": {"image": features}}
+        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **images}
+
+    def _to_end(self, tokens: list[int]) -> list[int]:
+        """Tokens up to the first end, which shorter rows of a batch have padding behind."""
+        ends = (index for index, token in enumerate(tokens) if token in self.eos_token_ids)
+        return tokens[: next(ends, len(tokens) - 1) + 1]
+
+    def _with_end(self, output: torch.Tensor) -> torch.Tensor:
+        """The sequence of a chat with the end of its last answer, which one that was cut off lacks."""
+        if int(output[0, -1]) in self.eos_token_ids:
+            return output
+        end = self.processor.tokenizer.convert_tokens_to_ids(END_TOKEN)
+        return torch.cat([output, output.new_tensor([[end]])], dim=1)
+
+    @torch.inference_mode()
+    def attention(
+        self,
+        inputs,
+        memory: Memory | None,
+        length: int,
+        sizes: list[tuple[int, int]],
+        views: list[int],
+        tile_grid: int,
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """
+        What the query tokens of the last question attend to, and what pooling keeps, over the pixels of each image.
+
+        Args:
+            inputs ([`FlashSlothInputs`]), memory ([`Memory`], *optional*): As in `generate`, which has run.
+            length (`int`): Positions before the answer.
+            sizes (`list[tuple[int, int]]`), views (`list[int]`): Width and height, and number of views, of each image.
+            tile_grid (`int`): Tiles along each side of an image.
+
+        Returns:
+            A pair of arrays `(height, width)` for each image: the query tokens' weights, and pooling's.
+        """
+        if memory is None:
+            prompt = dict(inputs.to(self.model.device, dtype=self.model.dtype))
+        else:
+            input_ids = memory.input_ids[:, :length]
+            prompt = {"input_ids": input_ids, "mm_encoder_outputs": {"image": memory.features}}
+        outputs = self.model(**prompt, output_query_attentions=True, logits_to_keep=1)
+        shape = outputs.image_hidden_states.shape[1], self.model.config.num_patches
+        queries = pooling = torch.zeros(shape)
+        if outputs.query_attentions is not None:
+            last_slot = torch.isin(
+                prompt["input_ids"][0], torch.tensor(self.model.config.query_token_ids, device=self.model.device)
+            ).nonzero()[-self.model.config.num_query_tokens :, 0]
+            queries = outputs.query_attentions[0][:, last_slot].float().mean(dim=(0, 1)).cpu()
+        if outputs.pooling_weights is not None:
+            pooling = pooled_patches(outputs.pooling_weights[0]).float().cpu()
+        return [
+            tuple(over_image(one, size, self.model.config, tile_grid).numpy() for one in pair)
+            for size, *pair in zip(sizes, queries.split(views), pooling.split(views), strict=True)
+        ]
+
+
+class _Step(StoppingCriteria):
+    """Tells a [`Watch`] of each step."""
+
+    def __init__(self, watch: Watch):
+        self.watch = watch
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
+        is_stopped = self.watch.step(int(input_ids[0, -1]) if len(input_ids) == 1 else None)
+        return torch.full((len(input_ids),), is_stopped, device=input_ids.device, dtype=torch.bool)
+
+
+def _joined(earlier: FlashSlothImageFeatures | None, later: FlashSlothImageFeatures) -> FlashSlothImageFeatures:
+    """The features of one row's images, earlier ones first."""
+    if earlier is None:
+        return later
+    names = [field.name for field in fields(later) if isinstance(later.get(field.name), torch.Tensor)]
+    return FlashSlothImageFeatures(**{name: torch.cat([earlier[name], later[name]], dim=1) for name in names})
