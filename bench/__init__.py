@@ -1,7 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Benchmarks of speed and memory: `flashsloth bench` for answers, `bench train` for training, `bench convert` for
-conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches.
+conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench serve` for the server
+under load.
 """
 
 
@@ -24,6 +25,10 @@ def main(argv: list[str] | None = None) -> None:
         from flashsloth.bench import evaluation
 
         evaluation.main(rest)
+    elif name == "serve":
+        from flashsloth.bench import serving
+
+        serving.main(rest)
     else:
         from flashsloth.bench import inference
 
