@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""Greedy and sampled rows in one batch: each is as if it were alone, and samples have the probabilities they should."""
+"""Greedy and sampled rows in one batch: each is as if it were alone, and samples have the right probabilities."""
 
 import pytest
 import torch
