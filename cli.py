@@ -350,6 +350,7 @@ def run_serve(args: argparse.Namespace) -> None:
     limits = preparation.Limits(
         body_bytes=args.max_body_mib << 20,
         images=args.max_images,
+        image_pixels=args.max_image_pixels,
         new_tokens=args.max_new_tokens,
         answers=args.max_batch_size,
         waiting=args.max_waiting,
@@ -363,7 +364,6 @@ def run_serve(args: argparse.Namespace) -> None:
             args.port,
             limits,
             max_batch_size=args.max_batch_size,
-            max_image_pixels=args.max_image_pixels,
             hd=args.hd,
             name=args.model_name,
             api_key=args.api_key,

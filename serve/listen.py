@@ -30,7 +30,6 @@ def serve(
     port: int,
     limits: Limits,
     max_batch_size: int,
-    max_image_pixels: int,
     hd: bool | None = None,
     name: str | None = None,
     api_key: str | None = None,
@@ -45,7 +44,6 @@ def serve(
         port (`int`): Its port; 0 for a free one.
         limits ([`Limits`]): Those of a request.
         max_batch_size (`int`): Most answers that are made at once.
-        max_image_pixels (`int`): Most pixels of an image.
         hd (`bool`, *optional*): High definition for requests that do not say; the checkpoint's default if unset.
         name (`str`, *optional*): The model's name for clients; by default that of its folder or repository.
         api_key (`str`, *optional*): Key that clients must send; by default that of the environment, if it has one.
@@ -58,7 +56,8 @@ def serve(
     if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable() and " " not in api_key):
         raise ValueError(f"The API key (--api-key or {API_KEY_VARIABLE}) must be printable ASCII without spaces.")
     name = name or default_name(model_id)
-    Image.MAX_IMAGE_PIXELS = max_image_pixels  # of this process, which reads no other images
+    # Pillow's own limit, which is Pillow's for all images of a process, is not to be the lower one.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.image_pixels)
     with listen_at(host, port) as listener:
         model, processor = load_model_and_processor(model_id, **loading)
         processor.image_processor.local_sources = False

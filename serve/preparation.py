@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from flashsloth.image_reading_flashsloth import DECOMPRESSION_BOMB, ImageError, read_image
+from flashsloth.image_reading_flashsloth import ImageError, read_image
 from flashsloth.processing_flashsloth import ConversationError
 from flashsloth.serve.protocol import ChatRequest, RequestError
 from flashsloth.serve.scheduler import Prompt
@@ -24,11 +24,12 @@ DATA = "data:image/"
 @dataclass(frozen=True)
 class Limits:
     """
-    What a request may ask for. The most pixels of an image are `PIL.Image.MAX_IMAGE_PIXELS`.
+    What a request may ask for.
 
     Args:
         body_bytes (`int`): Longest body.
         images (`int`): Most images of a request, those of earlier turns included.
+        image_pixels (`int`): Most pixels of one image; Pillow has a limit of its own.
         new_tokens (`int`): Longest answer.
         answers (`int`): Most answers to one request.
         waiting (`int`): Most requests that wait while others are answered.
@@ -38,6 +39,7 @@ class Limits:
 
     body_bytes: int
     images: int
+    image_pixels: int
     new_tokens: int
     answers: int
     waiting: int
@@ -120,10 +122,8 @@ def _with_images(content, images: Iterator[Image.Image]):
 
 
 def _read(url: str, name: str, limits: Limits) -> Image.Image:
+    local_sources = is_web(url) and limits.private_addresses
     try:
-        return read_image(url, name, local_sources=is_web(url) and limits.private_addresses)
+        return read_image(url, name, local_sources=local_sources, max_pixels=limits.image_pixels)
     except ImageError as error:
-        message = str(error)
-        if error.reason == DECOMPRESSION_BOMB and "MAX_IMAGE_PIXELS" in message:  # which the client cannot raise
-            message = f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: make it smaller."
-        raise RequestError(message, "messages", "invalid_image") from error
+        raise RequestError(str(error), "messages", "invalid_image") from error

@@ -14,7 +14,7 @@ from flashsloth.serve.preparation import Limits, check_limits, prepare
 from flashsloth.serve.protocol import RequestError, parse_request
 
 
-LIMITS = Limits(body_bytes=1 << 20, images=2, new_tokens=300, answers=4, waiting=4)
+LIMITS = Limits(body_bytes=1 << 20, images=2, image_pixels=10**6, new_tokens=300, answers=4, waiting=4)
 POSITIONS = 1024
 
 
@@ -109,9 +109,9 @@ def test_image_that_cannot_be_read(processor, url, words):
     assert words in error.message and error.message.startswith("Image 0") and error.param == "messages"
 
 
-def test_image_with_too_many_pixels(processor, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    error = error_of(prepare, chat(data_url(make_image(1))), processor, LIMITS, POSITIONS)
+def test_image_with_too_many_pixels(processor):
+    limits = replace(LIMITS, image_pixels=1000)
+    error = error_of(prepare, chat(data_url(make_image(1))), processor, limits, POSITIONS)
     assert error.message == "Image 0 has more than 1000 pixels: make it smaller."
 
 

@@ -17,7 +17,7 @@ from flashsloth.serve.server import make_app
 
 
 NAME = "flashsloth-tiny"
-LIMITS = Limits(body_bytes=1 << 20, images=4, new_tokens=500, answers=4, waiting=8)
+LIMITS = Limits(body_bytes=1 << 20, images=4, image_pixels=10**6, new_tokens=500, answers=4, waiting=8)
 
 
 @dataclass
