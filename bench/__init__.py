@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Benchmarks of speed and memory: `flashsloth bench` for answers, `bench train` for training, `bench convert` for
-conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench serve` for the server
-under load.
+conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench chat` for follow-up
+turns, `bench serve` for the server under load.
 """
 
 
@@ -25,6 +25,10 @@ def main(argv: list[str] | None = None) -> None:
         from flashsloth.bench import evaluation
 
         evaluation.main(rest)
+    elif name == "chat":
+        from flashsloth.bench import chat
+
+        chat.main(rest)
     elif name == "serve":
         from flashsloth.bench import serving
 

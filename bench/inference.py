@@ -35,7 +35,6 @@ import transformers
 from PIL import Image
 from tqdm import tqdm
 from transformers import DynamicCache, StaticCache
-from transformers.initialization import no_init_weights
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor
 from flashsloth.arguments import OneLineParser
@@ -47,7 +46,7 @@ from flashsloth.bench.measure import (
     peak_memory,
     print_table,
 )
-from flashsloth.bench.models import WEIGHT_STD, random_image, uncompressed_peer
+from flashsloth.bench.models import random_image, random_model, uncompressed_peer
 from flashsloth.loading import default_device, find_flashsloth, load_model
 from flashsloth.modeling_flashsloth import CACHE_NAME, FlashSlothImageFeatures
 
@@ -218,18 +217,14 @@ class Measurement:
 def _load(folder: str | None, device: torch.device, dtype: torch.dtype) -> FlashSlothForCausalLM:
     if folder:
         return load_model(find_flashsloth(folder), dtype=dtype, device_map=device)
-    with no_init_weights(), device:
-        model = FlashSlothForCausalLM._from_config(FlashSlothConfig(), dtype=dtype)
-    for parameter in tqdm(list(model.parameters()), desc="random weights", unit="tensor", file=sys.stderr):
-        parameter.data.normal_(std=WEIGHT_STD)
-    return model.eval()
+    return random_model(FlashSlothConfig(), device, dtype)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="flashsloth bench",
         description="Speed and memory of one answer.",
-        epilog="Other benchmarks: flashsloth bench train, convert, quantize or eval, each with a --help of its own.",
+        epilog="Other benchmarks: flashsloth bench train, convert, quantize, eval or chat, each with its own --help.",
     )
     parser.add_argument("--model", metavar="DIR", help="model folder (default: random weights of the published size)")
     parser.add_argument("--hd", action="store_true", help="process images in high definition")

@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """What the benchmarks measure on: random images, random weights, and a LLaVA without compression."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
+from transformers.initialization import no_init_weights
 
-from flashsloth import FlashSlothForCausalLM
+from flashsloth import FlashSlothConfig, FlashSlothForCausalLM
 from flashsloth.folders.tensors import LazyTensor, write_tensors
 
 
@@ -19,6 +22,15 @@ WEIGHT_STD = 0.02
 
 def random_image(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def random_model(config: FlashSlothConfig, device: torch.device, dtype: torch.dtype) -> FlashSlothForCausalLM:
+    """A model with random weights, in evaluation mode."""
+    with no_init_weights(), device:
+        model = FlashSlothForCausalLM._from_config(config, dtype=dtype)
+    for parameter in tqdm(list(model.parameters()), desc="random weights", unit="tensor", file=sys.stderr):
+        parameter.data.normal_(std=WEIGHT_STD)
+    return model.eval()
 
 
 def random_weights(model: PreTrainedModel) -> dict[str, LazyTensor]:

@@ -5,6 +5,14 @@ MMBench: Is Your Multi-modal Model an All-around Player? (https://arxiv.org/abs/
 Multiple choice. Each question is there as often as it has options, which are rotated; in the circular score it counts
 as right only if all its rows do. The vanilla score is that of the rows that are not rotated. The choice is read from
 the answer by the rules of lmms-eval, without a judge.
+
+Where the text of an option is "None" or "NA", the script of LLaVA asks without that option and those behind it, as
+pandas reads such a cell as empty (https://github.com/haotian-liu/LLaVA, `llava/eval/model_vqa_mmbench.py`). Here it is
+an option like all others: none is a cell that is empty, or holds the "nan" that pandas writes for an empty one. A row
+whose label is an option that is not there counts nevertheless: lmms-eval compares the letters (`eval_sub_data` in its
+`tasks/mmbench/mmbench_evals.py`), so that it is wrong unless the answer names the letter that was not asked for.
+
+The last line of a prompt is in Chinese if most questions of the table are, as it is by `--lang cn` of that script.
 """
 
 import base64
@@ -12,6 +20,7 @@ import binascii
 import csv
 import hashlib
 import logging
+import re
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -25,13 +34,17 @@ from flashsloth.eval.questions import Question, check_is_file
 logger = logging.getLogger(__name__)
 
 SUFFIX = "Answer with the option's letter from the given choices directly."
+CHINESE_SUFFIX = "请直接回答选项字母。"
+CHINESE_CHARACTER = re.compile("[\u4e00-\u9fff]")
 LETTERS = "ABCD"
 COLUMNS = ("index", "question", "hint", *LETTERS, "category", "image", "l2-category", "split")
 SUBMITTED = ("index", "question", *LETTERS, "prediction", "answer", "split")
+TEST = "test"  # the split whose labels only the server has
 ROTATED = 1_000_000  # rows of a higher index are rotated copies of index % 1,000,000
 LONGEST_INDEX = 64  # characters; an image in base64 is longer
+NO_OPTION = {"", "nan"}
 # What the published script reads as no value: words that it names, and those of pandas' parser.
-NO_VALUE = {"nan", "none"}
+NO_VALUE = {"", "nan", "none"}
 NO_VALUE_OF_PANDAS = set(
     "#N/A #NA -1.#IND -1.#QNAN -NaN -nan 1.#IND 1.#QNAN <NA> N/A NA NULL NaN None n/a nan null".split()
 )
@@ -51,16 +64,22 @@ class MMBench(Benchmark):
     max_new_tokens = 1024
 
     def read_questions(self, files, images):
-        rows = [row for file in files for row in _read_table(file)]
+        tables = [_read_table(file) for file in files]
+        rows = [row for table in tables for row in table]
         by_index = {row["index"]: row for row in rows}
+        _check_splits(rows)
         _warn_of_missing_rows(rows)
-        return [self._question(row, by_index) for row in rows]
+        _warn_of_missing_options(rows)
+        suffix, *others = {_suffix(table) for table in tables}
+        if others:
+            raise ValueError("Some of the tables are in Chinese and others are not: name those of one language.")
+        return [self._question(row, by_index, suffix) for row in rows]
 
-    def _question(self, row: dict, by_index: dict[int, dict]) -> Question:
+    def _question(self, row: dict, by_index: dict[int, dict], suffix: str) -> Question:
         options = options_of(row)
         image = _image(row, by_index)
-        hint = "" if _is_empty(row["hint"]) else f"{row['hint']}\n"
-        lines = [f"{hint}{row['question']}", *(f"{letter}. {text}" for letter, text in options.items()), SUFFIX]
+        hint = "" if _is_no_value(row["hint"]) else f"{row['hint']}\n"
+        lines = [f"{hint}{row['question']}", *(f"{letter}. {text}" for letter, text in options.items()), suffix]
         return Question(
             id=row["index"],
             key=self.key(row["index"], ""),
@@ -76,7 +95,7 @@ class MMBench(Benchmark):
         return files[0]
 
     def read_labels(self, source, questions):
-        return [_label(question, source) for question in questions if question.row["split"] != "test"]
+        return [question.row["answer"] for question in questions if question.row["split"] != TEST]
 
     def key(self, question_id, prompt):
         return (str(question_id),)
@@ -115,11 +134,11 @@ class MMBench(Benchmark):
         from openpyxl import Workbook
         from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-        columns = [name for name in SUBMITTED if name == "prediction" or name in questions[0].row]
+        columns = [name for name in SUBMITTED if name == "prediction" or all(name in q.row for q in questions)]
         book = Workbook()
         book.active.append(columns)
         for question, text in zip(questions, texts, strict=True):
-            row = {**question.row, "prediction": text}
+            row = question.row | dict.fromkeys(LETTERS) | options_of(question.row) | {"prediction": text}
             cells = (row[name] for name in columns)
             book.active.append(
                 [ILLEGAL_CHARACTERS_RE.sub("", cell) if isinstance(cell, str) else cell for cell in cells]
@@ -154,23 +173,20 @@ def options_of(row: dict) -> dict[str, str]:
     """The texts of the options by their letters, up to the first that is empty."""
     options = {}
     for letter in LETTERS:
-        if _is_empty(row[letter]):
+        if row[letter].strip().lower() in NO_OPTION:
             break
         options[letter] = row[letter]
     return options
 
 
-def _label(question: Question, source: Path) -> str:
-    if "answer" not in question.row:
-        raise ValueError(f"{source} has no column 'answer', which only the split 'test' lacks.")
-    label = question.row["answer"]
-    if label not in question.fields["option_char"]:
-        raise ValueError(f"{source}: the answer {label!r} of question {question.id} is none of its options.")
-    return label
+def _is_no_value(value: str) -> bool:
+    return value.strip().lower() in NO_VALUE or value in NO_VALUE_OF_PANDAS
 
 
-def _is_empty(value: str) -> bool:
-    return not value or value.lower() in NO_VALUE or value in NO_VALUE_OF_PANDAS
+def _suffix(rows: list[dict]) -> str:
+    """What a table's prompts end with, in the language of most of its questions."""
+    chinese = sum(CHINESE_CHARACTER.search(row["question"]) is not None for row in rows)
+    return CHINESE_SUFFIX if 2 * chinese > len(rows) else SUFFIX
 
 
 def _read_table(file: Path) -> list[dict]:
@@ -186,17 +202,56 @@ def _read_table(file: Path) -> list[dict]:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         found = ", ".join(columns) if len(columns) > 1 else "no columns with tabs between them"
-        raise ValueError(f"{file} is not MMBench's table: it has no column {missing[0]!r}, but {found[:200]}.")
-    rows = []
+        raise ValueError(
+            f"{file} is not MMBench's table: it has no column {missing[0]!r}, but {found[:200]}. docs/evaluation.md "
+            "shows the format."
+        )
     for number, row in enumerate(table, 1):
-        if None in row or None in row.values():
-            raise ValueError(f"{file}, row {number} has another number of columns than the first line.")
-        if not row["index"].isdecimal():
-            raise ValueError(f"{file}, row {number}: the index {row['index']!r} is not a whole number.")
-        rows.append({**row, "index": int(row["index"])})
-    if not rows:
+        _check_row(row, f"{file}, row {number}")
+    if not table:
         raise ValueError(f"{file} holds no questions.")
+    rows = [{**row, "index": int(row["index"])} for row in table]
+    for row in rows:
+        _check_answer(row, file)
     return rows
+
+
+def _check_row(row: dict, where: str) -> None:
+    if None in row or None in row.values():
+        raise ValueError(f"{where} has another number of columns than the first line.")
+    if not row["index"].isdecimal() or len(row["index"]) > LONGEST_INDEX:
+        raise ValueError(f"{where}: the index {row['index'][:LONGEST_INDEX]!r} is not a whole number.")
+    fillers = {letter: text for letter, text in options_of(row).items() if _is_no_value(text)}
+    if len(fillers) > len(set(fillers.values())):
+        letters = " and ".join(fillers)
+        raise ValueError(
+            f"{where}: the options {letters} are {' and '.join(map(repr, fillers.values()))}: leave the cells of "
+            "options that a question does not have empty."
+        )
+
+
+def _check_answer(row: dict, file: Path) -> None:
+    """Raises a `ValueError` unless a row has a label, or is of the split without labels."""
+    if row["split"] == TEST:
+        return
+    if "answer" not in row:
+        raise ValueError(f"{file} has no column 'answer', which only the split {TEST!r} lacks.")
+    if row["answer"] not in list(LETTERS):
+        raise ValueError(
+            f"{file}: the answer {row['answer'][:LONGEST_INDEX]!r} of question {row['index']} is none of "
+            f"{', '.join(LETTERS)}."
+        )
+
+
+def _check_splits(rows: list[dict]) -> None:
+    """Raises a `ValueError` if some questions have labels and others cannot have any."""
+    counts = Counter(row["split"] for row in rows)
+    if TEST in counts and len(counts) > 1:
+        found = ", ".join(f"{count} of {split!r}" for split, count in counts.items())
+        raise ValueError(
+            f"The questions are of several splits, {found}: those of {TEST!r} have no labels. Name the table of one "
+            "split."
+        )
 
 
 def _warn_of_missing_rows(rows: list[dict]) -> None:
@@ -210,6 +265,19 @@ def _warn_of_missing_rows(rows: list[dict]) -> None:
             len(incomplete),
             len(counts),
             incomplete[0],
+        )
+
+
+def _warn_of_missing_options(rows: list[dict]) -> None:
+    labeled = [row for row in rows if row["split"] != TEST]
+    missing = [row["index"] for row in labeled if row["answer"] not in options_of(row)]
+    if missing:
+        logger.warning(
+            "The answers to %d of %d rows, %d among them, are options whose cells are empty: as in lmms-eval, such a "
+            "row is wrong unless its letter is named.",
+            len(missing),
+            len(rows),
+            missing[0],
         )
 
 

@@ -8,9 +8,11 @@ Nothing is ever overwritten or removed: a file gets another name, or a re-encode
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import warnings
 from collections import Counter, defaultdict
@@ -24,8 +26,9 @@ import PIL.Image
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from flashsloth.image_reading_flashsloth import ImageError, read_image
+from flashsloth.image_reading_flashsloth import UNREACHABLE_IMAGE, ImageError, read_image
 from flashsloth.train.data.sources import DataSource, load_data
+from flashsloth.train.data.wording import LIMIT, shorten
 
 
 logger = logging.getLogger(__name__)
@@ -77,13 +80,33 @@ OTHER_FORMAT = "other format"  # its content is of another format than its endin
 NESTED = "nested"  # it is in a folder within the folder, of the same name
 AMBIGUOUS = "ambiguous"  # several different files could be it
 DAMAGED = "damaged"
-PROBLEMS = (MISSING, OTHER_ENDING, OTHER_FORMAT, NESTED, AMBIGUOUS, DAMAGED)
+BROKEN_LINK = "broken link"  # a symbolic link to nothing
+NOT_A_FILE = "not a file"  # a folder, say, has its name
+UNREADABLE = "unreadable"  # the system does not let us read it
+INVALID_NAME = "invalid name"  # no file can have it
 FIXABLE = (OTHER_ENDING, OTHER_FORMAT, NESTED)
+
+# What to do about each; FIXED_BY_HAND is for those that --fix has to leave as they are.
+REMEDIES = {
+    MISSING: "download what is missing",
+    **dict.fromkeys(FIXABLE, "--fix renames or re-encodes what is misnamed"),
+    AMBIGUOUS: "rename the right file by hand where it is ambiguous",
+    DAMAGED: "download again what is damaged",
+    BROKEN_LINK: "point broken links to their images, or remove them",
+    NOT_A_FILE: "move away what has the name of an image and is no file",
+    UNREADABLE: "allow the reading of what is unreadable",
+    INVALID_NAME: "correct invalid names in the annotations",
+}
+FIXED_BY_HAND = "put right by hand what --fix had to leave, as the lines above say"
+PROBLEMS = tuple(REMEDIES)
 
 ENCODING = {"quality": 95, "subsampling": "4:4:4"}  # of a re-encoded JPEG: coloured letters stay sharp
 SAME_FORMAT = {"MPO": "JPEG"}  # JPEGs of cameras that hold a second image
 PATHS_PER_TASK = 64
 NAMES_IN_REPORT = 10  # of each source and problem
+LONGEST_SOURCE = 40  # characters in the report
+NO_TROUBLE = (None, "")
+EMPTY_NAME = "a row's image has an empty name, or that of the folder: flashsloth data check says which row"
 TEMPORARY = ".flashsloth-"  # what the name of an unfinished file begins with
 
 
@@ -118,7 +141,7 @@ class Finding:
 
 def source_of(image: str) -> str:
     """The set that an image comes from: the first folder of its path; LLaVA-Pretrain's folders are numbers."""
-    first, *rest = PurePosixPath(image).parts
+    first, *rest = PurePosixPath(image).parts or (".",)
     return LLAVA_PRETRAIN if rest and first.isdecimal() else first if rest else "."
 
 
@@ -159,12 +182,19 @@ def named_images(annotations: str | Path, folder: str | Path) -> list[str]:
 
 
 def _name_in(path: str, folder: str, annotations: str) -> str:
-    name = os.path.relpath(path, folder)
-    if name.startswith(os.pardir) or os.path.isabs(name):
-        raise ValueError(
-            f"{annotations} names the image {path}, which is not in {folder}: name the folder that it is in"
-        )
-    return Path(name).as_posix()
+    name = Path(os.path.relpath(path, folder))
+    if name.parts[:1] != (os.pardir,):
+        return name.as_posix()
+    start = os.path.join(folder, "")  # what a path of the annotations was put behind, unless it is absolute
+    named = f"{annotations} names the image {_shown(path.removeprefix(start))}, which is not in {folder}"
+    if path.startswith(start):
+        raise ValueError(f"{named}: take '..' out of it, or name the folder that the paths start from")
+    raise ValueError(f"{named}: write the path from that folder on, or name the folder that it is in")
+
+
+def _shown(name: str, limit: int = LIMIT) -> str:
+    """A name in a message, where it is one line and its ends are seen."""
+    return shorten(name if name.isprintable() and name == name.strip() else repr(name), limit)
 
 
 # What is wrong with one image
@@ -185,6 +215,7 @@ class ImageFolder:
         self.endings = PIL.Image.registered_extensions()  # formats by endings in lower case
         parents = {os.path.dirname(image) for image in self.images}
         self.places = {parent: list(self._places(parent)) for parent in parents}
+        self.closed = {}  # why a folder cannot be listed, by its path
         self.names = {place: self._names(place) for places in self.places.values() for place in places}
 
     def _places(self, parent: str) -> Iterator[str]:
@@ -193,45 +224,53 @@ class ImageFolder:
         nested = [(self.folder.absolute().name, *parts)]
         nested += [(*parts[:end], *parts[start:]) for end in range(1, len(parts) + 1) for start in range(end)]
         yield parent
-        yield from (place for place in map("/".join, nested) if (self.folder / place).is_dir())
+        yield from (place for place in map("/".join, nested) if os.path.isdir(self.folder / place))
 
     def _names(self, place: str) -> dict[str, list[str]]:
         names = defaultdict(list)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.folder / place) as entries:
-            for entry in entries:
-                stem, ending = os.path.splitext(entry.name)
-                if ending.lower() in self.endings:
-                    names[stem].append(entry.name)
+        try:
+            with os.scandir(self.folder / place) as entries:
+                for entry in entries:
+                    stem, ending = os.path.splitext(entry.name)
+                    if ending.lower() in self.endings and not entry.is_dir(follow_symlinks=False):
+                        names[stem].append(entry.name)
+        except PermissionError as error:
+            self.closed[place] = error.strerror
+        except (OSError, ValueError):  # there is no such folder: what is wrong with each of its images says why
+            return {}
         return names
 
     def examine(self, image: str) -> Finding | None:
         """What is wrong with an image, if anything is."""
         path = self.folder / image
-        if path.exists():
-            return self._examine_file(image, path)
-        candidates = list(self._candidates(image))
+        problem, detail = _trouble(path) if path != self.folder else (INVALID_NAME, EMPTY_NAME)
+        if problem == MISSING:
+            return self._examine_candidates(image, detail)
+        if problem:
+            copies = self._readable(image)
+            hint = f"; {copies[0]} is readable: replace it by hand" if copies else ""
+            return Finding(image, problem, f"{detail}{hint}")
+        found, expected = _format(path), self.expected_format(image)
+        if expected and found != expected:
+            return Finding(image, OTHER_FORMAT, f"its content is {found}", image)
+        return None
+
+    def _examine_candidates(self, image: str, detail: str) -> Finding:
+        """What there is in the place of an image that is not there."""
+        candidates, readable = list(self._candidates(image)), self._readable(image)
+        closed = [place for place in self.places[os.path.dirname(image)] if place in self.closed]
+        if not candidates and closed:
+            return Finding(image, UNREADABLE, f"its folder cannot be listed: {self.closed[closed[0]]}")
         if not candidates:
-            return Finding(image, MISSING, "no file of this name with any ending")
-        problems = {candidate: self._damage(self.folder / candidate) for candidate in candidates}
-        readable = [candidate for candidate in candidates if problems[candidate] is None]
+            return Finding(image, MISSING, detail)
         if not readable:
-            return Finding(image, DAMAGED, f"{candidates[0]}: {problems[candidates[0]]}")
+            problem, detail = _trouble(self.folder / candidates[0])
+            return Finding(image, problem, f"{candidates[0]}: {detail}")
         if not _same_content([self.folder / candidate for candidate in readable]):
             return Finding(image, AMBIGUOUS, f"it could be {' or '.join(readable)}: give the right one its name")
         found = readable[0]
         is_nested = os.path.dirname(found) != os.path.dirname(image)
         return Finding(image, NESTED if is_nested else OTHER_ENDING, f"it is {found}", found)
-
-    def _examine_file(self, image: str, path: Path) -> Finding | None:
-        damage = self._damage(path)
-        if damage:
-            copies = [found for found in self._candidates(image) if self._damage(self.folder / found) is None]
-            hint = f"; {copies[0]} is readable: replace it by hand" if copies else ""
-            return Finding(image, DAMAGED, f"{damage}{hint}")
-        found, expected = _format(path), self.expected_format(image)
-        if expected and found != expected:
-            return Finding(image, OTHER_FORMAT, f"its content is {found}", image)
-        return None
 
     def _candidates(self, image: str) -> Iterator[str]:
         """Files that could be the image, but are not at its path, nor another image's."""
@@ -242,19 +281,46 @@ class ImageFolder:
                 if candidate not in self.images:
                     yield candidate
 
-    def _damage(self, path: Path) -> str | None:
-        """What makes a file unreadable."""
-        if path.is_file() and not path.stat().st_size:
-            return "it has no bytes"
-        try:
-            read_image(path, "it", reduced=True)
-        except ImageError as error:
-            return error.detail.rstrip(".")
-        return None
+    def _readable(self, image: str) -> list[str]:
+        return [found for found in self._candidates(image) if _trouble(self.folder / found) == NO_TROUBLE]
 
     def expected_format(self, image: str) -> str | None:
         """The format that the ending of an image's name stands for."""
         return self.endings.get(os.path.splitext(image)[1].lower())
+
+
+def _trouble(path: Path) -> tuple[str | None, str]:
+    """What makes an image unreadable: the problem, and what was found."""
+    try:
+        status = path.stat()
+    except ValueError:
+        return INVALID_NAME, "no file can have a zero byte in its name"
+    except OSError as error:
+        return _trouble_of_path(path, error)
+    if not stat.S_ISREG(status.st_mode):
+        return NOT_A_FILE, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is a pipe, a socket or a device"
+    if not status.st_size:
+        return DAMAGED, "it has no bytes"
+    try:
+        read_image(path, "it", reduced=True)
+    except ImageError as error:
+        return UNREADABLE if error.reason == UNREACHABLE_IMAGE else DAMAGED, error.detail.rstrip(".")
+    return NO_TROUBLE
+
+
+def _trouble_of_path(path: Path, error: OSError) -> tuple[str, str]:
+    """What an error of the system says of a path at which it finds nothing."""
+    if error.errno == errno.ENAMETOOLONG:
+        return INVALID_NAME, "no file can have so long a name"
+    if error.errno == errno.ENOTDIR:
+        return MISSING, "a file stands in the place of its folder"
+    if error.errno not in (errno.ENOENT, errno.ELOOP):
+        return UNREADABLE, f"it cannot be read: {error.strerror}"
+    link = next((place for place in (path, *path.parents) if place.is_symlink() and not place.exists()), None)
+    if link is None:
+        return MISSING, "no file of this name with any ending"
+    whose = "it" if link == path else f"its folder {link}"
+    return BROKEN_LINK, f"{whose} is a link to {os.readlink(link)}, which leads nowhere"
 
 
 def _format(path: Path) -> str:
@@ -280,7 +346,7 @@ def repair(finding: Finding, images: ImageFolder) -> Finding:
         images ([`ImageFolder`]): The folder.
 
     Returns:
-        The finding, fixed; or with another detail, if that would overwrite a file.
+        The finding, fixed; or with another detail, if that would overwrite a file, or the system refuses it.
     """
     path, found = images.folder / finding.image, images.folder / finding.found
     expected = images.expected_format(finding.image)
@@ -296,6 +362,9 @@ def repair(finding: Finding, images: ImageFolder) -> Finding:
     except FileExistsError as error:
         existing = Path(error.filename2 or error.filename).relative_to(images.folder).as_posix()
         return replace(finding, detail=f"{finding.detail}, but {existing} exists already: rename one by hand")
+    except (PermissionError, NotADirectoryError) as error:
+        place = Path(error.filename2 or error.filename).parent
+        return replace(finding, detail=f"{finding.detail}, but {place} cannot be changed: {error.strerror}")
     return replace(finding, detail=done, is_fixed=True)
 
 
@@ -421,19 +490,21 @@ def report(images: Iterable[str], findings: list[Finding]) -> str:
     left = [finding for finding in findings if not finding.is_fixed]
     counts = Counter((finding.source, finding.problem) for finding in left)
     fixed = Counter(finding.source for finding in findings if finding.is_fixed)
-    cells = [("source", "images", "complete", *PROBLEMS, "fixed")]
+    present = [problem for problem in PROBLEMS if any(finding.problem == problem for finding in left)]
+    cells = [("source", "images", "complete", *present, "fixed")]
     for source, total in sorted(totals.items()):
-        problems = [counts[source, problem] for problem in PROBLEMS]
-        cells.append((source, *(f"{count:,}" for count in (total, total - sum(problems), *problems, fixed[source]))))
+        problems = [counts[source, problem] for problem in present]
+        numbers = (total, total - sum(problems), *problems, fixed[source])
+        cells.append((_shown(source, LONGEST_SOURCE), *(f"{count:,}" for count in numbers)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for first, *others in cells:
         numbers = (f"{text:>{width}}" for text, width in zip(others, widths[1:], strict=True))
         lines.append("  ".join([f"{first:{widths[0]}}", *numbers]))
     for (source, problem), count in sorted(counts.items()):
-        lines += ["", f"{source}, {problem} ({count:,}):"]
+        lines += ["", f"{_shown(source, LONGEST_SOURCE)}, {problem} ({count:,}):"]
         names = [finding for finding in left if (finding.source, finding.problem) == (source, problem)]
-        lines += [f"  {finding.image}: {finding.detail}" for finding in names[:NAMES_IN_REPORT]]
+        lines += [f"  {_shown(finding.image)}: {finding.detail}" for finding in names[:NAMES_IN_REPORT]]
         lines += [f"  ... and {count - NAMES_IN_REPORT:,} more"] if count > NAMES_IN_REPORT else []
     return "\n".join([*lines, *_downloads(left)])
 
@@ -480,8 +551,7 @@ def check_complete(images: list[str], findings: list[Finding], fix: bool) -> Non
     left = [finding for finding in findings if not finding.is_fixed]
     if not left:
         return
-    misnamed = sum(finding.problem in FIXABLE for finding in left)
-    remedy = "download what is missing or damaged"
-    if misnamed and not fix:
-        remedy = f"--fix renames or re-encodes {misnamed:,} of them; {remedy}"
-    raise IncompleteImages(f"{len(left):,} of {len(images):,} images are not as the annotations say: {remedy}")
+    remedies = {**REMEDIES, **dict.fromkeys(FIXABLE, FIXED_BY_HAND)} if fix else REMEDIES
+    counts = Counter(remedies[finding.problem] for finding in sorted(left, key=lambda it: PROBLEMS.index(it.problem)))
+    what_to_do = "; ".join(f"{remedy} ({count:,})" for remedy, count in counts.items())
+    raise IncompleteImages(f"{len(left):,} of {len(images):,} images are not as the annotations say: {what_to_do}")

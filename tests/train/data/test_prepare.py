@@ -193,6 +193,149 @@ def test_a_reencoded_file_keeps_the_original_beside_it(run, folder):
     assert contents(folder)["ocr_vqa/images/8.gif"] == contents(folder)["ocr_vqa/images/9.gif"] == GIF
 
 
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to("gone.jpg")
+
+
+# What stands in the place of an image: how it is made, the image, the problem, and what is said of it.
+OBSTACLES = {
+    "a folder": (make_folder, "gqa/images/8.jpg", "not a file", "it is a folder"),
+    "a pipe": (os.mkfifo, "gqa/images/8.jpg", "not a file", "it is a pipe, a socket or a device"),
+    "a link": (make_link, "gqa/images/8.jpg", "broken link", "it is a link to gone.jpg, which leads nowhere"),
+    "a link to itself": (
+        lambda path: path.symlink_to(path.name),
+        "gqa/images/8.jpg",
+        "broken link",
+        "it is a link to 8.jpg, which leads nowhere",
+    ),
+    "a link of another ending": (
+        lambda path: make_link(path.with_suffix(".gif")),
+        "gqa/images/8.jpg",
+        "broken link",
+        "gqa/images/8.gif: it is a link to gone.jpg, which leads nowhere",
+    ),
+    "a folder of another ending": (
+        lambda path: make_folder(path.with_suffix(".jpeg")),
+        "gqa/images/8.jpg",
+        "missing",
+        "no file of this name with any ending",
+    ),
+    "a linked folder": (
+        lambda path: make_link(path.parent),
+        "new/8.jpg",
+        "broken link",
+        "new is a link to gone.jpg, which leads nowhere",
+    ),
+    "a file in place of a folder": (
+        lambda path: path.parent.write_bytes(JPEG),
+        "new/8.jpg",
+        "missing",
+        "a file stands in the place of its folder",
+    ),
+    "a long name": (lambda path: None, f"gqa/images/{300 * 'x'}.jpg", "invalid name", "no file can have so long"),
+    "a long folder": (lambda path: None, f"{300 * 'x'}/8.jpg", "invalid name", "no file can have so long a name"),
+    "a zero byte": (lambda path: None, "gqa/images/8\0.jpg", "invalid name", "no file can have a zero byte"),
+    "no name": (lambda path: None, "", "invalid name", "a row's image has an empty name"),
+    "the folder itself": (lambda path: None, ".", "invalid name", "a row's image has an empty name"),
+    "spaces": (lambda path: None, "  ", "missing", "  '  ': no file of this name"),
+}
+
+
+@pytest.mark.parametrize("fix", [False, True])
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_an_obstacle_is_named_and_nothing_is_touched(obstacle, fix, run, folder):
+    make, image, problem, detail = OBSTACLES[obstacle]
+    make(folder / image)
+    before = sorted(folder.rglob("*"))
+    status, output, findings = run(image, fix=fix)
+    assert status == 1
+    assert [item["problem"] for item in findings.values()] == [problem]
+    assert detail in output.out and len(max(output.out.splitlines(), key=len)) < 500
+    last = output.err.splitlines()[-1]
+    assert last.endswith(f"1 of 7 images are not as the annotations say: {prepare.REMEDIES[problem]} (1)")
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_an_obstacle_in_the_place_of_a_file_of_another_ending(run, folder):
+    """It would be renamed, if the name were free."""
+    write(folder, {"gqa/images/8.gif": GIF})
+    make_link(folder / "gqa/images/8.jpg")
+    status, output, findings = run("gqa/images/8.jpg", fix=True)
+    assert status == 1 and findings["gqa/images/8.jpg"]["problem"] == "broken link"
+    assert "which leads nowhere; gqa/images/8.gif is readable: replace it by hand" in output.out
+
+
+def deny(monkeypatch, where, function: str, name: str) -> None:
+    """Lets a function fail at paths that end with a name, as it does where a user has no permission."""
+    allowed = getattr(where, function)
+
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith(name):
+            raise PermissionError(13, "Permission denied", str(path))
+        return allowed(path, *args, **kwargs)
+
+    monkeypatch.setattr(where, function, refuse)
+
+
+@pytest.mark.parametrize(
+    ("where", "function", "name", "image", "detail"),
+    [
+        (Image, "open", "8.jpg", "gqa/images/8.jpg", "it cannot be read: Permission denied"),
+        (Path, "stat", "gqa/images/8.jpg", "gqa/images/8.jpg", "it cannot be read: Permission denied"),
+        (os, "scandir", "gqa/images", "gqa/images/9.jpg", "its folder cannot be listed: Permission denied"),
+    ],
+)
+def test_what_may_not_be_read_is_said(where, function, name, image, detail, run, folder, monkeypatch):
+    write(folder, {"gqa/images/8.jpg": JPEG, "gqa/images/9.jpeg": JPEG})
+    deny(monkeypatch, where, function, name)
+    status, output, findings = run(image)
+    assert status == 1 and [item["problem"] for item in findings.values()] == ["unreadable"]
+    assert f"  {image}: {detail}\n" in output.out
+    assert output.err.splitlines()[-1].endswith("say: allow the reading of what is unreadable (1)")
+
+
+def test_a_folder_that_may_not_be_changed_leaves_the_other_repairs(run, folder, monkeypatch):
+    files = {"gqa/images/8.jpeg": JPEG, "ocr_vqa/images/8.gif": GIF}
+    write(folder, files)
+    monkeypatch.setattr(os, "link", lambda *args: deny_all(args[1]))
+    monkeypatch.setattr(prepare.tempfile, "mkstemp", lambda dir, **options: deny_all(f"{dir}/new"))
+    status, output, findings = run("gqa/images/8.jpg", "ocr_vqa/images/8.jpg", fix=True)
+    assert status == 1 and contents(folder) == GOOD | files
+    assert f"it is gqa/images/8.jpeg, but {folder}/gqa/images cannot be changed: Permission denied" in output.out
+    assert output.err.splitlines()[-1].endswith(f"annotations say: {prepare.FIXED_BY_HAND} (2)")
+
+
+def deny_all(path) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_the_last_line_says_what_to_do_about_each_problem(run, folder):
+    write(folder, {"gqa/images/a.gif": GIF, "gqa/images/b.jpg": GIF, "gqa/images/b.gif": PNG, "gqa/images/c.jpg": b""})
+    write(folder, {"vg/VG_100K/d.gif": GIF, "vg/VG_100K/d.png": PNG})
+    make_folder(folder / "gqa/images/e.jpg")
+    images = [f"gqa/images/{name}.jpg" for name in "abce"] + ["vg/VG_100K/d.jpg", "coco/train2017/8.jpg"]
+    others = (
+        "rename the right file by hand where it is ambiguous (1); download again what is damaged (1); "
+        "move away what has the name of an image and is no file (1)"
+    )
+    _, output, _ = run(*images)
+    assert output.err.splitlines()[-1].endswith(
+        "error: 6 of 12 images are not as the annotations say: download what is missing (1); "
+        f"--fix renames or re-encodes what is misnamed (2); {others}"
+    )
+    header = output.out.splitlines()[0]
+    assert header.split()[-1] == "fixed" and "not a file" in header and "broken link" not in header
+    _, output, _ = run(*images, fix=True)
+    assert output.err.splitlines()[-1].endswith(
+        "error: 5 of 12 images are not as the annotations say: download what is missing (1); "
+        f"put right by hand what --fix had to leave, as the lines above say (1); {others}"
+    )
+
+
 def test_fix_overwrites_nothing(run, folder):
     files = {"ocr_vqa/images/8.jpg": GIF, "ocr_vqa/images/8.gif": PNG}
     write(folder, files)
@@ -291,6 +434,12 @@ def test_many_images_are_counted_and_some_are_named(run):
     assert "coco, missing (500):" in output.out and "  ... and 490 more" in output.out
 
 
+def test_paths_that_stay_in_the_folder(run, folder):
+    write(folder, {"..new/8.jpg": JPEG})
+    absolute = str(folder / "vg/VG_100K_2/2.jpg")
+    assert run("..new/8.jpg", absolute, "gqa/../vg/VG_100K/1.jpg")[0] == 0
+
+
 def test_rows_that_use_an_image_twice_name_it_once(run, folder):
     status, output, findings = run("gqa/images/8.jpg", "./gqa/images/8.jpg", "gqa//images/8.jpg")
     assert len(findings) == 1
@@ -303,8 +452,11 @@ def test_rows_that_use_an_image_twice_name_it_once(run, folder):
         ("[{", "no valid JSON"),
         ("[]", "has no rows"),
         (json.dumps([row(None)]), "names no images"),
-        (json.dumps([row("../secret.jpg")]), "secret.jpg, which is not in"),
-        (json.dumps([row("/etc/secret.jpg")]), "secret.jpg, which is not in"),
+        (json.dumps([row("../secret.jpg")]), "the image ../secret.jpg, which is not in "),
+        (json.dumps([row("gqa/../../secret.jpg")]), ": take '..' out of it, or name the folder that the paths start"),
+        (json.dumps([row("..")]), "the image .., which is not in "),
+        (json.dumps([row("/etc/secret.jpg")]), "the image /etc/secret.jpg, which is not in "),
+        (json.dumps([row("/etc/secret.jpg")]), ": write the path from that folder on, or name the folder that it is"),
     ],
 )
 def test_bad_annotations(content, message, folder, tmp_path, capsys):
