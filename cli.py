@@ -77,7 +77,7 @@ ANYWHERE = ("use_cpu=true", "tf32=null")
 
 EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 # The extra packages that a benchmark needs; `train` has those of the generated set.
-BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train", "serve": "serve"}
+BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train", "serve": "train,serve"}
 
 
 # Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
