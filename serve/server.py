@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -40,6 +40,7 @@ HEALTH = "/health"
 PREPARING_THREADS = 2  # images are decoded without Python's lock, so that two keep the model busy
 FETCHING_THREADS = 16  # of requests that wait for other servers
 BODY_SECONDS = 60  # for a whole body to arrive
+SEND_SECONDS = 60  # for a client to read on
 CLIENT_GONE = 499  # status in the log where there was no one to answer, as nginx has it
 SERVER_ERROR = "server_error"
 OVERLOADED = "overloaded"
@@ -111,15 +112,14 @@ class ChatCompletions:
         self.fetching = ThreadPoolExecutor(FETCHING_THREADS, "fetch")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        with self.places.take():
+        request, send = Request(scope, receive), _in_time(send)
+        with self.places.take(), _noting_that_the_client_has_gone(scope[COST]):
             chat = parse_request(parse_json(await self._read_body(request)))
             if chat.model != self.name:
                 message = f"The model {chat.model[:100]!r} does not exist: this server has {self.name!r}."
                 raise RequestError(message, "model", "model_not_found", 404)
             check_limits(chat, self.limits)
-            if not await _while_connected(receive, self._answer(chat, scope, receive, send)):
-                scope[COST].status = CLIENT_GONE
+            await _while_connected(receive, self._answer(chat, scope, receive, send))
 
     async def _read_body(self, request: Request) -> bytes:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -339,14 +339,40 @@ async def _next_pieces(pieces: asyncio.Queue) -> list[tuple[int, Piece]]:
     return found
 
 
-async def _while_connected(receive: Receive, work: Coroutine) -> bool:
-    """Whether the client stayed until the work was done. If it goes away, the work is cancelled."""
+def _in_time(send: Send) -> Send:
+    """`send` for clients that may stop reading without going away, which would keep their places for ever."""
+
+    async def send_in_time(message) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await send(message)
+        except TimeoutError as error:
+            raise ClientDisconnect from error
+
+    return send_in_time
+
+
+@contextlib.contextmanager
+def _noting_that_the_client_has_gone(cost: Cost) -> Iterator[None]:
+    try:
+        yield
+    except ClientDisconnect:
+        cost.status = CLIENT_GONE
+
+
+async def _while_connected(receive: Receive, work: Coroutine) -> None:
+    """
+    Does the work, but no longer than the client stays.
+
+    Raises:
+        ClientDisconnect: If it goes away.
+    """
     task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_disconnection(receive))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-        return task.done()
+        if not task.done():
+            raise ClientDisconnect
+        task.result()
     finally:
         task.cancel()
         watch.cancel()

@@ -4,6 +4,7 @@
 import base64
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ def running_server(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
             yield RunningServer(url, scheduler)
         finally:
             server.should_exit = True
