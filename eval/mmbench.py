@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, percent
-from flashsloth.eval.questions import Question, check_is_file
+from flashsloth.eval.files import check_is_file
+from flashsloth.eval.questions import Question
 
 
 logger = logging.getLogger(__name__)
