@@ -259,7 +259,7 @@ class Scheduler:
     Args:
         model: A FlashSloth model that generates.
         tokenizer: Its tokenizer.
-        max_batch_size (`int`): Most rows that are answered at once.
+        max_batch_size (`int`): Most rows that are answered at once. It becomes less if the memory is too little.
     """
 
     def __init__(self, model, tokenizer, max_batch_size: int):
@@ -323,7 +323,8 @@ class Scheduler:
         while not self._is_closed:
             rows = [row for row in self._take(batch) if not row.is_done]
             batch = batch and batch.without_done()
-            new = self._try(rows, self._prefill, rows, batch is None) if rows else None
+            num_running = len(batch.rows) if batch else 0
+            new = self._try(rows, self._prefill, rows, batch is None, num_running=num_running) if rows else None
             if batch and new:
                 batch = self._try(batch.rows + new.rows, batch.join, new, self.tokenizer.pad_token_id)
             batch = batch or new
@@ -368,15 +369,33 @@ class Scheduler:
             seconds = self._seconds_to_start(num_left)
         return seconds is not None and seconds <= 0
 
-    def _try(self, rows: list[Row], function: Callable, *args) -> Batch | None:
+    def _try(self, rows: list[Row], function: Callable, *args, num_running: int = 0) -> Batch | None:
         """What is left of the batch that a function gives. If it fails, so do the rows, and the next may go well."""
         try:
             return function(*args).without_done()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            logger.warning("There is too little memory for %d answers at once", num_running + len(rows))
+            if self._is_smaller(rows, num_running):
+                return None
+            failure = error
         except Exception as error:  # of the model or the device
             logger.exception("A batch of %d answers failed", len(rows))
-            for row in rows:
-                row.fail(error)
-            return None
+            failure = error
+        for row in rows:
+            row.fail(failure)
+        return None
+
+    def _is_smaller(self, rows: list[Row], num_running: int) -> bool:
+        """Makes the next batches half as large; whether rows for which memory was too little can be tried again."""
+        num_rows = num_running + len(rows)
+        if num_rows == 1:
+            return False
+        self.max_batch_size = num_rows // 2
+        if any(row.num_tokens for row in rows):  # which a client may have
+            return False
+        with self._changed:
+            self._waiting.extendleft(reversed(rows))
+        return True
 
     def _prefill(self, rows: list[Row], is_alone: bool) -> Batch:
         """New rows with their first token; if they are alone, with all until something else is to be done."""

@@ -139,7 +139,7 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
 
     def fail_for_images(self, *args, pixel_values=None, **kwargs):
         if pixel_values is not None:
-            raise torch.OutOfMemoryError("out of memory")
+            raise RuntimeError("a fault")
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "generate", fail_for_images)
@@ -147,11 +147,31 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
         running = Client(scheduler, prompts[1], 900, is_streamed=True)
         running.wait_for_tokens(2)
         _, last = Client(scheduler, prompts[0], 5).answer()
-        assert isinstance(last.error, torch.OutOfMemoryError)
+        assert str(last.error) == "a fault"
         running.wait_for_tokens(running.row.num_tokens + 3)  # it goes on
         running.row.cancel()
         assert Client(scheduler, prompts[1], 5).answer()[1].num_tokens == 5
         assert scheduler.is_alive
+
+
+def test_too_little_memory_makes_batches_smaller(model, processor, prompts, monkeypatch):
+    generate = type(model).generate
+
+    def fail_for_many(self, input_ids=None, **kwargs):
+        if input_ids.shape[0] > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return generate(self, input_ids=input_ids, **kwargs)
+
+    with Scheduler(model, processor.tokenizer, 8) as scheduler:
+        expected = [Client(scheduler, prompt, 8).answer()[0] for prompt in prompts]
+        monkeypatch.setattr(type(model), "generate", fail_for_many)
+        with scheduler.preparing():  # so that they begin together
+            clients = [Client(scheduler, prompt, 8) for prompt in prompts]
+        assert [client.answer()[0] for client in clients] == expected
+        assert scheduler.max_batch_size <= 3
+        monkeypatch.setattr(type(model), "generate", lambda *args, **kwargs: fail_for_many(model, torch.zeros(3, 1)))
+        _, last = Client(scheduler, prompts[0], 5).answer()
+        assert isinstance(last.error, torch.OutOfMemoryError)
 
 
 def test_closing_fails_what_is_not_complete(model, processor, prompts):
