@@ -77,7 +77,13 @@ ANYWHERE = ("use_cpu=true", "tf32=null")
 
 EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 # The extra packages that a benchmark needs; `train` has those of the generated set.
-BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train", "serve": "train,serve"}
+BENCH_EXTRAS = {
+    "train": "train",
+    "quantize": "quantize",
+    "eval": "train",
+    "answer": "train,cluster",
+    "serve": "train,serve",
+}
 
 
 # Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
@@ -287,6 +293,37 @@ def run_eval(args: argparse.Namespace) -> None:
     print(json.dumps({name: result[name] for name in ("task", "questions", "scores")}))
 
 
+def run_answer(args: argparse.Namespace) -> int:
+    with _extra_packages("answer", "cluster"):
+        from flashsloth.serve import answer, asking, questions, sources
+    from flashsloth.loading import SHIPPED_CHECKPOINT
+
+    # Messages of this package alone: the HTTP client would report each request.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens")
+    model = asking.ModelOptions(
+        model=str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
+        **{name: vars(args)[name] for name in names},
+    )
+    names = ("file_format", "batch_size", "workers", "address", "answer_column", "error_column")
+    options = answer.RunOptions(Path(args.output), **{name: vars(args)[name] for name in names})
+    with contextlib.redirect_stdout(sys.stderr), _quiet_libraries():
+        source = sources.open_source(args.questions, args.subset, args.split)
+        images = Path(args.images) if args.images else None
+        asked = questions.select_columns(source, args.question_column, args.image_column, args.question, images)
+        report = answer.answer_questions(asked, model, options)
+    print(options.file)
+    if errors := report["counts"]["errors"]:
+        first = report["errors"][0]
+        _log(
+            f"{errors} of {report['counts']['rows']} rows have an error in place of an answer; the first is row "
+            f"{first['row']}: {first['error']}"
+        )
+        return 1
+    return 0
+
+
 def run_data_prepare(args: argparse.Namespace) -> None:
     with _extra_packages("data prepare", "train"):
         from flashsloth.train.data import prepare
@@ -418,7 +455,7 @@ def _run(argv: list[str] | None) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with _stop_signals():
-            args.run(args)
+            status = args.run(args)  # where a command is done, but not all is well
     except KeyboardInterrupt:
         _log("Interrupted.")
         return SIGNALLED + signal.SIGINT
@@ -436,7 +473,7 @@ def _run(argv: list[str] | None) -> int:
             return _report(MemoryError(f"there is not enough memory: {error}"), args, status=1)
         traceback.print_exc()  # a fault of the program: its traceback is the report
         return 1
-    return 0
+    return status or 0
 
 
 @contextlib.contextmanager
@@ -552,6 +589,7 @@ def _build_parser() -> OneLineParser:
     _add_merge(commands)
     _add_data(commands)
     _add_eval(commands)
+    _add_answer(commands)
     _add_push(commands)
     _add_serve(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
@@ -726,6 +764,47 @@ def _check_eval(args: argparse.Namespace) -> None:
         raise ValueError("eval needs either --model, which is asked, or --answers, which are scored")
     elif args.write and args.answers:
         raise ValueError("--write needs --model: nothing says which model gave these --answers")
+
+
+def _add_answer(commands) -> None:
+    answer = _add_command(commands, "answer", run_answer, "answer the questions of a whole data set")
+    answer.add_argument(
+        "questions",
+        metavar="QUESTIONS",
+        nargs="+",
+        help="files of JSON lines or Parquet, a folder of such files or of images, or a data set on the Hub",
+    )
+    answer.add_argument(
+        "--output", metavar="DIR", required=True, help="folder to write; a stopped run continues there"
+    )
+    answer.add_argument(
+        "--format",
+        dest="file_format",
+        choices=("jsonl", "parquet"),
+        default="jsonl",
+        help="of the answers (default: jsonl)",
+    )
+    answer.add_argument("--question", metavar="TEXT", type=_question, help="one question for all rows")
+    answer.add_argument("--question-column", metavar="NAME", help="column of the questions (default: question)")
+    answer.add_argument("--image-column", metavar="NAME", help="column of the images (default: image or images)")
+    answer.add_argument("--answer-column", metavar="NAME", default="answer", help="added column (default: answer)")
+    answer.add_argument("--error-column", metavar="NAME", default="error", help="added column (default: error)")
+    answer.add_argument(
+        "--images", metavar="DIR", help="folder that paths of images start from (default: that of the questions)"
+    )
+    answer.add_argument("--subset", metavar="NAME", help="subset of a data set on the Hub (default: its only one)")
+    answer.add_argument("--split", metavar="NAME", help="split of a data set on the Hub (default: its only one)")
+    answer.add_argument(
+        "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
+    )
+    answer.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="rows in a batch (default: 8)")
+    answer.add_argument(
+        "--workers", metavar="N", type=_positive, help="models that answer at once (default: one for each GPU, or one)"
+    )
+    answer.add_argument(
+        "--address", metavar="A", help="Ray cluster that this machine is part of: its address, or auto"
+    )
+    _add_model_options(answer, default="the shipped checkpoint")
 
 
 def _add_push(commands) -> None:

@@ -55,6 +55,10 @@ class Benchmark(ABC):
             ValueError: If they are malformed, or labels of other questions.
         """
 
+    def variant(self, questions: list[Question]) -> "Benchmark":
+        """The benchmark that the questions belong to, where scores of one task stand under several titles."""
+        return self
+
     def images_folder(self, files: list[Path], labels: Path | None) -> Path:
         """Where the images are, if the caller does not say: beside the questions."""
         return files[0] if files[0].is_dir() else files[0].parent

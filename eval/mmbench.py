@@ -92,6 +92,9 @@ class MMBench(Benchmark):
             row={name: value for name, value in row.items() if name != "image"},
         )
 
+    def variant(self, questions):
+        return ChineseMMBench() if questions[0].prompt.endswith(CHINESE_SUFFIX) else self
+
     def own_labels(self, files):
         return files[0]
 
@@ -150,6 +153,10 @@ class MMBench(Benchmark):
                     cell.data_type = "s"  # also what begins with "=", as a formula does
         folder.mkdir(parents=True, exist_ok=True)
         book.save(folder / "mmbench.xlsx")
+
+
+class ChineseMMBench(MMBench):
+    title = "MMB-CN"
 
 
 def choice(text: str, options: dict[str, str]) -> str | None:

@@ -4,7 +4,6 @@ One run of a benchmark: read its files, ask the model or take given answers, sco
 checked before the model is loaded. With given answers, nothing here imports torch.
 """
 
-import hashlib
 import importlib
 import logging
 import os
@@ -49,6 +48,7 @@ from flashsloth.eval.run_folder import (
     noted_dtype,
 )
 from flashsloth.eval.textvqa import TextVQA
+from flashsloth.folders.digest import digest_of_model
 from flashsloth.folders.provenance import describe_source
 
 
@@ -58,9 +58,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark for benchmark in (GQA(), MMBench(), MME(), POPE(), TextVQA())
 }
 FILES = (ANSWERS, NOTE, LOCK, REPORT, OUTCOMES)  # of a run
-# The files of a model folder that its answers depend on.
-MODEL_FILES = ("*.safetensors", "*.bin", "*.py", "*.jinja", "config.json", "generation_config.json")
-MODEL_FILES += ("*token*.json", "*processor*.json")
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def read_task(name: str, files: list[Path], labels: Path | None = None, images: 
     found = benchmark.read_labels(source, questions) if source else None
     words = ["flashsloth", "eval", "--task", name, "--questions", *(file.name for file in files)]
     words += ["--labels", labels.name] if labels else []
-    return Task(benchmark, questions, found or None, shlex.join(words))
+    return Task(benchmark.variant(questions), questions, found or None, shlex.join(words))
 
 
 def score_answers(task: Task, answers: Path, output: Path) -> dict:
@@ -258,7 +255,7 @@ def _describe(task: Task, options: ModelOptions, folder: Path) -> dict:
     return {
         "task": task.benchmark.name,
         "questions": _fingerprint(task)["questions"],
-        "model": {**_source(folder), "sha256": _digest_of_model(folder)},
+        "model": {**_source(folder), "sha256": digest_of_model(folder)},
         "settings": {
             "decoding": "greedy",
             "max_new_tokens": task.benchmark.max_new_tokens,
@@ -276,12 +273,3 @@ def _source(folder: Path) -> dict[str, str]:
 
 def _fingerprint(task: Task) -> dict:
     return fingerprint_of_questions(task.questions, task.labels)
-
-
-def _digest_of_model(folder: Path) -> str:
-    """A hash of weights, code and settings. A name says little: folders are written anew, and branches move."""
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}):
-        with file.open("rb") as content:
-            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()

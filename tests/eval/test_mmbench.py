@@ -13,6 +13,7 @@ from samples import encode_image, make_image
 from flashsloth import cli
 from flashsloth.eval import mmbench
 from flashsloth.eval.mmbench import MMBench, choice
+from flashsloth.eval.report import evaluations
 from flashsloth.eval.run import read_task, score_answers
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
@@ -254,6 +255,17 @@ def test_chinese_from_question_file_to_score(tmp_path, capsys):
     given = ["--answers", str(tmp_path / "asked" / "answers.jsonl"), "--output", str(tmp_path / "given")]
     assert cli.main([*command, *given]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["scores"] == scores
+
+
+def test_chinese_scores_stand_under_a_title_of_their_own(tmp_path):
+    """So that those of one language do not replace those of the other in a model folder."""
+    names = []
+    for rows in (mmbench_rows(), chinese_rows()):
+        task = read_task("mmbench", [write_table(rows, tmp_path / "table.tsv")])
+        answers = write_lines([{"question_id": row["index"], "text": row["answer"]} for row in rows], tmp_path / "a")
+        report = score_answers(task, answers, tmp_path / "out")
+        names += {entry["dataset"]["name"] for entry in evaluations(task.benchmark, report)}
+    assert names == ["MMB", "MMB-CN"]
 
 
 def test_chinese_answers_and_the_submission(tmp_path):

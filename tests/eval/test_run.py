@@ -166,7 +166,7 @@ LATE = {
     ),
     "too little memory": (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        "there is not enough memory: for a batch of 4 (CUDA out of memory. Tried to allocate 2.00 GiB.): lower --batch",
+        "there is not enough memory: for a batch of 4 (CUDA out of memory. Tried to allocate 2.00 GiB.): lower",
         1,
     ),
     "a device that fails": (
