@@ -77,7 +77,13 @@ ANYWHERE = ("use_cpu=true", "tf32=null")
 
 EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 # The extra packages that a benchmark needs; `train` has those of the generated set.
-BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train", "answer": "train,cluster"}
+BENCH_EXTRAS = {
+    "train": "train",
+    "quantize": "quantize",
+    "eval": "train",
+    "answer": "train,cluster",
+    "serve": "train,serve",
+}
 
 
 # The options of `push` that a Space has no use for.
@@ -432,6 +438,42 @@ def run_demo(args: argparse.Namespace) -> None:
         demo.run(loaded, host=args.host, port=args.port, share=args.share)
 
 
+def run_serve(args: argparse.Namespace) -> None:
+    with _extra_packages("serve", "serve"):
+        from flashsloth.serve import listen, preparation
+    from flashsloth.loading import SHIPPED_CHECKPOINT
+
+    if args.allow_private_addresses and not args.allow_image_urls:
+        raise ValueError("--allow-private-addresses is about image URLs: add --allow-image-urls, or leave it out.")
+    # Messages of this package, and faults within the server; nothing of what clients send.
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    limits = preparation.Limits(
+        body_bytes=args.max_body_mib << 20,
+        images=args.max_images,
+        image_pixels=args.max_image_pixels,
+        new_tokens=args.max_new_tokens,
+        answers=args.max_batch_size,
+        waiting=args.max_waiting,
+        image_urls=args.allow_image_urls,
+        private_addresses=args.allow_private_addresses,
+    )
+    with _quiet_libraries():
+        listen.serve(
+            str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
+            args.host,
+            args.port,
+            limits,
+            max_batch_size=args.max_batch_size,
+            hd=args.hd,
+            name=args.model_name,
+            api_key=args.api_key,
+            revision=args.revision,
+            dtype=args.dtype,
+            trust_remote_code=args.trust_remote_code,
+        )
+
+
 def run_bench(args: argparse.Namespace) -> None:
     from flashsloth import bench
 
@@ -615,6 +657,7 @@ def _build_parser() -> OneLineParser:
     _add_answer(commands)
     _add_push(commands)
     _add_demo(commands)
+    _add_serve(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
     bench.set_defaults(run=run_bench, prog=bench.prog)
     return parser
@@ -921,6 +964,37 @@ def _add_demo(commands) -> None:
     )
 
 
+def _add_serve(commands) -> None:
+    serve = _add_command(commands, "serve", run_serve, "answer requests of OpenAI clients over HTTP")
+    _add_model_options(serve, default="the shipped checkpoint")
+    serve.add_argument("--model-name", metavar="NAME", help="its name for clients (default: that of M)")
+    serve.add_argument(
+        "--host", metavar="H", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks (%(default)s)"
+    )
+    serve.add_argument(
+        "--port", metavar="P", type=_port, default=8000, help="its port; 0 for a free one (%(default)s)"
+    )
+    serve.add_argument(
+        "--api-key", metavar="K", help="key that clients must send (default: the variable FLASHSLOTH_API_KEY, if set)"
+    )
+    numbers = {
+        "--max-batch-size": (16, "answers that are made at once"),
+        "--max-waiting": (64, "requests that wait meanwhile; the next one is told to try again"),
+        "--max-new-tokens": (1024, "tokens of an answer"),
+        "--max-images": (16, "images of a request"),
+        "--max-image-pixels": (50_000_000, "pixels of an image"),
+        "--max-body-mib": (32, "MiB of a request's body"),
+    }
+    for option, (default, meaning) in numbers.items():
+        serve.add_argument(option, metavar="N", type=_positive, default=default, help=f"most {meaning} (%(default)s)")
+    serve.add_argument(
+        "--allow-image-urls", action="store_true", help="fetch images from http(s) URLs with public addresses"
+    )
+    serve.add_argument(
+        "--allow-private-addresses", action="store_true", help="fetch images from all addresses, this machine's too"
+    )
+
+
 def _add_command(commands, name: str, run, summary: str) -> OneLineParser:
     command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run, prog=command.prog)
@@ -976,10 +1050,9 @@ def _number(text: str) -> float:
 
 
 def _port(text: str) -> int:
-    number = _positive(text)
-    if number > MAX_PORT:
-        raise argparse.ArgumentTypeError(f"{text} is no port: give a number up to {MAX_PORT}")
-    return number
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port: a number from 0 to {MAX_PORT}")
+    return int(text)
 
 
 def _version() -> str:

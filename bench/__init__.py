@@ -2,7 +2,7 @@
 """
 Benchmarks of speed and memory: `flashsloth bench` for answers, `bench train` for training, `bench convert` for
 conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench chat` for follow-up
-turns, `bench answer` for answers to a whole data set.
+turns, `bench answer` for answers to a whole data set, `bench serve` for the server under load.
 """
 
 
@@ -33,6 +33,10 @@ def main(argv: list[str] | None = None) -> None:
         from flashsloth.bench import answering
 
         answering.main(rest)
+    elif name == "serve":
+        from flashsloth.bench import serving
+
+        serving.main(rest)
     else:
         from flashsloth.bench import inference
 

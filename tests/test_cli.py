@@ -51,7 +51,7 @@ def test_help_is_quick_and_complete():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("ask", "chat", "convert", "compose", "train", "push", "bench"):
+    for command in ("ask", "chat", "convert", "compose", "train", "push", "serve", "bench"):
         assert f"\n    {command} " in result.stdout
 
 

@@ -4,16 +4,18 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from documentation import blocks, matches
+from openai_server import running_server
 from safetensors.torch import load_file
 from shell import PATH, run_script
 
 from flashsloth import FlashSlothForCausalLM
-from flashsloth.loading import SHIPPED_CHECKPOINT
+from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 
 
 ROOT = Path(__file__).parent.parent
@@ -110,3 +112,11 @@ def test_recipe_for_own_data(root):
     output, _ = run_script("\n".join(block.source for block in recipe), root)
     expected = "".join(block.expected or "" for block in recipe)
     assert expected.count("\n") > 10 and matches(expected, output), output
+
+
+def test_openai_client(root):
+    model, processor = load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype="float32")
+    with running_server(model, processor) as server:
+        output = run([sys.executable, "examples/openai_client.py", server.url], root)
+    (page,) = re.findall(r"```text\n(flashsloth-tiny: .*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+    assert output == page

@@ -191,6 +191,13 @@ def test_decompression_bomb(image_processor, monkeypatch, tmp_path):
             image_processor(path)
 
 
+def test_image_with_more_pixels_than_allowed():
+    image = encode_image(make_image(0, 20, 10))
+    assert read_image(image, "it", max_pixels=200).size == (20, 10)
+    with pytest.raises(ImageError, match="it has more than 199 pixels: make it smaller"):
+        read_image(image[:60], "it", max_pixels=199)  # of which only the size is read
+
+
 ARRAYS = {
     "floats": np.float32,
     "doubles": np.float64,

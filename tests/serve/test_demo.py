@@ -396,7 +396,7 @@ def test_models_have_names():
     [
         (["--host", "203.0.113.1"], "The demo cannot listen at 203.0.113.1"),
         (["--host", "no such host"], "The demo cannot listen at no such host"),
-        (["--port", "65536"], "65536 is no port: give a number up to 65535"),
+        (["--port", "65536"], "'65536' is not a port: a number from 0 to 65535"),
         (["--port", "PORT"], "Address already in use): give another --host or --port"),
         (["--model", "no-such-folder"], "No model folder at 'no-such-folder'"),
         (["--model", "FOLDER", "--model", "FOLDER"], "Two models are called flashsloth-tiny"),
