@@ -39,17 +39,16 @@ from flashsloth.eval.report import (
     write_report,
 )
 from flashsloth.eval.run_folder import (
-    LOCK,
     NOTE,
     SUBMISSION,
     begin_note,
     check_output,
-    locked,
     note_dtype,
     noted_dtype,
 )
 from flashsloth.eval.textvqa import TextVQA
 from flashsloth.folders.digest import digest_of_model
+from flashsloth.folders.lock import LOCK, locked
 from flashsloth.folders.provenance import describe_source
 
 

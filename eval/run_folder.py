@@ -1,23 +1,17 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-The folder of a run: whether it can be written, the lock that keeps a second run out, and the note of what the answers
-in it are answers of, `run.json`.
+The folder of a run: whether it can be written, and the note of what the answers in it are answers of, `run.json`.
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-
-from huggingface_hub.utils import WeakFileLock
 
 from flashsloth.eval.files import check_fields, read_json_file, shown, write_json
 from flashsloth.eval.questions import Question
 
 
 NOTE = "run.json"
-LOCK = "run.lock"  # stays there; the lock is the system's, and ends with the process
-LOCK_WAIT = 1  # seconds
 SUBMISSION = "submission"  # a folder
 NOTED = {"task": str, "questions": str, "model": dict, "settings": dict, "versions": dict, "images": dict}
 NOTED |= {"dtype": str}  # once the model is loaded, and before there are answers
@@ -50,25 +44,6 @@ def check_output(output: Path, files: tuple[str, ...]) -> None:
     submission = output / SUBMISSION
     if os.path.lexists(submission) and not submission.is_dir():
         raise ValueError(f"{submission} is a file, in the place of a folder of the run: {REMEDY}.")
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """
-    Makes the folder of a run, and keeps other runs out of it. The system ends the lock, also after a kill.
-
-    Raises:
-        ValueError: If another run has it.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(WeakFileLock(output / LOCK, timeout=LOCK_WAIT))
-        except TimeoutError as error:
-            raise ValueError(
-                f"Another run is writing into {output}: wait until it has ended, or name another folder with --output."
-            ) from error
-        yield
 
 
 def begin_note(output: Path, run: dict, images: dict[str, str], answered: Mapping, questions: list[Question]) -> None:

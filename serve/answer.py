@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from flashsloth.folders.digest import digest_of_model
 from flashsloth.folders.downloads import is_folder
+from flashsloth.folders.lock import locked
 from flashsloth.folders.provenance import describe_source
 from flashsloth.loading import check_folder, find_flashsloth
 from flashsloth.serve import answer_files
@@ -119,7 +120,7 @@ def answer_questions(questions: Questions, model: ModelOptions, options: RunOpti
     answer_files.check_run(options.output, run)
     if not model.trust_remote_code:
         check_folder(folder)
-    with answer_files.locked(options.output):
+    with locked(options.output):
         answer_files.check_run(options.output, run)
         report = answer_files.finished_report(options.output)
         if report is not None:

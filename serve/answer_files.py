@@ -11,14 +11,12 @@ import os
 from array import array
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from itertools import islice
 from pathlib import Path
 
 import pyarrow
-from filelock import FileLock, Timeout
 from pyarrow.parquet import ParquetWriter
 
 from flashsloth.folders.errors import one_line
@@ -30,7 +28,6 @@ ANSWERS = "answers.{}"
 REPORT = "report.json"
 UNFINISHED = "answers.unfinished.jsonl"
 RUN = "run.json"
-LOCK = ".lock"
 ANOTHER = "name another folder with --output, or remove this one."
 UNANSWERED = -1
 GROUP_ROWS = 1024  # of a Parquet file that are held at once
@@ -120,28 +117,6 @@ class Journal:
         """The rows with an error, in their order."""
         answers = (self.read(index) for index, place in enumerate(self._places) if place != UNANSWERED)
         return (answered for answered in answers if answered.error is not None)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """
-    Makes the folder, and keeps other runs out of it.
-
-    Raises:
-        ValueError: If another run writes into it, or it is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder with --output.")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"Another run writes into {folder}: wait for it, or name another --output.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def finished_report(folder: Path) -> dict | None:

@@ -4,9 +4,6 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 
 import pytest
 from benchmark_files import read_lines, write_benchmark
@@ -14,7 +11,8 @@ from benchmark_files import read_lines, write_benchmark
 from flashsloth import cli, loading
 from flashsloth.eval import asking
 from flashsloth.eval.files import write_json
-from flashsloth.eval.run_folder import begin_note, check_output, locked, note_dtype, noted_dtype
+from flashsloth.eval.run_folder import begin_note, check_output, note_dtype, noted_dtype
+from flashsloth.folders.lock import locked
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
 
@@ -210,29 +208,6 @@ def test_the_lock_is_held_while_a_model_is_asked(whole_run, tmp_path, monkeypatc
     monkeypatch.setattr(asking.GreedyModel, "__call__", ask_and_try)
     assert cli.main(command) == 0
     assert tried == [True, 2] and "Another run is writing into" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_kill_ends_the_lock(tmp_path):
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom flashsloth.eval.run_folder import locked\n"
-        "with locked(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(600)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match="Another run is writing into"), locked(tmp_path):
-            pass
-    finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.communicate()
-    with locked(tmp_path):
-        pass
-
-
-def test_an_error_within_is_not_taken_for_a_lock(tmp_path):
-    with pytest.raises(TimeoutError, match="of the server"), locked(tmp_path):
-        raise TimeoutError("of the server")
 
 
 # The note

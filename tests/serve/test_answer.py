@@ -15,6 +15,7 @@ from samples import encode_image, make_image
 
 import flashsloth
 from flashsloth.cli import main
+from flashsloth.folders.lock import locked
 from flashsloth.loading import SHIPPED_CHECKPOINT
 from flashsloth.serve import answer_files
 
@@ -95,7 +96,7 @@ def test_a_command_that_is_killed_and_run_again_loses_and_repeats_no_row(folder,
     assert report["counts"] == {"rows": NUM_ROWS, "errors": 1}
     assert [listed["row"] for listed in report["errors"]] == [BROKEN + 1]
     assert report["last_run"]["rows"] == NUM_ROWS - answered
-    assert {file.name for file in (folder / "out").iterdir()} == {"answers.parquet", "report.json", ".lock"}
+    assert {file.name for file in (folder / "out").iterdir()} == {"answers.parquet", "report.json", "run.lock"}
 
     assert main(words(folder)) == 1  # the same again: nothing is left to ask
     assert caplog.messages[-1] == "All rows are answered already"
@@ -131,6 +132,6 @@ def test_wrong_input_is_one_line_before_anything_is_written(words, message, line
 
 
 def test_a_folder_in_use_is_refused(lines, capfd):
-    with answer_files.locked(lines / "out"):
+    with locked(lines / "out"):
         assert main(["answer", str(lines / "q.jsonl"), "--output", str(lines / "out"), "--answer-column", "a"]) == 2
-    assert "Another run writes into" in capfd.readouterr().err
+    assert "Another run is writing into" in capfd.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from flashsloth.serve import answer_files
-from flashsloth.serve.answer_files import Answered, Journal, begin, check_run, finish, locked
+from flashsloth.serve.answer_files import Answered, Journal, begin, check_run, finish
 
 
 RUN = {"model": {"sha256": "1"}, "questions": {"digest": "2"}, "settings": {"hd": None}}
@@ -59,17 +59,6 @@ def test_a_damaged_line_is_named(line, tmp_path):
     (tmp_path / "j").write_text(f'{{"index": 0, "answer": "", "error": null}}\n{line}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="j, line 2 is damaged"):
         Journal(tmp_path / "j")
-
-
-def test_two_runs_do_not_write_into_one_folder(tmp_path):
-    with locked(tmp_path / "out"):
-        with pytest.raises(ValueError, match="Another run writes into .*out: wait for it"), locked(tmp_path / "out"):
-            pass
-    with locked(tmp_path / "out"):
-        pass
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file is a file"), locked(tmp_path / "file"):
-        pass
 
 
 def test_another_run_is_refused(tmp_path):
