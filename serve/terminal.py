@@ -111,9 +111,9 @@ class TerminalChat:
 
     def _take(self, entry: str) -> bool:
         """Does what an entry says, and returns whether the chat goes on."""
-        command, _, rest = entry.partition(" ")
+        command, rest = (*entry.split(maxsplit=1), "", "")[:2]
         if command in COMMANDS:
-            return self._do(command, rest.strip())
+            return self._do(command, rest)
         names, question = dropped_images(entry)
         if not names and command.startswith("/"):
             if "/" not in command[1:] and not is_image_name(command):

@@ -21,6 +21,7 @@ import torch
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, cli
 from flashsloth.loading import SHIPPED_CHECKPOINT
+from flashsloth.serve import terminal
 
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -265,6 +266,26 @@ def test_the_ends_of_a_chat(session, dumb):
     session.terminal.expect(pexpect.EOF)
     session.terminal.close()
     assert (session.terminal.exitstatus, session.terminal.signalstatus) == (0, None)
+
+
+def test_answers_and_names_do_not_command_the_terminal():
+    assert terminal._without_control("naïve\x1b[2J\x07\r\u009b!\tNo\n") == "naïve\\x1b[2J\\x07\\r\\x9b!\tNo\n"
+
+
+class Typed(io.StringIO):
+    """What is typed at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_answers_of_a_terminal_may_go_to_a_file(monkeypatch, capsys):
+    """Prompts and notes are on standard error then, and the chat goes on as at any terminal."""
+    monkeypatch.setattr(sys, "stdin", Typed(f"/image nope.png\n{SQUARE}\n"))
+    assert cli.main(["chat", "--image", str(SCENE)]) == 0
+    output = capsys.readouterr()
+    assert output.out == "The square is red.\n"
+    assert "\n[scene.png] > error: The image 'nope.png' does not exist" in output.err
 
 
 # Pipes
