@@ -70,7 +70,7 @@ $(LMMS)/.installed: $(REQUIREMENTS)
 	@tests/check_python.sh "$(PYTHON)"
 	"$(PYTHON)" -m venv $(LMMS)
 	$(LMMS_BIN)/python $(INSTALL) constraints.txt torch
-	$(LMMS_BIN)/python $(INSTALL) constraints.txt --constraint constraints-lmms.txt --editable '.[eval,train]' pytest
+	$(LMMS_BIN)/python $(INSTALL) constraints.txt --constraint constraints-lmms.txt --editable '.[eval,train,serve]' openai pytest
 	$(LMMS_BIN)/python $(INSTALL) constraints-lmms.txt --no-deps lmms-eval
 	touch $@
 

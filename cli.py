@@ -77,8 +77,18 @@ ANYWHERE = ("use_cpu=true", "tf32=null")
 
 EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 # The extra packages that a benchmark needs; `train` has those of the generated set.
-BENCH_EXTRAS = {"train": "train", "quantize": "quantize", "eval": "train"}
+BENCH_EXTRAS = {
+    "train": "train",
+    "quantize": "quantize",
+    "eval": "train",
+    "answer": "train,cluster",
+    "serve": "train,serve",
+}
 
+
+# The options of `push` that a Space has no use for.
+OPTIONS_OF_CARDS = ("card", "license", "language", "dataset", "base_model", "example", "keep_card")
+MAX_PORT = 65535
 
 # Signals that end a command as an interruption does, after it has tidied up. The last is not on all systems.
 STOP_SIGNALS = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
@@ -103,25 +113,11 @@ class Stopped(BaseException):
 
 
 def run_ask(args: argparse.Namespace) -> None:
-    start = time.perf_counter()
-    from flashsloth import load
     from flashsloth.assistant.questions import read_images
-    from flashsloth.loading import SHIPPED_CHECKPOINT
 
     with _quiet_libraries():
         images = read_images(args.image)
-        model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
-        _log(f"Loading {model_id}")
-        options = {name: vars(args)[name] for name in ("hd", "dtype", "trust_remote_code")}
-        assistant = load(model_id, args.revision, **options)
-        model, processor = assistant.model, assistant.processor
-        dtype = str(model.dtype).removeprefix("torch.")
-        _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
-        if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
-            logging.getLogger(type(processor).__module__).setLevel(logging.ERROR)  # it would say the same
-            _log(
-                "Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd"
-            )
+        assistant = _load_assistant(args)
         if not images:
             _log("No image is given, so the answer is about the text alone; --image FILE adds one")
         start = time.perf_counter()
@@ -138,6 +134,44 @@ def run_ask(args: argparse.Namespace) -> None:
         f"{answer.seconds_to_first_token:.2f} seconds, {answer.tokens_per_second:.1f} tokens per second, "
         f"{answer.visual_tokens} visual tokens"
     )
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    from flashsloth.assistant.questions import read_images
+    from flashsloth.serve.terminal import TerminalChat
+    from flashsloth.serve.terminal_lines import history_file
+
+    options = {"max_new_tokens": args.max_new_tokens}
+    sampling = {name: vars(args)[name] for name in ("temperature", "top_p") if vars(args)[name] is not None}
+    options |= {"do_sample": True, **sampling} if sampling else {}
+    with _quiet_libraries():
+        images = list(zip(args.image, read_images(args.image), strict=True))
+        assistant = _load_assistant(args)
+        logging.getLogger(type(assistant.processor).__module__).setLevel(logging.ERROR)  # the chat says it itself
+        folder = assistant.model.name_or_path
+        has_seen_tiles = assistant.processor.image_processor.hd or _has_seen_tiles(folder)
+        name = Path(folder).name if args.model is None or Path(args.model).is_dir() else args.model
+        history = history_file() if args.history else None
+        TerminalChat(assistant.chat(system=args.system), name, history, options, has_seen_tiles).run(images)
+
+
+def _load_assistant(args: argparse.Namespace):
+    """The model of a command's options; says what it is, and where high definition does not suit it."""
+    start = time.perf_counter()
+    from flashsloth import load
+    from flashsloth.loading import SHIPPED_CHECKPOINT
+
+    model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
+    _log(f"Loading {model_id}")
+    options = {name: vars(args)[name] for name in ("hd", "dtype", "device", "trust_remote_code")}
+    assistant = load(model_id, args.revision, **options)
+    model, processor = assistant.model, assistant.processor
+    dtype = str(model.dtype).removeprefix("torch.")
+    _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
+    if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
+        logging.getLogger(type(processor).__module__).setLevel(logging.ERROR)  # it would say the same
+        _log("Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd")
+    return assistant
 
 
 def _write_pieces(pieces: Iterator[str]) -> None:
@@ -287,6 +321,37 @@ def run_eval(args: argparse.Namespace) -> None:
     print(json.dumps({name: result[name] for name in ("task", "questions", "scores")}))
 
 
+def run_answer(args: argparse.Namespace) -> int:
+    with _extra_packages("answer", "cluster"):
+        from flashsloth.serve import answer, asking, questions, sources
+    from flashsloth.loading import SHIPPED_CHECKPOINT
+
+    # Messages of this package alone: the HTTP client would report each request.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens")
+    model = asking.ModelOptions(
+        model=str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
+        **{name: vars(args)[name] for name in names},
+    )
+    names = ("file_format", "batch_size", "workers", "address", "answer_column", "error_column")
+    options = answer.RunOptions(Path(args.output), **{name: vars(args)[name] for name in names})
+    with contextlib.redirect_stdout(sys.stderr), _quiet_libraries():
+        source = sources.open_source(args.questions, args.subset, args.split)
+        images = Path(args.images) if args.images else None
+        asked = questions.select_columns(source, args.question_column, args.image_column, args.question, images)
+        report = answer.answer_questions(asked, model, options)
+    print(options.file)
+    if errors := report["counts"]["errors"]:
+        first = report["errors"][0]
+        _log(
+            f"{errors} of {report['counts']['rows']} rows have an error in place of an answer; the first is row "
+            f"{first['row']}: {first['error']}"
+        )
+        return 1
+    return 0
+
+
 def run_data_prepare(args: argparse.Namespace) -> None:
     with _extra_packages("data prepare", "train"):
         from flashsloth.train.data import prepare
@@ -308,6 +373,9 @@ def run_push(args: argparse.Namespace) -> None:
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("flashsloth").setLevel(logging.INFO)
+    if args.space:
+        _push_space(args)
+        return
     options = {
         "keep_card": args.keep_card,
         "license": args.license,
@@ -321,8 +389,7 @@ def run_push(args: argparse.Namespace) -> None:
     if args.dry_run:
         with contextlib.redirect_stdout(sys.stderr):
             sizes = hub.preview(args.folder, args.repo_id, args.card, **options)
-        for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
-            print(f"{size:>15,}  {name}")
+        _print_sizes(sizes)
         return
     with contextlib.redirect_stdout(sys.stderr):
         url = hub.push(
@@ -335,6 +402,76 @@ def run_push(args: argparse.Namespace) -> None:
             **options,
         )
     print(url)
+
+
+def _push_space(args: argparse.Namespace) -> None:
+    from flashsloth.publish import space
+
+    for name in OPTIONS_OF_CARDS:
+        if vars(args)[name]:
+            raise ValueError(f"--{name.replace('_', '-')} is for the card of a model: leave it out with --space.")
+    if args.dry_run:
+        _print_sizes(space.preview_space(args.folder, args.repo_id))
+        return
+    target = {name: vars(args)[name] for name in ("private", "revision", "create_pr")}
+    with contextlib.redirect_stdout(sys.stderr):
+        url = space.push_space(args.folder, args.repo_id, **target, message=args.message or space.MESSAGE)
+    print(url)
+
+
+def _print_sizes(sizes: dict[str, int]) -> None:
+    for name, size in [*sorted(sizes.items()), (f"{len(sizes)} files", sum(sizes.values()))]:
+        print(f"{size:>15,}  {name}")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    with _extra_packages("demo", "demo"):
+        from flashsloth.serve import demo, space
+
+    models = args.model or demo.SHIPPED_MODELS
+    options = {"dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
+    with _quiet_libraries():
+        if args.space:
+            print(space.write_space(args.space, models, **options))
+            return
+        loaded = demo.load_models(models, **options, on_loading=lambda name: _log(f"Loading {name}"))
+        demo.run(loaded, host=args.host, port=args.port, share=args.share)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    with _extra_packages("serve", "serve"):
+        from flashsloth.serve import listen, preparation
+    from flashsloth.loading import SHIPPED_CHECKPOINT
+
+    if args.allow_private_addresses and not args.allow_image_urls:
+        raise ValueError("--allow-private-addresses is about image URLs: add --allow-image-urls, or leave it out.")
+    # Messages of this package, and faults within the server; nothing of what clients send.
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    limits = preparation.Limits(
+        body_bytes=args.max_body_mib << 20,
+        images=args.max_images,
+        image_pixels=args.max_image_pixels,
+        new_tokens=args.max_new_tokens,
+        answers=args.max_batch_size,
+        waiting=args.max_waiting,
+        image_urls=args.allow_image_urls,
+        private_addresses=args.allow_private_addresses,
+    )
+    with _quiet_libraries():
+        listen.serve(
+            str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
+            args.host,
+            args.port,
+            limits,
+            max_batch_size=args.max_batch_size,
+            hd=args.hd,
+            name=args.model_name,
+            api_key=args.api_key,
+            revision=args.revision,
+            dtype=args.dtype,
+            trust_remote_code=args.trust_remote_code,
+        )
 
 
 def run_bench(args: argparse.Namespace) -> None:
@@ -376,13 +513,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     """Parses and runs one command, and returns its exit status."""
-    args = _parse(argv)
     # transformers imports these libraries if they are installed
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    args = _parse(argv)
     try:
         with _stop_signals():
-            args.run(args)
+            status = args.run(args)  # where a command is done, but not all is well
     except KeyboardInterrupt:
         _log("Interrupted.")
         return SIGNALLED + signal.SIGINT
@@ -400,7 +537,7 @@ def _run(argv: list[str] | None) -> int:
             return _report(MemoryError(f"there is not enough memory: {error}"), args, status=1)
         traceback.print_exc()  # a fault of the program: its traceback is the report
         return 1
-    return 0
+    return status or 0
 
 
 @contextlib.contextmanager
@@ -509,6 +646,7 @@ def _build_parser() -> OneLineParser:
     parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_ask(commands)
+    _add_chat(commands)
     _add_convert(commands)
     _add_compose(commands)
     _add_quantize(commands)
@@ -516,7 +654,10 @@ def _build_parser() -> OneLineParser:
     _add_merge(commands)
     _add_data(commands)
     _add_eval(commands)
+    _add_answer(commands)
     _add_push(commands)
+    _add_demo(commands)
+    _add_serve(commands)
     bench = commands.add_parser("bench", add_help=False, help="measure speed and memory (see flashsloth bench --help)")
     bench.set_defaults(run=run_bench, prog=bench.prog)
     return parser
@@ -532,7 +673,37 @@ def _add_ask(commands) -> None:
         "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
     )
     _add_model_options(ask, default="the shipped checkpoint")
+    _add_device_option(ask)
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
+
+
+def _add_chat(commands) -> None:
+    chat = _add_command(commands, "chat", run_chat, "hold a conversation about images in the terminal")
+    chat.add_argument(
+        "--image",
+        metavar="FILE_OR_URL",
+        action="append",
+        default=[],
+        help="an image for the first question; can be given several times",
+    )
+    chat.add_argument("--system", metavar="TEXT", help="system prompt in place of the published one")
+    chat.add_argument(
+        "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
+    )
+    chat.add_argument(
+        "--temperature", metavar="T", type=_temperature, help="sample, from logits divided by T (default: do not)"
+    )
+    chat.add_argument(
+        "--top-p", metavar="P", type=_share, help="sample, from the likeliest tokens of total probability P"
+    )
+    chat.add_argument(
+        "--history",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep typed lines for the next time, in $XDG_STATE_HOME/flashsloth/chat_history (default: yes)",
+    )
+    _add_model_options(chat, default="the shipped checkpoint")
+    _add_device_option(chat)
 
 
 def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
@@ -545,6 +716,10 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action=argparse.BooleanOptionalAction,
         help="process images in high definition, or not (default: as the checkpoint says)",
     )
+    _add_loading_options(command)
+
+
+def _add_loading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
@@ -557,6 +732,12 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action="store_true",
         help="run the code in the model's folder or Hub repository in place of this package's; without this option no "
         "such code is run",
+    )
+
+
+def _add_device_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", metavar="D", help="device that computes, such as cpu or cuda:1 (default: the GPU, if there is one)"
     )
 
 
@@ -691,9 +872,52 @@ def _check_eval(args: argparse.Namespace) -> None:
         raise ValueError("--write needs --model: nothing says which model gave these --answers")
 
 
+def _add_answer(commands) -> None:
+    answer = _add_command(commands, "answer", run_answer, "answer the questions of a whole data set")
+    answer.add_argument(
+        "questions",
+        metavar="QUESTIONS",
+        nargs="+",
+        help="files of JSON lines or Parquet, a folder of such files or of images, or a data set on the Hub",
+    )
+    answer.add_argument(
+        "--output", metavar="DIR", required=True, help="folder to write; a stopped run continues there"
+    )
+    answer.add_argument(
+        "--format",
+        dest="file_format",
+        choices=("jsonl", "parquet"),
+        default="jsonl",
+        help="of the answers (default: jsonl)",
+    )
+    answer.add_argument("--question", metavar="TEXT", type=_question, help="one question for all rows")
+    answer.add_argument("--question-column", metavar="NAME", help="column of the questions (default: question)")
+    answer.add_argument("--image-column", metavar="NAME", help="column of the images (default: image or images)")
+    answer.add_argument("--answer-column", metavar="NAME", default="answer", help="added column (default: answer)")
+    answer.add_argument("--error-column", metavar="NAME", default="error", help="added column (default: error)")
+    answer.add_argument(
+        "--images", metavar="DIR", help="folder that paths of images start from (default: that of the questions)"
+    )
+    answer.add_argument("--subset", metavar="NAME", help="subset of a data set on the Hub (default: its only one)")
+    answer.add_argument("--split", metavar="NAME", help="split of a data set on the Hub (default: its only one)")
+    answer.add_argument(
+        "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
+    )
+    answer.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="rows in a batch (default: 8)")
+    answer.add_argument(
+        "--workers", metavar="N", type=_positive, help="models that answer at once (default: one for each GPU, or one)"
+    )
+    answer.add_argument(
+        "--address", metavar="A", help="Ray cluster that this machine is part of: its address, or auto"
+    )
+    _add_model_options(answer, default="the shipped checkpoint")
+
+
 def _add_push(commands) -> None:
-    push = _add_command(commands, "push", run_push, "upload a model folder to the Hub, with a model card")
+    summary = "upload a model folder to the Hub, with a model card, or a Space"
+    push = _add_command(commands, "push", run_push, summary)
     push.add_argument("folder", metavar="DIR", help="model folder")
+    push.add_argument("--space", action="store_true", help="DIR is a Space that `demo --space` wrote")
     push.add_argument("repo_id", metavar="REPO_ID", help="owner/name; made if it does not exist")
     push.add_argument("--private", action="store_true", help="make the new repository private")
     push.add_argument("--revision", metavar="R", help="branch (made if missing) or refs/pr/N (default: main)")
@@ -716,6 +940,58 @@ def _add_push(commands) -> None:
         "--keep-card",
         action="store_true",
         help="make no model card: upload DIR's README.md, or leave the one on the Hub as it is",
+    )
+
+
+def _add_demo(commands) -> None:
+    summary = "serve a demo in the browser: a chat about images, and what the model looked at"
+    demo = _add_command(commands, "demo", run_demo, summary)
+    demo.add_argument(
+        "--model",
+        metavar="M",
+        action="append",
+        help="model folder, or owner/name or owner/name@revision on the Hub; several can be chosen from (default: the "
+        "two shipped checkpoints)",
+    )
+    _add_loading_options(demo)
+    demo.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    demo.add_argument(
+        "--port", metavar="P", type=_port, help="port to listen at (default: the first free from 7860 on)"
+    )
+    demo.add_argument("--share", action="store_true", help="make a public address too, by Gradio's service")
+    demo.add_argument(
+        "--space", metavar="DIR", help="write the demo as a Space of the Hub to DIR, and do not serve it"
+    )
+
+
+def _add_serve(commands) -> None:
+    serve = _add_command(commands, "serve", run_serve, "answer requests of OpenAI clients over HTTP")
+    _add_model_options(serve, default="the shipped checkpoint")
+    serve.add_argument("--model-name", metavar="NAME", help="its name for clients (default: that of M)")
+    serve.add_argument(
+        "--host", metavar="H", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks (%(default)s)"
+    )
+    serve.add_argument(
+        "--port", metavar="P", type=_port, default=8000, help="its port; 0 for a free one (%(default)s)"
+    )
+    serve.add_argument(
+        "--api-key", metavar="K", help="key that clients must send (default: the variable FLASHSLOTH_API_KEY, if set)"
+    )
+    numbers = {
+        "--max-batch-size": (16, "answers that are made at once"),
+        "--max-waiting": (64, "requests that wait meanwhile; the next one is told to try again"),
+        "--max-new-tokens": (1024, "tokens of an answer"),
+        "--max-images": (16, "images of a request"),
+        "--max-image-pixels": (50_000_000, "pixels of an image"),
+        "--max-body-mib": (32, "MiB of a request's body"),
+    }
+    for option, (default, meaning) in numbers.items():
+        serve.add_argument(option, metavar="N", type=_positive, default=default, help=f"most {meaning} (%(default)s)")
+    serve.add_argument(
+        "--allow-image-urls", action="store_true", help="fetch images from http(s) URLs with public addresses"
+    )
+    serve.add_argument(
+        "--allow-private-addresses", action="store_true", help="fetch images from all addresses, this machine's too"
     )
 
 
@@ -749,6 +1025,34 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
     return number
+
+
+def _temperature(text: str) -> float:
+    number = _number(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0; leave it out for the likeliest tokens")
+    return number
+
+
+def _share(text: str) -> float:
+    number = _number(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and up to 1")
+    return number
+
+
+def _number(text: str) -> float:
+    """A number, which is not one (NaN) if the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port: a number from 0 to {MAX_PORT}")
+    return int(text)
 
 
 def _version() -> str:

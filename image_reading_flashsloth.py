@@ -110,6 +110,7 @@ def read_image(
     local_sources: bool = True,
     reduced: bool = False,
     retry_waits: Sequence[float] = (),
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """
     Finds or fetches an image, decodes it, checks its size, rotates it upright and converts it to RGB.
@@ -128,6 +129,8 @@ def read_image(
         reduced (`bool`, *optional*, defaults to `False`): whether to decode a JPEG at an eighth of its size, which
             reads the whole file in half the time.
         retry_waits (sequence of `float`, *optional*): seconds to wait before each further try to fetch a URL.
+        max_pixels (`int`, *optional*): most pixels of the image, which is not decoded if it has more. Pillow's own
+            limit holds too.
 
     Raises:
         ImageError: If the image cannot be used.
@@ -139,7 +142,7 @@ def read_image(
             image = _from_array(source, name, input_data_format)
         else:
             image = _open(source, name, local_sources, retry_waits)
-        _check_size(image, name)
+        _check_size(image, name, max_pixels)
         if reduced and image is not source:
             image.draft(None, (1, 1))
         image.load()  # decodes: a damaged file fails here
@@ -188,7 +191,7 @@ def _from_string(source: str, name: str, local_sources: bool, retry_waits: Seque
     """The path, or what a URL, a data URL or base64 text holds."""
     if source.strip()[:8].lower().startswith(("http://", "https://")):
         return _fetch(source.strip(), name, local_sources, retry_waits)
-    if source.startswith("data:"):
+    if source[:5].lower() == "data:":
         source = source.partition(",")[2]
     elif local_sources and os.path.isfile(source):
         return Path(source)
@@ -351,7 +354,9 @@ def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise ImageError(f"{name} has more than {max_pixels} pixels: make it smaller.", DECOMPRESSION_BOMB)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise _decompression_bomb(name)

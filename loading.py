@@ -56,7 +56,7 @@ def find_device(name: torch.device | str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()  # "meta" is a device without values
     except (RuntimeError, AssertionError, TypeError) as error:  # torch raises each of them for some device
         reason = str(error).partition("\n")[0]
         raise ValueError(

@@ -29,9 +29,9 @@ class ImageAttention:
     query_tokens: np.ndarray = field(repr=False)
     pooling: np.ndarray = field(repr=False)
 
-    def overlay(self, kind: str = "query_tokens") -> Image.Image:
+    def density(self, kind: str = "query_tokens") -> np.ndarray:
         """
-        The image in grey under the weights in colour.
+        The weights `(height, width)` times the number of pixels, so that images of any sizes can be compared.
 
         Args:
             kind (`str`, *optional*, defaults to `"query_tokens"`): `"query_tokens"` or `"pooling"`.
@@ -42,7 +42,23 @@ class ImageAttention:
         if kind not in ("query_tokens", "pooling"):
             raise ValueError(f"kind is {kind!r}: pass 'query_tokens' or 'pooling'.")
         weights = self.query_tokens if kind == "query_tokens" else self.pooling
-        share = weights / max(float(weights.max()), np.finfo(np.float32).tiny)
+        return weights * weights.size
+
+    def overlay(self, kind: str = "query_tokens", highest: float | None = None) -> Image.Image:
+        """
+        The image in grey under the weights in colour.
+
+        Args:
+            kind (`str`, *optional*, defaults to `"query_tokens"`): `"query_tokens"` or `"pooling"`.
+            highest (`float`, *optional*): The density that gets the brightest colour; the image's own highest if
+                unset.
+
+        Raises:
+            ValueError: If `kind` is neither.
+        """
+        density = self.density(kind)
+        highest = float(density.max()) if highest is None else highest
+        share = (density / max(highest, np.finfo(np.float32).tiny)).clip(0, 1)
         steps = np.linspace(0, 1, len(COLOURS))
         colours = np.stack([np.interp(share, steps, channel) for channel in COLOURS.T], axis=-1)
         layer = Image.fromarray(colours.astype(np.uint8))

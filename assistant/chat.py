@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 EARLIER = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
+class ConversationTooLong(ValueError):
+    """A conversation that has no room for the next question."""
+
+
 class Chat:
     """
     A conversation with a model, which [`Assistant.chat`] begins.
@@ -117,7 +121,7 @@ class Chat:
         earlier_length = self._memory.input_ids.shape[1] if has_begun else 0
         length, limit = earlier_length + inputs["input_ids"].shape[1], processor.tokenizer.model_max_length
         if length > limit:
-            raise ValueError(
+            raise ConversationTooLong(
                 f"The conversation has {length} tokens with this question, but the decoder has {limit} positions: "
                 "begin a new one."
             )

@@ -2,7 +2,7 @@
 """
 Benchmarks of speed and memory: `flashsloth bench` for answers, `bench train` for training, `bench convert` for
 conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench chat` for follow-up
-turns.
+turns, `bench answer` for answers to a whole data set, `bench serve` for the server under load.
 """
 
 
@@ -29,6 +29,14 @@ def main(argv: list[str] | None = None) -> None:
         from flashsloth.bench import chat
 
         chat.main(rest)
+    elif name == "answer":
+        from flashsloth.bench import answering
+
+        answering.main(rest)
+    elif name == "serve":
+        from flashsloth.bench import serving
+
+        serving.main(rest)
     else:
         from flashsloth.bench import inference
 

@@ -13,6 +13,7 @@ projector, query tokens, Embedded Query module, embeddings and head.
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -29,7 +30,14 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from flashsloth import FlashSlothForCausalLM
 from flashsloth.folders.downloads import find_model
 from flashsloth.folders.fit import check_generation_config
-from flashsloth.folders.model_folder import model_on_meta, read_model, write_model_folder
+from flashsloth.folders.model_folder import (
+    CURVES_FILE,
+    EVALUATION_FILE,
+    model_on_meta,
+    read_model,
+    run_notes,
+    write_model_folder,
+)
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import describe_source, read_provenance, write_provenance
 from flashsloth.folders.tensors import NOT_FINITE, LazyTensor, is_finite
@@ -43,7 +51,7 @@ GROUP_SIZES = (128, 64, 32)  # in weights; torchao's, the smallest file first
 QUANTIZED_PART = "model.language_model"
 BACKBONE_PREFIX = f"{FlashSlothForCausalLM.base_model_prefix}."
 
-SOURCE_FILES = ("*.json", "*.jinja")  # of a FlashSloth on the Hub, beside its weights
+SOURCE_FILES = ("*.json", "*.jinja", CURVES_FILE)  # of a FlashSloth on the Hub, beside its weights
 
 INT4_LEVELS = 16
 SMALLEST_RANGE = 1e-6  # of a group of equal weights, which must not be divided by zero
@@ -52,7 +60,8 @@ SMALLEST_RANGE = 1e-6  # of a group of equal weights, which must not be divided 
 def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard_size: int | str = "5GB") -> Path:
     """
     Writes a complete folder whose decoder is quantized: code, processor, generation config and weights. Weights are
-    read, quantized and written one at a time.
+    read, quantized and written one at a time. The record of the run that trained them, training.json, and its curves
+    go along; the scores of `src` do not, as they are not those of the quantized weights.
 
     Args:
         src (`str` or `os.PathLike`): a FlashSloth: a folder, or REPO or REPO@REVISION on the Hub.
@@ -111,6 +120,14 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
             weights=weights,
             **details,
             torchao=version("torchao"),
+        )
+        for file in run_notes(src):
+            shutil.copyfile(file, folder / file.name)
+    if (src / EVALUATION_FILE).is_file():
+        logger.warning(
+            "%s is not copied: its scores are of the weights before; `flashsloth eval --model %s --write` adds new.",
+            EVALUATION_FILE,
+            dst,
         )
     if weights == "int4":
         logger.warning("%s has int4 weights: it needs an NVIDIA GPU with mslk to run. For a CPU use int8.", dst)

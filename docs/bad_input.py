@@ -28,9 +28,15 @@ SECTIONS = {
     "Rows of training data": "train/data/test_rows",
     "Keys of training data": "train/data/test_keys",
     "Images and texts of training data": "train/data/test_validate",
+    "Questions and labels of a benchmark": "eval/test_questions",
+    "The folder of an evaluation": "eval/test_run_folder",
+    "Reports to compare": "eval/test_compare",
+    "Scores of a model folder, for --write": "eval/test_report",
     "Folders to publish": "publish/test_release",
     "Notes of a folder to publish": "publish/test_notes",
     "What a model card is given": "publish/test_card",
+    "What a Space is made of": "serve/test_space",
+    "Spaces to publish": "publish/test_space",
 }
 
 HEAD = (

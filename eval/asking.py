@@ -11,27 +11,38 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
-from flashsloth.eval.questions import ANSWERS, Key, Question, write_rows
-from flashsloth.image_reading_flashsloth import read_image
+from flashsloth.eval.files import ID, Kind, named_in_errors, read_rows, write_rows
+from flashsloth.eval.questions import ANSWERS, Key, Question
+from flashsloth.folders.errors import one_line
+from flashsloth.image_reading_flashsloth import UNREACHABLE_IMAGE, ImageError, read_image
 
 
 PART = "answers.part-{}.jsonl"
 FAILURES = "failures.jsonl"
 FAILURES_PART = "failures.part-{}.jsonl"
 MAX_LISTED = 20  # failures named in the error; the file has all of them
+MAX_REASON = 150  # characters of a library's error
 LONGEST_RUN = timedelta(days=7)  # a process waits so long for the others
+# What a line of a file of answers and of one of failures must have.
+ANSWER = {"question_id": ID, "prompt": str, "text": str}
+FAILURE = {"question_id": ID, "prompt": str, "error": str, "cause": str}
+INPUT, MACHINE = "input", "machine"  # causes of failures
+# Errors of the system that are about what the user named: what the command line takes as bad input.
+OF_THE_INPUT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 Ask = Callable[[Sequence[Question]], list[str]]
 
 
@@ -107,7 +118,7 @@ def batches_of(questions: Sequence[Question], batch_size: int) -> list[list[Ques
 def answered(folder: Path, key_of: Callable[[str | int, str], Key]) -> dict[Key, dict]:
     """The lines of all answers in a folder by the keys of their questions."""
     files = [file for file in [folder / ANSWERS] if file.is_file()] + sorted(folder.glob(PART.format("*")))
-    rows = (row for file in files for row in _whole_rows(file))
+    rows = (row for file in files for row in _whole_rows(file, ANSWER))
     return {key_of(row["question_id"], row["prompt"]): row for row in rows}
 
 
@@ -128,7 +139,7 @@ def ask_all(
 ) -> None:
     """
     Asks this process's share of the questions that have no answer yet, and appends the answers to its file. A question
-    that fails is written to its file of failures, with the error.
+    that fails is written to its file of failures, with the error and whether the input or the machine is its cause.
 
     Args:
         questions (`Sequence[Question]`): All questions, the same in each process.
@@ -138,6 +149,11 @@ def ask_all(
         model_id (`str`): The name of the model in the file.
         batch_size (`int`): The number of questions in a batch.
         process ([`Process`]): This process.
+
+    Raises:
+        MemoryError: If the machine's memory is too small for a batch.
+        OSError: If the device fails, or an answer cannot be written.
+        ValueError: If a file of answers is damaged.
     """
     done = answered(folder, key_of)
     share = batches_of(questions, batch_size)[process.index :: process.count]
@@ -145,18 +161,11 @@ def ask_all(
     share = [[question for question in batch if question.key not in done] for batch in share]
     file = folder / PART.format(process.index)
     _cut_half_line(file)
-    failures = []
-    bar = tqdm(
-        total=total,
-        initial=total - sum(map(len, share)),
-        desc="questions" if process.count == 1 else f"questions of 1 of {process.count} processes",
-        unit="question",
-        file=sys.stderr,
-        disable=not process.is_first,
-    )
-    with bar, file.open("a", encoding="utf-8") as lines:
+    bar, failures = _progress_bar(total - sum(map(len, share)), total, process), []
+    with bar, named_in_errors(file), file.open("a", encoding="utf-8") as lines:
         for batch in filter(None, share):
-            answers, failed = _ask_batch(batch, ask)
+            with _machine_errors(len(batch)):
+                answers, failed = _ask_batch(batch, ask)
             lines.write("".join(_line(question, text, model_id) for question, text in answers))
             lines.flush()
             os.fsync(lines.fileno())
@@ -165,17 +174,52 @@ def ask_all(
             bar.update(len(batch))
 
 
+def _progress_bar(done: int, total: int, process: Process) -> tqdm:
+    return tqdm(
+        total=total,
+        initial=done,
+        desc="questions" if process.count == 1 else f"questions of 1 of {process.count} processes",
+        unit="question",
+        file=sys.stderr,
+        disable=not process.is_first,
+    )
+
+
 def _ask_batch(batch: list[Question], ask: Ask) -> tuple[list[tuple[Question, str]], list[dict]]:
     """The answers to a batch, and its failures. A batch that fails is asked one by one: most of it may be sound."""
     try:
         return list(zip(batch, ask(batch), strict=True)), []
     except (ValueError, OSError) as error:
         if len(batch) == 1:
-            message = " ".join(str(error).split())
-            return [], [{"question_id": batch[0].id, "prompt": batch[0].prompt, "error": message}]
+            failure = {"question_id": batch[0].id, "prompt": batch[0].prompt}
+            return [], [failure | {"error": one_line(error), "cause": _cause(error)}]
     parts = [_ask_batch([question], ask) for question in batch]
     answers, failures = (list(chain.from_iterable(lists)) for lists in zip(*parts, strict=True))
     return answers, failures
+
+
+def _cause(error: Exception) -> str:
+    """Whether the input is to blame for an error, or the machine: a disk that cannot be read."""
+    if isinstance(error, ImageError) and error.reason == UNREACHABLE_IMAGE:
+        error = error.__cause__ or error
+    is_machines = isinstance(error, OSError) and not isinstance(error, OF_THE_INPUT)
+    return MACHINE if is_machines else INPUT
+
+
+@contextmanager
+def _machine_errors(batch_size: int) -> Iterator[None]:
+    """Makes errors of memory and device such as the command line reports in one line: no question is to blame."""
+    kept = "The answers so far are kept: the same command continues after them."
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        reason = shorten(str(error), MAX_REASON)
+        if isinstance(error, MemoryError) or should_reduce_batch_size(error):
+            remedy = "lower --batch-size" if batch_size > 1 else "use a machine with more"
+            raise MemoryError(f"for a batch of {batch_size} ({reason}): {remedy}. {kept}") from error
+        if isinstance(error, torch.AcceleratorError):
+            raise OSError(f"The device has failed ({reason}). {kept}") from error
+        raise
 
 
 def merge(folder: Path, questions: Sequence[Question], key_of: Callable[[str | int, str], Key]) -> list[str]:
@@ -187,14 +231,17 @@ def merge(folder: Path, questions: Sequence[Question], key_of: Callable[[str | i
 
     Raises:
         ValueError: If questions failed; the message lists them, and so does a file.
+        OSError: If the machine is to blame for all failures.
     """
-    failures = [row for file in sorted(folder.glob(FAILURES_PART.format("*"))) for row in _whole_rows(file)]
+    files = sorted(folder.glob(FAILURES_PART.format("*")))
+    failures = [row for file in files for row in _whole_rows(file, FAILURE)]
     if failures:
         forget_failures(folder)
         write_rows(failures, folder / FAILURES)
         more = f" and {len(failures) - MAX_LISTED} more" if len(failures) > MAX_LISTED else ""
         listed = "; ".join(failure["error"] for failure in failures[:MAX_LISTED])
-        raise ValueError(
+        kind = OSError if all(failure["cause"] == MACHINE for failure in failures) else ValueError
+        raise kind(
             f"{len(failures)} of {len(questions)} questions failed, so there is no score ({listed}{more}). "
             f"{folder / FAILURES} lists them. The same command asks them again, and no others."
         )
@@ -220,13 +267,13 @@ def _line(question: Question, text: str, model_id: str) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _whole_rows(file: Path) -> list[dict]:
+def _whole_rows(file: Path, fields: Mapping[str, Kind]) -> list[dict]:
     """The lines of a file that another process may be writing; half a line at its end is left out."""
-    content = file.read_bytes()
     try:
-        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].split(b"\n") if line]
+        return read_rows(file, fields, whole_lines=True)
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): remove it, and its questions are asked again.") from error
+        remedy = "Remove the line, or the file, and its questions are asked again."
+        raise ValueError(f"{error} The file is damaged. {remedy}") from error
 
 
 def _cut_half_line(file: Path) -> None:

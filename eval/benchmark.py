@@ -23,6 +23,7 @@ class Benchmark(ABC):
         unit (`str`): Of these scores.
         rule (`str`): Whose rule gives them.
         max_new_tokens (`int`): The longest answer, as published, in tokens.
+        takes_labels (`bool`): Whether labels may be in a file of their own.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Benchmark(ABC):
     unit = "percent"
     rule = "llava"
     max_new_tokens = 128
+    takes_labels = True
 
     @abstractmethod
     def read_questions(self, files: list[Path], images: Path) -> list[Question]:
@@ -54,6 +56,10 @@ class Benchmark(ABC):
         Raises:
             ValueError: If they are malformed, or labels of other questions.
         """
+
+    def variant(self, questions: list[Question]) -> "Benchmark":
+        """The benchmark that the questions belong to, where scores of one task stand under several titles."""
+        return self
 
     def images_folder(self, files: list[Path], labels: Path | None) -> Path:
         """Where the images are, if the caller does not say: beside the questions."""

@@ -4,14 +4,22 @@ Whether two reports differ, on the same questions: the paired bootstrap draws th
 difference of each score; McNemar's exact test counts the questions that only one of them has right.
 """
 
+import hashlib
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, Table
-from flashsloth.eval.questions import check_fields, read_json_file
+from flashsloth.eval.files import check_fields, is_file, parse, read_json_file, shown
 from flashsloth.eval.report import INTERVAL, OUTCOMES, REPORT, flatten, samples
+
+
+REPORT_FIELDS = {"task": str, "questions": int, "fingerprint": dict, "scores": dict}
+FINGERPRINT = {"questions": str}
+FINGERPRINT_OPTIONAL = dict.fromkeys(("labels", "images"), (str, type(None)))  # not all runs have them
+AGAIN = "evaluate again, by --answers if they are there"
 
 
 def compare(benchmarks: dict[str, Benchmark], first: Path, second: Path) -> dict:
@@ -27,11 +35,15 @@ def compare(benchmarks: dict[str, Benchmark], first: Path, second: Path) -> dict
         the interval leaves out 0. Then McNemar's test, where every answer is right or wrong.
 
     Raises:
-        ValueError: If the reports are of different benchmarks, questions, labels or images, or have no scores.
+        ValueError: If there is no report, if one is damaged or not that of the outcomes beside it, or if the reports
+            are of different benchmarks, questions, labels or images, or have no scores.
     """
-    reports = [_read_report(path) for path in (first, second)]
+    files = [_find_report(path) for path in (first, second)]
+    reports = [_read_report(file, benchmarks) for file in files]
     _check_same(reports, (first, second))
-    (table, clusters), (other, _) = (_read_outcomes(path) for path in (first, second))
+    (table, clusters), (other, _) = (_read_outcomes(*pair) for pair in zip(files, reports, strict=True))
+    if table.keys() != other.keys():
+        raise ValueError(f"{first} and {second} were made by different versions of flashsloth: {AGAIN}.")
     benchmark = benchmarks[reports[0]["task"]]
     return {
         "task": benchmark.name,
@@ -98,11 +110,29 @@ def markdown(comparison: dict) -> str:
 # Reading
 
 
-def _read_report(path: Path) -> dict:
-    report = read_json_file(path / REPORT if path.is_dir() else path)
-    check_fields(report, ("task", "questions", "fingerprint", "scores"), str(path))
+def _find_report(path: Path) -> Path:
+    """The file of a report."""
+    is_folder = os.path.isdir(path)
+    file = path / REPORT if is_folder else path
+    if not is_file(file):
+        what = f"holds no {REPORT}" if is_folder else "is not there"
+        raise ValueError(f"{path} {what}: --compare takes the --output folders of two runs that have ended.")
+    return file
+
+
+def _read_report(file: Path, benchmarks: dict[str, Benchmark]) -> dict:
+    try:
+        report = read_json_file(file)
+        check_fields(report, REPORT_FIELDS, str(file))
+        check_fields(report["fingerprint"], FINGERPRINT, f"{file}: its 'fingerprint'", FINGERPRINT_OPTIONAL)
+        if report["scores"]:
+            check_fields(report, {"outcomes_sha256": str}, str(file))
+        if report["task"] not in benchmarks:
+            raise ValueError(f"{file} is of the unknown benchmark {shown(report['task'])}.")
+    except ValueError as error:
+        raise ValueError(f"{error} It is no report of a run, or damaged: {AGAIN}.") from error
     if not report["scores"]:
-        raise ValueError(f"{path} has no scores: give the run its --labels.")
+        raise ValueError(f"{file} has no scores: give the run its --labels.")
     return report
 
 
@@ -116,11 +146,18 @@ def _check_same(reports: list[dict], paths: tuple[Path, Path]) -> None:
             raise ValueError(f"{paths[0]} and {paths[1]} are about different {what}: only runs on the same compare.")
 
 
-def _read_outcomes(path: Path) -> tuple[Table, np.ndarray]:
+def _read_outcomes(report_file: Path, report: dict) -> tuple[Table, np.ndarray]:
     """The judged answers and the numbers of their images, in the order of the keys of the questions."""
-    file = (path if path.is_dir() else path.parent) / OUTCOMES
-    outcomes = read_json_file(file)
-    check_fields(outcomes, ("keys", "images", "columns"), str(file))
+    file = report_file.with_name(OUTCOMES)
+    if not is_file(file):
+        raise ValueError(f"{file} is not there, which is written with {REPORT}: {AGAIN}.")
+    content = file.read_bytes()
+    # What has the hash is as it was written, and so need not be checked further.
+    belongs = hashlib.sha256(content).hexdigest() == report["outcomes_sha256"]
+    outcomes = parse(content.decode(), str(file)) if belongs else {}
+    belongs = belongs and all(outcomes[name] == report[name] for name in ("task", "fingerprint"))
+    if not belongs or len(outcomes["keys"]) != report["questions"]:
+        raise ValueError(f"{file} does not belong to the {REPORT} beside it, or is damaged: {AGAIN}.")
     order = sorted(range(len(outcomes["keys"])), key=outcomes["keys"].__getitem__)
     clusters = np.unique(outcomes["images"], return_inverse=True)[1][order]
     return {name: np.array(column)[order] for name, column in outcomes["columns"].items()}, clusters

@@ -14,17 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, percent
-from flashsloth.eval.questions import (
-    SHORT_ANSWER,
-    Question,
-    check_fields,
-    read_json_file,
-    read_question_rows,
-    write_text,
-)
+from flashsloth.eval.files import ID, Pairs, check_fields, read_json_file, shown, write_text
+from flashsloth.eval.questions import SHORT_ANSWER, Question, last_labels, read_question_rows
 
 
 OPEN = "query"
+# Of an entry of GQA's own file, as a question and as a label.
+ASKED = {"imageId": ID, "question": str}
+LABEL = {"answer": str, "types": dict}
 WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -44,7 +41,7 @@ class GQA(Benchmark):
                     "image": f"{entry['imageId']}.jpg",
                     "text": f"{entry['question']}\n{SHORT_ANSWER}",
                 }
-                for name, entry in _read_entries(file, ("imageId", "question")).items()
+                for name, entry in dict(_read_entries(file, ASKED)).items()
             ]
         else:
             rows = read_question_rows(file, self.name)
@@ -54,29 +51,26 @@ class GQA(Benchmark):
         return files[0] if len(files) == 1 and files[0].suffix == ".json" else None
 
     def read_labels(self, source, questions):
-        entries = _read_entries(source, ("answer", "types"))
+        entries = last_labels(_read_entries(source, LABEL), source)
         labels = []
         for question in questions:
             entry = entries.get(str(question.id))
             if entry is None:
                 raise ValueError(
-                    f"{source} has no label of question {question.id!r}: it has those of other questions."
+                    f"{source} has no label of question {shown(question.id)}: it has those of other questions."
                 )
-            where = f"{source}, question {question.id!r}"
-            for name, kind in (("answer", str), ("question", str), ("types", dict), ("isBalanced", bool)):
-                if not isinstance(entry.get(name, kind()), kind):
-                    raise ValueError(f"{where}: its {name!r} is {entry[name]!r}, not of type {kind.__name__}.")
             if "question" in entry and entry["question"].strip().lower() != question.first_line.lower():
                 raise ValueError(
-                    f"{source} has the label of another question with the id {question.id!r}: "
-                    f"{entry['question']!r} instead of {question.first_line!r}."
+                    f"{source} has the label of another question with the id {shown(question.id)}: "
+                    f"{shown(entry['question'])} instead of {shown(question.first_line)}."
                 )
-            check_fields(entry["types"], ("structural",), f"{source}, 'types' of question {question.id!r}")
-            structure = entry["types"]["structural"]
-            if not isinstance(structure, str):
-                raise ValueError(f"{where}: its 'structural' type is {structure!r}, not a text.")
+            check_fields(entry["types"], {"structural": str}, f"{source}, 'types' of question {shown(question.id)}")
             labels.append(
-                {"answer": entry["answer"], "structure": structure, "balanced": entry.get("isBalanced", True)}
+                {
+                    "answer": entry["answer"],
+                    "structure": entry["types"]["structural"],
+                    "balanced": entry.get("isBalanced", True),
+                }
             )
         return labels
 
@@ -127,11 +121,12 @@ def _equal(predictions, answers) -> np.ndarray:
     return np.array([given == expected for given, expected in pairs], dtype=float)
 
 
-def _read_entries(file: Path, required: tuple[str, ...]) -> dict[str, dict]:
-    """The questions of GQA's own file by their ids."""
-    entries = read_json_file(file)
-    if not isinstance(entries, dict) or not entries:
+def _read_entries(file: Path, required: dict) -> list[tuple[str, dict]]:
+    """The entries of GQA's own file with their ids, of which one may be there twice."""
+    content = read_json_file(file, may_repeat=True)
+    entries = content if isinstance(content, Pairs) else list(content.items()) if isinstance(content, dict) else []
+    if not entries:
         raise ValueError(f"{file} is not GQA's file of questions: it must hold an object with an entry for each.")
-    for name, entry in entries.items():
-        check_fields(entry, required, f"{file}, question {name!r}")
+    for name, entry in entries:
+        check_fields(entry, required, f"{file}, question {shown(name)}", {"question": str, "isBalanced": bool})
     return entries

@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, percent
-from flashsloth.eval.questions import Question, check_is_file
+from flashsloth.eval.files import check_is_file
+from flashsloth.eval.questions import Question
 
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class MMBench(Benchmark):
     split = "dev"
     main_scores = ("circular_accuracy",)
     max_new_tokens = 1024
+    takes_labels = False
 
     def read_questions(self, files, images):
         tables = [_read_table(file) for file in files]
@@ -90,6 +92,9 @@ class MMBench(Benchmark):
             fields={"round_id": 0, "options": list(options.values()), "option_char": list(options)},
             row={name: value for name, value in row.items() if name != "image"},
         )
+
+    def variant(self, questions):
+        return ChineseMMBench() if questions[0].prompt.endswith(CHINESE_SUFFIX) else self
 
     def own_labels(self, files):
         return files[0]
@@ -151,6 +156,10 @@ class MMBench(Benchmark):
         book.save(folder / "mmbench.xlsx")
 
 
+class ChineseMMBench(MMBench):
+    title = "MMB-CN"
+
+
 def choice(text: str, options: dict[str, str]) -> str | None:
     """
     The letter that an answer names, or `None`.
@@ -202,10 +211,7 @@ def _read_table(file: Path) -> list[dict]:
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         found = ", ".join(columns) if len(columns) > 1 else "no columns with tabs between them"
-        raise ValueError(
-            f"{file} is not MMBench's table: it has no column {missing[0]!r}, but {found[:200]}. docs/evaluation.md "
-            "shows the format."
-        )
+        raise ValueError(f"{file} is not MMBench's table: it has no column {missing[0]!r}, but {found[:200]}.")
     for number, row in enumerate(table, 1):
         _check_row(row, f"{file}, row {number}")
     if not table:

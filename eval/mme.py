@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, Table, percent
-from flashsloth.eval.questions import SHORT_ANSWER, Question, read_question_rows, read_text, write_text
+from flashsloth.eval.files import is_file, read_text, shown, write_text
+from flashsloth.eval.questions import SHORT_ANSWER, Question, last_labels, read_question_rows
 
 
 PERCEPTION = (
@@ -60,32 +61,37 @@ class MME(Benchmark):
         return questions
 
     def _question(self, row: dict, images: Path) -> Question:
-        category, *_, name = row["question_id"].split("/")
+        category, name = _parts(row["question_id"])
         if category not in (*PERCEPTION, *COGNITION):
-            raise ValueError(f"The question {row['question_id']!r} has the unknown category {category!r}.")
+            raise ValueError(
+                f"The question {shown(row['question_id'])} has the unknown category {shown(category)}: an id is "
+                "'CATEGORY/IMAGE'."
+            )
         image = images / row["image"]
-        if not image.is_file():
-            image = next((file for file in [images / category / IMAGES / name] if file.is_file()), image)
+        if not is_file(image):
+            image = next((file for file in [images / category / IMAGES / name] if is_file(file)), image)
         key = self.key(row["question_id"], row["text"])
         return Question(row["question_id"], key, row["text"], image, f"{category}/{name}", category)
 
     def read_labels(self, source, questions):
-        labels = {}
-        for category in {question.category: None for question in questions}:
-            for file, asked, label in _entries(source, category):
-                labels[self.key(f"{category}/{file.name}", asked)] = label
-        found = []
+        categories = {question.category: None for question in questions}
+        pairs = (
+            (self.key(f"{category}/{file.name}", asked), label)
+            for category in categories
+            for file, asked, label in _entries(source, category)
+        )
+        labels, found = last_labels(pairs, source), []
         for question in questions:
             if question.key not in labels:
                 raise ValueError(
-                    f"{source} has no label of the question {question.first_line!r} about {question.image_name}: it "
-                    "has those of other questions."
+                    f"{source} has no label of the question {shown(question.first_line)} about "
+                    f"{shown(question.image_name)}: it has those of other questions."
                 )
             found.append(labels[question.key])
         return found
 
     def key(self, question_id, prompt):
-        category, *_, name = str(question_id).split("/")
+        category, name = _parts(question_id)
         return category, name.partition(".")[0], question_in(prompt)
 
     def judge(self, questions, labels, texts):
@@ -134,6 +140,12 @@ def parse_like_lmms_eval(text: str) -> str:
     return {"y": "yes", "n": "no"}.get(text, parse(text))
 
 
+def _parts(question_id: str | int) -> tuple[str, str]:
+    """The category, and the name of the image's file."""
+    category, _, name = str(question_id).partition("/")
+    return category, name.rpartition("/")[2]
+
+
 def question_in(prompt: str) -> str:
     """The question itself, which MME's and LLaVA's files follow by different sentences."""
     return " ".join(prompt.replace(SHORT_ANSWER, "").replace(YES_OR_NO, "").split())
@@ -162,7 +174,7 @@ def _sum(categories: dict[str, float | None], names: tuple[str, ...]) -> float |
 def _check_pairs(questions: list[Question]) -> None:
     for image, count in Counter(question.image_name for question in questions).items():
         if count != 2:
-            raise ValueError(f"MME asks two questions about each image, but {count} about {image}.")
+            raise ValueError(f"MME asks two questions about each image, but {count} about {shown(image)}.")
 
 
 # MME's own files
@@ -179,7 +191,7 @@ def _entries(folder: Path, category: str):
         for line in filter(str.strip, read_text(file).split("\n")):
             question, tab, label = line.strip().partition("\t")
             if not tab or label.strip().lower() not in ("yes", "no"):
-                raise ValueError(f"{file}: {line!r} is not a question, a tab, and Yes or No.")
+                raise ValueError(f"{file}: {shown(line)} is not a question, a tab, and Yes or No.")
             yield file, question, label.strip()
 
 

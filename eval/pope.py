@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, percent, ratio
-from flashsloth.eval.questions import SHORT_ANSWER, Question, read_question_rows, read_rows, write_rows
+from flashsloth.eval.files import read_rows, shown, write_rows
+from flashsloth.eval.questions import QUESTION_FIELDS, SHORT_ANSWER, Question, read_question_rows
 
 
 SPLITS = ("random", "popular", "adversarial")
@@ -36,8 +37,8 @@ class POPE(Benchmark):
         for row in read_question_rows(file, self.name):
             if row.get("category") not in SPLITS:
                 raise ValueError(
-                    f"{file}: question {row['question_id']!r} has the category {row.get('category')!r}, which is none "
-                    f"of {', '.join(SPLITS)}."
+                    f"{file}: question {shown(row['question_id'])} has the category {shown(row.get('category'))}, "
+                    f"which is none of {', '.join(SPLITS)}."
                 )
             questions.append(self._question(row["question_id"], row["text"], row["image"], row["category"], images))
         return questions
@@ -52,7 +53,7 @@ class POPE(Benchmark):
                 f"{split}/{row['question_id']}", f"{row['text']}\n{SHORT_ANSWER}", row["image"], split, images
             )
             for split in splits
-            for row in read_rows(folder / LABEL_FILE.format(split), ("question_id", "image", "text", "label"))
+            for row in read_rows(folder / LABEL_FILE.format(split), QUESTION_FIELDS | {"label": str})
         ]
 
     def _question(self, name, prompt: str, image: str, split: str, images: Path) -> Question:
@@ -62,10 +63,12 @@ class POPE(Benchmark):
         return files[0] if len(files) == 1 and files[0].is_dir() else None
 
     def read_labels(self, source, questions):
+        if not source.is_dir():
+            raise ValueError(f"{source} is no folder: name the one that holds {LABEL_FILE.format(SPLITS[0])}.")
         labels, numbers = {}, defaultdict(int)
         for split in {question.category: None for question in questions}:
             file = source / LABEL_FILE.format(split)
-            labels[split] = file, read_rows(file, ("label",))
+            labels[split] = file, read_rows(file, {"label": str}, {"text": str, "image": str})
         found = []
         for question in questions:
             file, rows = labels[question.category]
@@ -154,10 +157,10 @@ def _spelled(text: str) -> str:
 def _check_same(row: dict, question: Question, where: str) -> None:
     """Raises a `ValueError` unless a label belongs to a question."""
     for name, asked in (("text", question.first_line), ("image", Path(question.image_name).name)):
-        if name in row and _spelled(str(row[name])) != _spelled(asked):
+        if name in row and _spelled(row[name]) != _spelled(asked):
             raise ValueError(
-                f"{where} is of {row[name]!r}, but question {question.id!r} of that split is about {asked!r}: these "
-                "are labels of other questions."
+                f"{where} is of {shown(row[name])}, but question {shown(question.id)} of that split is about "
+                f"{shown(asked)}: these are labels of other questions."
             )
     if row["label"] not in ("yes", "no"):
-        raise ValueError(f"{where} is {row['label']!r}, neither yes nor no.")
+        raise ValueError(f"{where} is {shown(row['label'])}, neither yes nor no.")

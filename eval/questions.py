@@ -1,20 +1,26 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-Questions and answers of a benchmark, and the JSON lines that hold them. A file is checked before anything is asked:
-each error is one line that names the file and what is wrong with it. Nothing here needs torch.
+Questions, labels and answers of a benchmark. They are checked before anything is asked: each error is one line that
+names the file and what is wrong with it. Nothing here needs torch.
 """
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flashsloth.eval.files import ID, is_file, read_rows, shown
+
+
+logger = logging.getLogger(__name__)
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 ANSWERS = "answers.jsonl"  # of a run
 OCR_MARK = "Reference OCR token:"
+QUESTION_FIELDS = {"question_id": ID, "image": str, "text": str}  # of a line of a published file
 Key = tuple[str, ...]
 
 
@@ -53,64 +59,7 @@ def first_line(prompt: str) -> str:
     return prompt.partition("\n")[0].strip()
 
 
-# Reading
-
-
-def read_rows(file: Path, required: Sequence[str] = ()) -> list[dict]:
-    """
-    The objects of a file of JSON lines.
-
-    Args:
-        file (`Path`): The file; empty lines are skipped.
-        required (`Sequence[str]`, *optional*): The fields that each line must have.
-
-    Raises:
-        ValueError: If there is no such file, or if a line is no JSON object or lacks a field.
-    """
-    rows = []
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
-        check_fields(row, required, f"{file}, line {number}")
-        rows.append(row)
-    return rows
-
-
-def read_json_file(file: Path):
-    """The content of a JSON file, or a `ValueError` that names the file."""
-    text = read_text(file)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{file} is not a JSON file: {error}") from error
-
-
-def check_is_file(file: Path) -> None:
-    """Raises a `ValueError` unless there is such a file."""
-    if not file.is_file():
-        raise ValueError(f"{file} is {'a folder' if file.is_dir() else 'not there'}: name a file.")
-
-
-def read_text(file: Path) -> str:
-    """The text of a file, or a `ValueError` that names the file."""
-    check_is_file(file)
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not text in UTF-8: {error}") from error
-
-
-def check_fields(row, required: Sequence[str], where: str) -> None:
-    """Raises a `ValueError` unless `row` is an object with all the fields."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} holds a {type(row).__name__}, not a JSON object.")
-    missing = [name for name in required if name not in row]
-    if missing:
-        raise ValueError(f"{where} has no {missing[0]!r}; it has {', '.join(map(repr, row)) or 'no fields'}.")
+# Questions
 
 
 def read_question_rows(file: Path, benchmark: str) -> list[dict]:
@@ -124,12 +73,9 @@ def read_question_rows(file: Path, benchmark: str) -> list[dict]:
     Raises:
         ValueError: If it is malformed, empty, or the question file of another benchmark.
     """
-    rows = read_rows(file, ("question_id", "image", "text"))
+    rows = read_rows(file, QUESTION_FIELDS)
     if not rows:
         raise ValueError(f"{file} holds no questions.")
-    for row in rows:
-        if not isinstance(row["text"], str) or not isinstance(row["image"], str):
-            raise ValueError(f"{file}: 'image' and 'text' of question {row['question_id']!r} must be text.")
     # Every line of TextVQA's file names OCR tokens, though perhaps none.
     found = Counter(map(_benchmark_of, rows)).most_common(1)[0][0]
     if found != benchmark:
@@ -148,21 +94,67 @@ def _benchmark_of(row: dict) -> str:
 
 
 def check_questions(questions: list[Question]) -> None:
-    """Raises a `ValueError` if two questions have the same key."""
+    """Raises a `ValueError` if two questions have the same key, or if a name cannot be written to a file."""
     for key, count in Counter(question.key for question in questions).items():
         if count > 1:
-            raise ValueError(f"The question {' '.join(key)!r} is there {count} times: take out its duplicates.")
+            raise ValueError(f"The question {name_of(key)} is there {count} times: take out its duplicates.")
+    for question in questions:
+        try:
+            question.image_name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The name {question.image_name!r} is not valid UTF-8: rename the file.") from error
+
+
+def name_of(key: Key) -> str:
+    """A question as messages name it."""
+    return shown(" ".join(key))
 
 
 def check_images(questions: list[Question]) -> None:
     """Raises a `ValueError` if an image is not there."""
     files = dict.fromkeys(q.image for q in questions if isinstance(q.image, Path))
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not is_file(file)]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(files)} images are not there, {missing[0]} among them: name their folder with "
-            "--images."
+            f"{len(missing)} of {len(files)} images are not there, {shown(str(missing[0]))} among them: name their "
+            "folder with --images."
         )
+
+
+# Labels
+
+
+def last_labels(pairs: Iterable[tuple], source: Path) -> dict:
+    """
+    Labels by what identifies their questions. Of several labels of a question the last counts, as in the published
+    scripts. A warning says so, and whether they differ.
+
+    Args:
+        pairs (`Iterable[tuple]`): A key or an id, and its label, in the order of the file.
+        source (`Path`): The file or folder.
+    """
+    labels, differ = {}, {}
+    for key, label in pairs:
+        if key in labels:
+            differ[key] = differ.get(key, False) or labels[key] != label
+        labels[key] = label
+    if differ:
+        contradictory = [key for key in differ if differ[key]]
+        logger.warning(
+            "%s: %d of %d questions have several labels, %s among them. %s",
+            source,
+            len(differ),
+            len(labels),
+            _name_of_label(contradictory[0] if contradictory else next(iter(differ))),
+            f"The labels of {len(contradictory)} of these differ: the last one counts, as in the published script."
+            if contradictory
+            else "All labels of a question are equal.",
+        )
+    return labels
+
+
+def _name_of_label(key: Key | str) -> str:
+    return shown(key) if isinstance(key, str) else name_of(key)
 
 
 # Answers
@@ -182,43 +174,28 @@ def read_answers(file: Path, questions: list[Question], key_of: Callable[[str | 
     """
     by_key = {question.key: question for question in questions}
     texts = {}
-    for row in read_rows(file, ("question_id", "text")):
+    for row in read_rows(file, {"question_id": ID, "text": str}, {"prompt": str}):
         name, prompt = row["question_id"], row.get("prompt", "")
-        if not isinstance(row["text"], str) or not isinstance(prompt, str):
-            raise ValueError(f"{file}: 'text' and 'prompt' of the answer to {name!r} must be text.")
         key = key_of(name, prompt)
         question = by_key.get(key)
         if question is None:
-            raise ValueError(f"{file} answers {' '.join(key)!r}, which is none of the questions.")
+            raise ValueError(f"{file} answers {name_of(key)}, which is none of the questions.")
         if key in texts:
-            raise ValueError(f"{file} answers {' '.join(key)!r} twice.")
+            raise ValueError(f"{file} answers {name_of(key)} twice.")
         # a key of several parts holds the question
         if len(key) == 1 and prompt and first_line(prompt).lower() != question.first_line.lower():
             raise ValueError(
-                f"{file} answers another question with the id {name!r}: {first_line(prompt)!r} instead of "
-                f"{question.first_line!r}."
+                f"{file} answers another question with the id {shown(name)}: {shown(first_line(prompt))} instead of "
+                f"{shown(question.first_line)}."
             )
         texts[key] = row["text"]
     missing = [question for question in questions if question.key not in texts]
     if missing:
         raise ValueError(
-            f"{file} lacks the answers to {len(missing)} of {len(questions)} questions, {' '.join(missing[0].key)!r} "
+            f"{file} lacks the answers to {len(missing)} of {len(questions)} questions, {name_of(missing[0].key)} "
             "among them."
         )
     return [texts[question.key] for question in questions]
-
-
-def write_rows(rows: Iterable[dict], file: Path) -> None:
-    """Writes JSON lines; the file is there whole or not at all."""
-    write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), file)
-
-
-def write_text(text: str, file: Path) -> None:
-    """Writes a text file, which is there whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f"{file.name}.new")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(file)
 
 
 # Fingerprints: the same wherever the files are, and in whatever order they list their questions

@@ -5,7 +5,10 @@ trusted. The judged answers are in `outcomes.json` beside it, from which two run
 the same report, byte for byte, on the same day.
 """
 
+import hashlib
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
 from datetime import date
 from importlib.metadata import version
@@ -14,13 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, Table, percent
-from flashsloth.eval.questions import Question, write_text
+from flashsloth.eval.files import check_fields, read_json_file, write_json, write_text
+from flashsloth.eval.questions import Question
 
+
+logger = logging.getLogger(__name__)
 
 REPORT, OUTCOMES = "report.json", "outcomes.json"
 EVALUATION_FILE = "evaluation.json"  # of a model folder; its model card is made from it
 SAMPLES, SEED = 1000, 0  # of the bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles
+EVALUATION = {"dataset": dict}  # what an entry of it must have, and may have
+EVALUATION_OPTIONAL = {"origin": str}
 PACKAGES, MODEL_PACKAGES = ("flashsloth", "numpy"), ("torch", "transformers", "accelerate", "pillow")
 
 
@@ -63,6 +71,7 @@ def make_report(
         }
         for category in np.unique(table["category"])
     }
+    report["outcomes_sha256"] = hashlib.sha256(_outcomes(report, table, questions).encode()).hexdigest()
     other = benchmark.lmms_eval_scores(table, once)
     if other:
         report["scores_by_rule"] = {benchmark.rule: scores, "lmms_eval": other}
@@ -123,13 +132,22 @@ def flatten(scores: dict, prefix: str = "") -> dict[str, float]:
 def write_report(folder: Path, report: dict, table: Table | None, questions: list[Question]) -> None:
     """Writes the report and, if there are labels, the judged answers."""
     if table is not None:
-        outcomes = {
-            "keys": [question.key for question in questions],
-            "images": [question.image_name for question in questions],
-            "columns": {name: column.tolist() for name, column in table.items()},
-        }
-        write_text(json.dumps(outcomes, ensure_ascii=False) + "\n", folder / OUTCOMES)
-    write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", folder / REPORT)
+        write_text(_outcomes(report, table, questions), folder / OUTCOMES)
+    else:  # of an earlier run
+        (folder / OUTCOMES).unlink(missing_ok=True)
+    write_json(report, folder / REPORT)
+
+
+def _outcomes(report: dict, table: Table, questions: list[Question]) -> str:
+    """The judged answers as the text of a file. The report has its hash, so that none beside it is taken for it."""
+    outcomes = {
+        "task": report["task"],
+        "fingerprint": report["fingerprint"],
+        "keys": [question.key for question in questions],
+        "images": [question.image_name for question in questions],
+        "columns": {name: column.tolist() for name, column in table.items()},
+    }
+    return json.dumps(outcomes, ensure_ascii=False) + "\n"
 
 
 def markdown(report: dict) -> str:
@@ -168,21 +186,51 @@ def evaluations(benchmark: Benchmark, report: dict) -> list[dict]:
     ]
 
 
-def write_evaluations(folder: Path, benchmark: Benchmark, report: dict, before: list[dict]) -> None:
+def read_evaluations(folder: Path) -> list[dict]:
+    """
+    The entries of a model folder's `evaluation.json`, to which scores are to be added.
+
+    Raises:
+        ValueError: If the file or an entry is malformed, or cannot be written.
+    """
+    file = folder / EVALUATION_FILE
+    if not os.access(file if file.is_file() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+        raise ValueError(f"{file} cannot be written: change its permissions, or leave out --write.")
+    if not os.path.lexists(file):
+        return []
+    try:
+        entries = read_json_file(file)
+        if not isinstance(entries, list):
+            raise ValueError(f"{file} must hold a list of objects.")
+        for number, entry in enumerate(entries, 1):
+            where = f"{file}, score {number}"
+            check_fields(entry, EVALUATION, where, EVALUATION_OPTIONAL)
+            check_fields(entry["dataset"], {"name": str}, f"{where}: its 'dataset'", {"config": (str, type(None))})
+    except ValueError as error:
+        raise ValueError(f"{error} Correct the file or remove it, or leave out --write.") from error
+    return entries
+
+
+def write_evaluations(folder: Path, benchmark: Benchmark, report: dict) -> None:
     """
     Puts the scores into a model folder's `evaluation.json`, in the place of earlier ones of the same benchmark.
 
     Args:
         folder (`Path`): The model folder.
         benchmark ([`Benchmark`]), report (`dict`): The run.
-        before (`list[dict]`): The entries that the file has now.
+
+    Raises:
+        ValueError: If the file that is there is malformed.
     """
-    new = evaluations(benchmark, report)
+    before, new = read_evaluations(folder), evaluations(benchmark, report)
+    if not new:
+        logger.warning("No score of %s is a number, so %s stays as it is.", benchmark.title, folder / EVALUATION_FILE)
+        return
     replaced = {(entry["dataset"]["name"], entry["dataset"]["config"]) for entry in new}
     kept = [
         entry
         for entry in before
         if entry.get("origin") != "measured"
-        or (entry["dataset"].get("name"), entry["dataset"].get("config")) not in replaced
+        or (entry["dataset"]["name"], entry["dataset"].get("config")) not in replaced
     ]
-    write_text(json.dumps([*kept, *new], indent=2, ensure_ascii=False) + "\n", folder / EVALUATION_FILE)
+    write_json([*kept, *new], folder / EVALUATION_FILE)

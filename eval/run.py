@@ -4,15 +4,17 @@ One run of a benchmark: read its files, ask the model or take given answers, sco
 checked before the model is loaded. With given answers, nothing here imports torch.
 """
 
-import hashlib
 import importlib
-import json
 import logging
+import os
 import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from flashsloth.eval.benchmark import Benchmark
+from flashsloth.eval.files import is_file
 from flashsloth.eval.gqa import GQA
 from flashsloth.eval.mmbench import MMBench
 from flashsloth.eval.mme import MME
@@ -26,12 +28,27 @@ from flashsloth.eval.questions import (
     fingerprint_of_questions,
     image_digests,
     read_answers,
-    read_json_file,
-    write_text,
 )
-from flashsloth.eval.report import EVALUATION_FILE, make_report, versions, write_evaluations, write_report
+from flashsloth.eval.report import (
+    OUTCOMES,
+    REPORT,
+    make_report,
+    read_evaluations,
+    versions,
+    write_evaluations,
+    write_report,
+)
+from flashsloth.eval.run_folder import (
+    NOTE,
+    SUBMISSION,
+    begin_note,
+    check_output,
+    note_dtype,
+    noted_dtype,
+)
 from flashsloth.eval.textvqa import TextVQA
-from flashsloth.folders.json_files import read_json_list
+from flashsloth.folders.digest import digest_of_model
+from flashsloth.folders.lock import LOCK, locked
 from flashsloth.folders.provenance import describe_source
 
 
@@ -40,11 +57,7 @@ logger = logging.getLogger(__name__)
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark for benchmark in (GQA(), MMBench(), MME(), POPE(), TextVQA())
 }
-RUN = "run.json"  # what the answers in a folder are answers of
-SUBMISSION = "submission"
-# The files of a model folder that its answers depend on.
-MODEL_FILES = ("*.safetensors", "*.bin", "*.py", "*.jinja", "config.json", "generation_config.json")
-MODEL_FILES += ("*token*.json", "*processor*.json")
+FILES = (ANSWERS, NOTE, LOCK, REPORT, OUTCOMES)  # of a run
 
 
 @dataclass(frozen=True)
@@ -99,15 +112,28 @@ def read_task(name: str, files: list[Path], labels: Path | None = None, images: 
     if benchmark.needed_package():
         importlib.import_module(benchmark.needed_package())
     for file in files:
-        if not file.exists():
+        if not os.path.exists(file):
             raise ValueError(f"{file} is not there: name the question file of {benchmark.title}.")
-    questions = benchmark.read_questions(files, images or benchmark.images_folder(files, labels))
+    if labels and not benchmark.takes_labels:
+        raise ValueError(f"{benchmark.title}'s labels are in its question files: leave out --labels.")
+    with _pointing_to_the_formats():
+        questions = benchmark.read_questions(files, images or benchmark.images_folder(files, labels))
     check_questions(questions)
     source = labels or benchmark.own_labels(files)
-    found = benchmark.read_labels(source, questions) if source else None
+    with _pointing_to_the_formats():
+        found = benchmark.read_labels(source, questions) if source else None
     words = ["flashsloth", "eval", "--task", name, "--questions", *(file.name for file in files)]
     words += ["--labels", labels.name] if labels else []
-    return Task(benchmark, questions, found or None, shlex.join(words))
+    return Task(benchmark.variant(questions), questions, found or None, shlex.join(words))
+
+
+@contextmanager
+def _pointing_to_the_formats() -> Iterator[None]:
+    """Says behind an error of a benchmark's files where these are described."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error} docs/evaluation.md shows the format.") from error
 
 
 def score_answers(task: Task, answers: Path, output: Path) -> dict:
@@ -123,15 +149,18 @@ def score_answers(task: Task, answers: Path, output: Path) -> dict:
         `dict`: The report.
 
     Raises:
-        ValueError: If the answers do not match the questions, or the folder holds those of a model.
+        ValueError: If the answers do not match the questions, or if the folder holds those of a model or cannot be
+            written to.
     """
-    if (output / RUN).is_file():
-        raise ValueError(f"{output} holds the answers of a model ({RUN}): choose another --output.")
+    check_output(output, FILES)
     texts = read_answers(answers, task.questions, task.benchmark.key)
-    has_images = all(isinstance(q.image, bytes) or q.image.is_file() for q in task.questions)
+    has_images = all(isinstance(q.image, bytes) or is_file(q.image) for q in task.questions)
     images = fingerprint_of_images(image_digests(task.questions)) if has_images else None
     run = {"model": None, "settings": {"answers": answers.name}, "command": task.command}
-    return _finish(task, texts, output, {**_fingerprint(task), "images": images}, run)
+    with locked(output):
+        if (output / NOTE).is_file():
+            raise ValueError(f"{output} holds the answers of a model ({NOTE}): choose another --output.")
+        return _finish(task, texts, output, {**_fingerprint(task), "images": images}, run)
 
 
 def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
@@ -147,43 +176,59 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
         `dict`, *optional*: The report; `None` in all processes but the first.
 
     Raises:
-        ValueError: If the folder holds answers of another run, an image is not there, the model cannot be loaded, or
-            questions failed.
+        ValueError: If the folder holds answers of another run or is that of one that is going on, an image is not
+            there, the model cannot be loaded, the scores could not be written, or questions failed.
+        OSError: If questions failed because the machine did.
+        MemoryError: If the machine's memory is too small for a batch.
     """
     from flashsloth.eval import asking
     from flashsloth.loading import find_flashsloth
 
+    check_output(output, (*FILES, asking.FAILURES))
     check_images(task.questions)
+    _check_write(task, options)
     folder = find_flashsloth(options.model, options.revision)
-    scores_before = _read_evaluations(options, folder)
-    with asking.this_process() as process:
-        if process.is_first:
-            run, images = _begin(task, options, folder, output)
-        process.wait_for_all()
-        _ask_rest(task, options, folder, output, process)
-        process.wait_for_all()
-        if not process.is_first:
-            return None
-        texts = asking.merge(output, task.questions, task.benchmark.key)
-    settings = {**run["settings"], "dtype": read_json_file(output / RUN)["dtype"], "batch_size": options.batch_size}
-    about = {"model": run["model"], "settings": settings, "command": task.command}
-    fingerprint = {**_fingerprint(task), "images": fingerprint_of_images(images)}
-    report = _finish(task, texts, output, fingerprint, about)
-    if options.write:
-        write_evaluations(folder, task.benchmark, report, scores_before)
+    with ExitStack() as held:
+        with asking.this_process() as process:
+            if process.is_first:
+                run, images = _begin(task, options, folder, output, held)
+            process.wait_for_all()
+            _ask_rest(task, options, folder, output, process)
+            process.wait_for_all()
+            if not process.is_first:
+                return None
+            texts = asking.merge(output, task.questions, task.benchmark.key)
+        settings = {**run["settings"], "dtype": noted_dtype(output), "batch_size": options.batch_size}
+        about = {"model": run["model"], "settings": settings, "command": task.command}
+        fingerprint = {**_fingerprint(task), "images": fingerprint_of_images(images)}
+        report = _finish(task, texts, output, fingerprint, about)
+        if options.write:
+            write_evaluations(folder, task.benchmark, report)
     return report
 
 
-def _begin(task: Task, options: ModelOptions, folder: Path, output: Path) -> tuple[dict, dict[str, str]]:
-    """Describes the run and its images, after a look at whether the answers that are there belong to it."""
+def _begin(
+    task: Task, options: ModelOptions, folder: Path, output: Path, held: ExitStack
+) -> tuple[dict, dict[str, str]]:
+    """Describes the run and its images, locks the folder, and looks whether the answers in it belong to the run."""
     from flashsloth.eval import asking
 
     run, images = _describe(task, options, folder), image_digests(task.questions)
-    output.mkdir(parents=True, exist_ok=True)
-    _check_run(output, run)
-    _check_images(output, images, task, asking.answered(output, task.benchmark.key))
+    held.enter_context(locked(output))  # the other processes belong to this one
+    begin_note(output, run, images, asking.answered(output, task.benchmark.key), task.questions)
     asking.forget_failures(output)
     return run, images
+
+
+def _check_write(task: Task, options: ModelOptions) -> None:
+    """Raises a `ValueError` if --write is given and would fail once everything is asked."""
+    if not options.write:
+        return
+    if task.labels is None:
+        raise ValueError("--write needs --labels: without them there are no scores to write.")
+    if not os.path.isdir(options.model):
+        raise ValueError(f"--write puts scores into a model folder, and {options.model} is none: name one.")
+    read_evaluations(Path(options.model))
 
 
 def _ask_rest(task: Task, options: ModelOptions, folder: Path, output: Path, process) -> None:
@@ -196,7 +241,8 @@ def _ask_rest(task: Task, options: ModelOptions, folder: Path, output: Path, pro
         return
     model, processor = load_model_and_processor(str(folder), None, options.trust_remote_code, options.dtype)
     if process.is_first:
-        _check_run(output, {"dtype": str(model.dtype).removeprefix("torch.")})
+        note_dtype(output, str(model.dtype).removeprefix("torch."))
+    process.wait_for_all()  # no answer is there before the note of what it is an answer of
     ask = asking.GreedyModel(model, processor, task.benchmark.max_new_tokens, options.hd)
     source = _source(folder)
     name = source.get("repo") or source["folder"]
@@ -215,16 +261,6 @@ def _finish(task: Task, texts: list[str], output: Path, fingerprint: dict, run: 
     return report
 
 
-def _read_evaluations(options: ModelOptions, folder: Path) -> list[dict]:
-    """The scores in the model folder, before anything is asked: they have to be readable to be added to."""
-    if not options.write:
-        return []
-    if not Path(options.model).is_dir():
-        raise ValueError(f"--write puts scores into a model folder, but {options.model} is on the Hub: name a folder.")
-    file = folder / EVALUATION_FILE
-    return read_json_list(file) if file.is_file() else []
-
-
 # What a folder's answers are answers of
 
 
@@ -232,7 +268,7 @@ def _describe(task: Task, options: ModelOptions, folder: Path) -> dict:
     return {
         "task": task.benchmark.name,
         "questions": _fingerprint(task)["questions"],
-        "model": {**_source(folder), "sha256": _digest_of_model(folder)},
+        "model": {**_source(folder), "sha256": digest_of_model(folder)},
         "settings": {
             "decoding": "greedy",
             "max_new_tokens": task.benchmark.max_new_tokens,
@@ -250,41 +286,3 @@ def _source(folder: Path) -> dict[str, str]:
 
 def _fingerprint(task: Task) -> dict:
     return fingerprint_of_questions(task.questions, task.labels)
-
-
-def _digest_of_model(folder: Path) -> str:
-    """A hash of weights, code and settings. A name says little: folders are written anew, and branches move."""
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}):
-        with file.open("rb") as content:
-            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _check_run(output: Path, run: dict) -> None:
-    """Notes what a folder's answers are answers of, or compares it with the note that is there."""
-    file = output / RUN
-    if not file.is_file() and (output / ANSWERS).is_file():
-        raise ValueError(f"{output} holds answers of which nothing says whose: name another folder with --output.")
-    noted = read_json_file(file) if file.is_file() else {}
-    for name, value in run.items():
-        if noted.setdefault(name, value) != value:
-            raise ValueError(
-                f"{output} holds answers of a run that differs in its {name}: name another folder with --output, or "
-                "remove this one."
-            )
-    write_text(json.dumps(noted, indent=2) + "\n", file)
-
-
-def _check_images(output: Path, images: dict[str, str], task: Task, answers: dict) -> None:
-    """Compares the images with those that the answers in a folder are about. Others may have been repaired since."""
-    file = output / RUN
-    noted = read_json_file(file)
-    before = noted.get("images", images)
-    for question in task.questions:
-        if question.key in answers and before.get(question.image_name) != images[question.image_name]:
-            raise ValueError(
-                f"{output} holds an answer about another image {question.image_name}: name another folder with "
-                "--output, or remove this one."
-            )
-    write_text(json.dumps({**noted, "images": images}, indent=2) + "\n", file)

@@ -13,11 +13,13 @@ from collections import Counter
 import numpy as np
 
 from flashsloth.eval.benchmark import Benchmark, percent
-from flashsloth.eval.questions import check_fields, first_line, read_json_file, read_question_rows
+from flashsloth.eval.files import ID, check_fields, read_json_file, shown
+from flashsloth.eval.questions import first_line, last_labels, read_question_rows
 
 
 ANSWERS = 10  # of people, to a question
 ENOUGH = 3  # matches for the full score
+LABEL = {"question": str, "image_id": ID, "answers": list}
 
 # The published lists (https://github.com/facebookresearch/mmf, EvalAIAnswerProcessor).
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -60,24 +62,24 @@ class TextVQA(Benchmark):
         entries = content.get("data") if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise ValueError(f"{source} is not TextVQA's file of labels: it must hold a list under 'data'.")
-        answers = {}
         for number, entry in enumerate(entries):
-            check_fields(entry, ("question", "image_id", "answers"), f"{source}, entry {number}")
-            where, found = f"{source}, entry {number}", entry["answers"]
-            if not isinstance(entry["question"], str):
-                raise ValueError(f"{where}: its 'question' must be text, not {entry['question']!r}.")
-            if not isinstance(found, list) or not all(isinstance(answer, str) for answer in found):
-                raise ValueError(f"{where}: its 'answers' must be a list of {ANSWERS} texts.")
-            answers[self.key(entry["image_id"], entry["question"])] = found  # the last of equal ones, as published
+            where = f"{source}, entry {number}"
+            check_fields(entry, LABEL, where)
+            if not all(isinstance(answer, str) for answer in entry["answers"]):
+                raise ValueError(f"{where}: its 'answers' are {shown(entry['answers'])}, not {ANSWERS} texts.")
+        pairs = ((self.key(entry["image_id"], entry["question"]), entry["answers"]) for entry in entries)
+        answers = last_labels(pairs, source)
         for question in questions:
             found = answers.get(question.key)
             if found is None:
                 raise ValueError(
-                    f"{source} has no label of the question {question.first_line!r} about image {question.id!r}: it "
-                    "has those of other questions."
+                    f"{source} has no label of the question {shown(question.first_line)} about image "
+                    f"{shown(question.id)}: it has those of other questions."
                 )
             if len(found) != ANSWERS:
-                raise ValueError(f"{source} has {len(found)} instead of {ANSWERS} answers to {question.first_line!r}.")
+                raise ValueError(
+                    f"{source} has {len(found)} instead of {ANSWERS} answers to {shown(question.first_line)}."
+                )
         return [answers[question.key] for question in questions]
 
     def key(self, question_id, prompt):

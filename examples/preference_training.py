@@ -15,6 +15,7 @@ KTO, GRPO and RLOO train in the same way. For KTO the rows hold `completion` and
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from datasets import Dataset, Image, List
@@ -28,6 +29,7 @@ from trl import DPOConfig, DPOTrainer
 COLORS = ("red", "blue", "green", "yellow")
 SHAPES = {"square": ImageDraw.ImageDraw.rectangle, "circle": ImageDraw.ImageDraw.ellipse}
 SIZE, BOX = (128, 128), (40, 40, 88, 88)  # pixels
+SCENE = str(Path(__file__).with_name("scene.png"))
 QUESTION = "What colour is the {}?"
 
 
@@ -41,6 +43,12 @@ def draw_pair(color: str, shape: str) -> dict:
         "chosen": [{"role": "assistant", "content": color}],
         "rejected": [{"role": "assistant", "content": f"The {shape} is {color}."}],
     }
+
+
+def load(name: str):
+    """A model and its processor. Raises `OSError` or `ValueError` where there is none of that name."""
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32, trust_remote_code=True)
+    return model, AutoProcessor.from_pretrained(name, trust_remote_code=True)
 
 
 def ask(model, processor, image: str, question: str) -> str:
@@ -65,10 +73,14 @@ def main() -> None:
     has_gpu = torch.accelerator.is_available()
 
     # Model
-    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=True)
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=True)
+    try:
+        model, processor = load(args.model)
+    except (OSError, ValueError) as error:
+        problem = "holds no model" if Path(args.model).is_dir() else "is not a folder, and no model on the Hub"
+        reason = " ".join(str(error).split())
+        parser.exit(2, f"{parser.prog}: error: '{args.model}' {problem} that can be loaded: {reason}\n")
     question = QUESTION.format("square")
-    print("before:", ask(model, processor, "examples/scene.png", question))
+    print("before:", ask(model, processor, SCENE, question))
 
     # Data
     pairs = [draw_pair(color, shape) for shape in SHAPES for color in COLORS]
@@ -99,7 +111,7 @@ def main() -> None:
     trainer.save_model()
     margins = [entry["rewards/margins"] for entry in trainer.state.log_history if "rewards/margins" in entry]
     print(f"reward margin: {float(margins[0]):.1f} at the first step, {float(margins[-1]):.1f} at the last")
-    print("after:", ask(trainer.model.eval(), processor, "examples/scene.png", question))
+    print("after:", ask(trainer.model.eval(), processor, SCENE, question))
 
 
 if __name__ == "__main__":

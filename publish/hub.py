@@ -7,7 +7,7 @@ on from there, and it changes nothing if all is there. Until a commit is complet
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -226,19 +226,14 @@ def push(
         ValueError: If the folder cannot be uploaded or does not work, or the Hub refuses it.
         OSError: If the Hub or the connection fails in several attempts.
     """
-    if create_pr and revision:
-        raise ValueError("A pull request is to the main branch: give either --create-pr or --revision.")
-    if revision and REGEX_COMMIT_OID.fullmatch(revision):
-        raise ValueError(f"{revision} is a commit, to which nothing can be added: name a branch.")
-    if not message.strip():
-        raise ValueError("The message is empty.")
+    check_target(revision, create_pr, message)
     release, card = contents(folder, repo_id, keep_card, base_models, **card_options)
     for name in release.foreign_code:
         logger.warning("%s differs from the code of this version of FlashSloth, and is uploaded as it is", name)
     token = token or get_token()
     api = HfApi(endpoint=endpoint, token=token)
     files = {path: LocalFile(content) for path, content in release.files.items()}
-    upload = _Upload(api, repo_id, files, {}, private, revision or DEFAULT_REVISION, create_pr, message)
+    upload = Upload(api, repo_id, files, {}, private, revision or DEFAULT_REVISION, create_pr, message)
     with redacted_logs(token):
         with clear_errors(repo_id, token):
             user = retried(upload.check_rights)
@@ -250,9 +245,34 @@ def push(
             return redact(retried(lambda: upload.run(user)), token)
 
 
+def check_target(revision: str | None, create_pr: bool, message: str) -> None:
+    """
+    Raises:
+        ValueError: If nothing can be pushed there, or not with this message; the arguments are those of [`push`].
+    """
+    if create_pr and revision:
+        raise ValueError("A pull request is to the main branch: give either --create-pr or --revision.")
+    if revision and REGEX_COMMIT_OID.fullmatch(revision):
+        raise ValueError(f"{revision} is a commit, to which nothing can be added: name a branch.")
+    if not message.strip():
+        raise ValueError("The message is empty.")
+
+
 @dataclass
-class _Upload:
-    """One push. Each step starts from what the Hub holds, so that the whole may be run again at any time."""
+class Upload:
+    """
+    One push. Each step starts from what the Hub holds, so that the whole may be run again at any time.
+
+    Args:
+        api (`HfApi`): The Hub, with the token of the user.
+        repo_id (`str`): The repository.
+        files (`Mapping[str, LocalFile]`): The first commit, by path in the repository.
+        card (`Mapping[str, bytes]`): The second one; none if empty.
+        private (`bool`), revision (`str`), create_pr (`bool`), message (`str`): See [`push`].
+        repo_type (`str`, *optional*, defaults to `"model"`): Or `"space"`.
+        is_ours (`Callable[[str], bool]`, *optional*): Whether a path is of the kind that a push writes, so that one
+            without it removes it.
+    """
 
     api: HfApi
     repo_id: str
@@ -262,6 +282,8 @@ class _Upload:
     revision: str
     create_pr: bool
     message: str
+    repo_type: str = "model"
+    is_ours: Callable[[str], bool] = is_release_file
     # The files and the commit that the Hub holds.
     remote: dict[str, RepoFile] = field(default_factory=dict)
     head: str = ""
@@ -289,10 +311,10 @@ class _Upload:
     def run(self, user: str) -> str:
         """Makes the commits that the Hub lacks, and returns the URL."""
         self._prepare(user)
-        self.head = self.api.model_info(self.repo_id, revision=self.revision).sha
+        self.head = self._info(revision=self.revision).sha
         self.remote = self._tree(self.head)
         before = self.head
-        stale = [path for path in self.remote if is_release_file(path) and path not in self.files]
+        stale = [path for path in self.remote if self.is_ours(path) and path not in self.files]
         self._commit(self.files, stale, self.message)
         if self.card:
             pin = self.head if self.head != before else self._pinned() or self.head
@@ -307,19 +329,28 @@ class _Upload:
         """Creates the repository and the branch, or finds the pull request to continue."""
         if self.create_pr:
             requests = self.api.get_repo_discussions(
-                self.repo_id, author=user, discussion_type="pull_request", discussion_status="open"
+                self.repo_id,
+                author=user,
+                discussion_type="pull_request",
+                discussion_status="open",
+                repo_type=self.repo_type,
             )
             same = [request.git_reference for request in requests if request.title == self.message]
             self.revision = same[0] if same else DEFAULT_REVISION
         elif not self.revision.startswith(PULL_REQUEST):
-            self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True)
-            if self.private and not self.api.model_info(self.repo_id).private:
+            sdk = {"space_sdk": "gradio"} if self.repo_type == "space" else {}
+            kind = {"repo_type": self.repo_type}
+            self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True, **kind, **sdk)
+            if self.private and not self._info().private:
                 raise ValueError(f"{self.repo_id} exists and is public: make it private in its settings first.")
             if self.revision != DEFAULT_REVISION:
-                self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+                self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True, **kind)
+
+    def _info(self, revision: str | None = None):
+        return self.api.repo_info(self.repo_id, revision=revision, repo_type=self.repo_type)
 
     def _tree(self, revision: str) -> dict[str, RepoFile]:
-        tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision)
+        tree = self.api.list_repo_tree(self.repo_id, recursive=True, revision=revision, repo_type=self.repo_type)
         return {file.path: file for file in tree if isinstance(file, RepoFile)}
 
     def _commit(self, files: Mapping[str, LocalFile], stale: list[str], message: str) -> None:
@@ -336,6 +367,7 @@ class _Upload:
             self.repo_id,
             [*(files[path].addition(path) for path in changed), *(CommitOperationDelete(path) for path in stale)],
             commit_message=message,
+            repo_type=self.repo_type,
             revision=self.revision,
             create_pr=opens,
             parent_commit=self.head,  # with which the files were compared
@@ -368,7 +400,7 @@ class _Upload:
         return [file.path for file in files if file.last_commit.title == CARD_MESSAGE]
 
     def _url(self) -> str:
-        url = f"{self.api.endpoint}/{self.repo_id}"
+        url = f"{self.api.endpoint}/{'spaces/' if self.repo_type == 'space' else ''}{self.repo_id}"
         if self.revision.startswith(PULL_REQUEST):
             return f"{url}/discussions/{self.revision.removeprefix(PULL_REQUEST)}"
         return url if self.revision == DEFAULT_REVISION else f"{url}/tree/{quote(self.revision, safe='')}"

@@ -14,7 +14,9 @@ TOKEN = re.compile(
     r"\b(?:(?:hf|api_org)_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|AKIA[A-Z0-9]{16}"
     r"|sk-(?:proj-|ant-)?[A-Za-z0-9_-]{20,})"
 )
-USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+# They end at the last "@" before the path: each of them may hold one, as users do who are named by their address.
+USER_IN_URL = re.compile(r"(?<=://)[^/\s\"]+@")
+PASSWORD_IN_URL = re.compile(r"://[^/\s\":]*:[^/\s\"]+@")
 SIGNED_QUERY = re.compile(
     r"(https?://[^\s?'\"]+)\?[^\s'\"]*(?:signature|credential|token|secret|password|api_?key|\bsig=)[^\s'\"]*",
     flags=re.IGNORECASE,
@@ -52,7 +54,7 @@ def without_secrets(text: str) -> str:
 
 def has_secret(text: str) -> bool:
     """Whether a text holds a token, or an address with a password."""
-    return TOKEN.search(text) is not None or re.search(r"://[^/@\s:]*:[^/@\s]+@", text) is not None
+    return TOKEN.search(text) is not None or PASSWORD_IN_URL.search(text) is not None
 
 
 def is_local_path(value: str) -> bool:

@@ -183,7 +183,7 @@ def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = (
     record = read_record(files[TRAINING_FILE]) if TRAINING_FILE in files else {}
     lineage = read_lineage(folder, base_models)
     evaluations = [*read_evaluations(folder), *published_evaluations(lineage)]
-    _leave_out_what_is_private(files)
+    leave_out_what_is_private(files)
     return Release(
         folder=folder,
         files=files,
@@ -200,7 +200,7 @@ def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = (
     )
 
 
-def _leave_out_what_is_private(files: dict[str, Path | bytes]) -> None:
+def leave_out_what_is_private(files: dict[str, Path | bytes]) -> None:
     """Replaces a file by its content without paths of this machine and secrets, if it has any."""
     for name in set(files).intersection((CONFIG_NAME, *CLEANED)):
         read = read_json_list if name in (PROVENANCE_FILE, EVALUATION_FILE) else read_json

@@ -5,13 +5,16 @@ care, as a YAML library writes it.
 """
 
 import re
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from flashsloth.folders.json_files import read_json
 
-# Ids as on https://huggingface.co/docs/hub/repositories-licenses: "apache-2.0", "openrail++".
-LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*\+*")
+
 # ISO 639 codes, and two that the Hub adds (https://huggingface.co/docs/hub/model-cards).
 LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -45,10 +48,22 @@ def check_repo_id(value) -> str:
     return value
 
 
+@cache
+def licenses() -> dict:
+    """The ids of the licenses that the Hub knows, and the page that lists them."""
+    return read_json(Path(__file__).parent / "licenses.json")
+
+
 def check_license(value) -> str:
-    """The id of a license on the Hub."""
-    if not isinstance(value, str) or not LICENSE.fullmatch(value):
-        raise ValueError(f"{value!r} is not a license id of the Hub, such as apache-2.0 or mit in lower case.")
+    """The id of a license that the Hub knows; `other` stands for all that it does not know."""
+    ids = licenses()["ids"]
+    if value not in ids:
+        near = get_close_matches(str(value).lower(), ids)
+        remedy = f"the nearest {'are' if len(near) > 1 else 'is'} {', '.join(near)}" if near else "such as mit"
+        raise ValueError(
+            f"{value!r} is not a license id of the Hub; {remedy}. {licenses()['source']} lists them all, and `other` "
+            "stands for any other license."
+        )
     return value
 
 

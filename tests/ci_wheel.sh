@@ -23,7 +23,8 @@ names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not
 stray = {name for name in names if not name.startswith("flashsloth/") or name.startswith("flashsloth/tests/")}
 checkpoints = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("checkpoints/*/*")}
 configs = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("train/configs/*.yaml")}
-missing = (checkpoints | configs | {"flashsloth/py.typed"}) - names
+examples = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("examples/*.png")}
+missing = (checkpoints | configs | examples | {"flashsloth/py.typed"}) - names
 print(f"{Path(wheel).name}: {len(names)} files, {len(checkpoints)} of them in embedded checkpoints")
 if stray or missing or not checkpoints or not configs:
     sys.exit(f"error: the wheel has stray files {sorted(stray)} and lacks {sorted(missing)}")

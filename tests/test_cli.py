@@ -51,7 +51,7 @@ def test_help_is_quick_and_complete():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("ask", "convert", "compose", "train", "push", "bench"):
+    for command in ("ask", "chat", "convert", "compose", "train", "push", "serve", "bench"):
         assert f"\n    {command} " in result.stdout
 
 
@@ -87,6 +87,17 @@ BAD_INPUT = {
         "http://127.0.0.1:9/a.png' cannot be",
         2,
     ),
+    "a URL in capitals without a server": (
+        "flashsloth ask --image HTTP://127.0.0.1:9/a.png What?",
+        "HTTP://127.0.0.1:9/a.png' cannot be",
+        2,
+    ),
+    "a device that is not there": (
+        "flashsloth ask --device cuda:99 What?",
+        "This machine has no device 'cuda:99': take 'cpu', or leave it out",
+        2,
+    ),
+    "a word for a device": ("flashsloth ask --device gpu What?", "This machine has no device 'gpu': take 'cpu'", 2),
     "a data URL that is cut": (
         "flashsloth ask --image data:image/png;base64,AAAA What?",
         "is not in a format that Pillow",
@@ -215,7 +226,7 @@ def test_bad_input_is_one_line(given, image, tmp_path, monkeypatch, capsys):
     (line,) = [line for line in output.err.splitlines() if not line.startswith(("Loading ", "Building "))]
     assert found == status and output.out == ""
     assert line.startswith(f"flashsloth {words[0]}") and ": error: " in line and message in line
-    assert "Errno" not in line or "http" in command
+    assert "Errno" not in line or "http" in command.lower()
     assert not Path("DST").exists()
 
 
@@ -436,6 +447,7 @@ def test_ask_streams_the_answer_to_stdout(image):
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() and result.stdout.count("\n") == 1
     assert "Answered in" in result.stderr and str(SHIPPED_CHECKPOINT) in result.stderr
+    assert [line.split()[0] for line in result.stderr.splitlines()] == ["Loading", "Loaded", "Answer:", "Answered"]
 
 
 def test_ask_json(image, capsys):
@@ -447,6 +459,12 @@ def test_ask_json(image, capsys):
     assert two["visual_tokens"] == 2 * one["visual_tokens"]
     assert ask_json(capsys, "What is your name?")["visual_tokens"] == 0
     assert ask_json(capsys, "--image", image, "--hd", "And now?")["visual_tokens"] > one["visual_tokens"]
+
+
+def test_a_device_may_be_named(image, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "default_device", lambda: pytest.fail("it is not asked for"))
+    assert cli.main(["ask", "--device", "cpu", "--max-new-tokens", "1", "--image", image, "What is it?"]) == 0
+    assert "Loaded onto cpu in " in capsys.readouterr().err
 
 
 def test_an_answer_of_one_token_has_a_speed(image, capsys):

@@ -20,6 +20,7 @@ from documentation import Block, blocks, matches
 from huggingface_hub import constants
 from shell import run_script
 
+from flashsloth import FlashSlothConfig
 from flashsloth.convert.composition import LANGUAGE_MODEL, VISION_MODEL
 
 
@@ -128,6 +129,20 @@ def test_files_of_the_architecture_page_exist():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+def test_readme_has_the_sizes_of_the_published_model_and_of_the_shipped_ones():
+    words = {4: "four", 9: "nine"}
+    published = FlashSlothConfig()
+    [shipped] = {
+        (config.pooling_size, config.num_query_tokens)
+        for config in map(FlashSlothConfig.from_pretrained, (ROOT / "checkpoints").glob("flashsloth-tiny*"))
+    }
+    text = (ROOT / "README.md").read_text(encoding="utf-8").lower()
+    side, small_side = published.pooling_size, shipped[0]
+    assert f"{side} x {side} patches ({small_side} x {small_side} in the shipped pair)" in text
+    numbers = words[published.num_query_tokens], words[shipped[1]]
+    assert "{} learnable query tokens ({} in the shipped pair)".format(*numbers) in text
 
 
 def test_the_table_of_bad_input_is_that_of_the_tests():

@@ -4,16 +4,18 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from documentation import blocks, matches
+from openai_server import running_server
 from safetensors.torch import load_file
 from shell import PATH, run_script
 
 from flashsloth import FlashSlothForCausalLM
-from flashsloth.loading import SHIPPED_CHECKPOINT
+from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 
 
 ROOT = Path(__file__).parent.parent
@@ -89,8 +91,32 @@ def test_preference_training(root):
     assert (root / "build" / "preferences" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no/such/folder", "is not a folder, and no model on the Hub that can be loaded"),
+        ("examples", "holds no model"),
+    ],
+)
+def test_preference_training_without_a_model_ends_in_one_line(root, name, problem):
+    words = documented_command("preference_training.py", "python")
+    command = [*words[:2], name, *words[3:]]
+    done = subprocess.run(command, cwd=root, env={**os.environ, "PATH": PATH}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"preference_training.py: error: '{name}' {problem}")
+    assert "Traceback" not in done.stderr and not (root / "build").exists()
+
+
 def test_recipe_for_own_data(root):
     recipe = blocks(EXAMPLES / "own_data.md", "sh")
     output, _ = run_script("\n".join(block.source for block in recipe), root)
     expected = "".join(block.expected or "" for block in recipe)
     assert expected.count("\n") > 10 and matches(expected, output), output
+
+
+def test_openai_client(root):
+    model, processor = load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype="float32")
+    with running_server(model, processor) as server:
+        output = run([sys.executable, "examples/openai_client.py", server.url], root)
+    (page,) = re.findall(r"```text\n(flashsloth-tiny: .*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+    assert output == page

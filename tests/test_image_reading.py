@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Any source gives the right image or one error that names it; no server reaches what it was not asked for."""
 
+import base64
 import copy
 import errno
 import gzip
@@ -190,6 +191,13 @@ def test_decompression_bomb(image_processor, monkeypatch, tmp_path):
             image_processor(path)
 
 
+def test_image_with_more_pixels_than_allowed():
+    image = encode_image(make_image(0, 20, 10))
+    assert read_image(image, "it", max_pixels=200).size == (20, 10)
+    with pytest.raises(ImageError, match="it has more than 199 pixels: make it smaller"):
+        read_image(image[:60], "it", max_pixels=199)  # of which only the size is read
+
+
 ARRAYS = {
     "floats": np.float32,
     "doubles": np.float64,
@@ -288,6 +296,14 @@ def test_addresses_are_shown_without_secrets(address, shown):
 @pytest.mark.parametrize("prefix", ["HTTP://", " http://", "Http://"])
 def test_the_scheme_of_an_address_may_be_spelled_in_many_ways(server, prefix):
     image = read_image(prefix + server.removeprefix("http://") + "/image.png", "it")
+    np.testing.assert_array_equal(image, make_image(0))
+
+
+@pytest.mark.parametrize("prefix", ["data:image/png;base64,", "DATA:image/png;base64,", "Data:;base64,"])
+def test_the_scheme_of_a_data_url_may_be_spelled_in_many_ways(prefix):
+    content = BytesIO()
+    make_image(0).save(content, "PNG")
+    image = read_image(prefix + base64.b64encode(content.getvalue()).decode(), "it")
     np.testing.assert_array_equal(image, make_image(0))
 
 

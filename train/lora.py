@@ -18,12 +18,13 @@ from transformers.utils import is_bitsandbytes_available
 
 from flashsloth.folders.downloads import find_files
 from flashsloth.folders.fit import check_processor
-from flashsloth.folders.model_folder import run_notes
+from flashsloth.folders.model_folder import RUN_RESULT, run_notes
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
 from flashsloth.loading import find_flashsloth, is_quantized, load_config, load_model_and_processor, load_processor
 from flashsloth.train.config import LoraSettings
 from flashsloth.train.quiet import quiet_libraries
+from flashsloth.train.resume import checkpoints
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -131,7 +132,7 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
     """
     adapter = Path(adapter)
     if not (adapter / ADAPTER_FILE).is_file():
-        raise FileNotFoundError(f"No adapter at '{adapter}': its folder would hold {ADAPTER_FILE}.")
+        raise FileNotFoundError(f"No adapter at '{adapter}': {_where_an_adapter_is(adapter)}")
     named = PeftConfig.from_pretrained(adapter).base_model_name_or_path
     if base is None and not named:
         raise ValueError(f"The adapter at '{adapter}' does not say what it was trained on: name it with --base.")
@@ -161,6 +162,15 @@ def merge(adapter: str | Path, dst: str | Path, base: str | None = None) -> None
         write_provenance(folder, "merge", sources, before)
         for file in run_notes(adapter):
             shutil.copyfile(file, folder / file.name)
+
+
+def _where_an_adapter_is(folder: Path) -> str:
+    """What to do about a folder that holds no adapter itself: a run leaves its own in OUTPUT_DIR/model."""
+    others = sorted(file.parent for file in folder.glob(f"*/{ADAPTER_FILE}"))
+    for inside in (folder / RUN_RESULT, *reversed(checkpoints(folder)), *others):
+        if (inside / ADAPTER_FILE).is_file():
+            return f"name the folder in it, '{inside}'."
+    return f"its folder would hold {ADAPTER_FILE}."
 
 
 def _attach(model: nn.Module, adapter: Path) -> PeftModel:

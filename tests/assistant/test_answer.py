@@ -27,3 +27,13 @@ def test_an_overlay_colours_what_is_looked_at_and_leaves_the_rest_grey():
     assert np.array_equal(np.asarray(attention.overlay("pooling")), grey)  # no weights at all
     assert "kind is 'heads': pass 'query_tokens' or 'pooling'" in error_of(attention.overlay, "heads")
     assert "array" not in repr(attention)
+
+
+def test_images_of_any_size_share_a_scale():
+    small, large = np.full((2, 2), 0.1, np.float32), np.full((20, 20), 0.001, np.float32)
+    first, second = (ImageAttention(Image.new("RGB", w.shape), w, w) for w in (small, large))
+    assert np.allclose(first.density().max(), second.density())  # as much weight on as large a part of the image
+    highest = float(first.density().max())
+    brightest = np.asarray(first.overlay())[0, 0]
+    assert (np.asarray(second.overlay("pooling", highest))[0, 0] == brightest).all()
+    assert (np.asarray(second.overlay("pooling", 4 * highest))[0, 0] < brightest).any()

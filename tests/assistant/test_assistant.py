@@ -147,5 +147,6 @@ def test_bad_batches(shipped):
 def test_what_cannot_be_loaded(tmp_path):
     assert "There is no backend 'tensorflow'" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, backend="tensorflow")
     assert "This machine has no device 'cuda:99'" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, device="cuda:99")
+    assert "no device 'meta'" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, device="meta")
     assert "no device 'gpu'" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, device="gpu")
     assert "config.json" in error_of(flashsloth.load, tmp_path)

@@ -2,6 +2,7 @@
 """Quantized models: which weights are, how close they stay, and that the folder works by itself and is whole."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from flashsloth.train.model import load_stage_model
 
 KINDS = {"int8": Int8Tensor, "int4": Int4Tensor}
 GROUP_SIZE = 64  # the largest that divides both widths
+NOTES = {"training.json": b'{"processes": 3}\n', "curves.png": b"\x89PNG\r\n\x1a\n"}
 WIDTHS = {"hidden_size": 64, "intermediate_size": 128}
 
 # What a stranger's process does with a quantized folder; it has torchao, but not the package.
@@ -69,7 +71,7 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def source(processor, tmp_path_factory) -> Path:
-    """A model with a history and with scores."""
+    """A model with a history, the notes of its run, and scores."""
     folder = tmp_path_factory.mktemp("quantize") / "source"
     model = make_model(make_config(text_config=WIDTHS))
     model.generation_config.max_new_tokens = 77
@@ -77,6 +79,8 @@ def source(processor, tmp_path_factory) -> Path:
     processor.save_pretrained(folder)
     write_provenance(folder, "compose", [{"role": "language_model", "repo": "owner/name"}], before=[], seed=0)
     (folder / "evaluation.json").write_text("[]")
+    for name, content in NOTES.items():
+        (folder / name).write_bytes(content)
     return folder
 
 
@@ -163,7 +167,7 @@ def test_the_folder_says_what_it_is(source, quantized, weights):
     folder = quantized[weights]
     files = {file.name for file in folder.iterdir()}
     assert {file.name for file in source.iterdir()} - files == {"evaluation.json"}  # scores of other weights
-    assert all(Path(name).suffix in (".py", ".json", ".jinja", ".safetensors") for name in files)
+    assert all(Path(name).suffix in (".py", ".json", ".jinja", ".safetensors") for name in files - {"curves.png"})
     assert json.loads((folder / "generation_config.json").read_text())["max_new_tokens"] == 77
     assert json.loads((folder / "config.json").read_text())["quantization_config"]["quant_method"] == "torchao"
     first, second = read_provenance(folder)
@@ -171,6 +175,21 @@ def test_the_folder_says_what_it_is(source, quantized, weights):
     assert (second["command"], second["weights"]) == ("quantize", weights)
     assert second["sources"] == [{"role": "base", "folder": "source"}]
     assert second.get("group_size") == (GROUP_SIZE if weights == "int4" else None)
+
+
+def test_the_notes_of_the_run_go_along_and_scores_are_said_to_stay(source, quantized, tmp_path, caplog):
+    """A run leaves its model as OUTPUT_DIR/model, and its notes in OUTPUT_DIR; a quantized folder has them within."""
+    assert {name: (quantized["int8"] / name).read_bytes() for name in NOTES} == NOTES
+    run = tmp_path / "run"
+    shutil.copytree(source, run / "model")
+    (run / "model" / "evaluation.json").unlink()
+    for name in NOTES:
+        (run / "model" / name).rename(run / name)
+    folder = quantize(run / "model", tmp_path / "int8", "int8")
+    assert {name: (folder / name).read_bytes() for name in NOTES} == NOTES and not caplog.text
+    other = quantize(source, tmp_path / "other", "int8")
+    assert "evaluation.json is not copied: its scores are of the weights before;" in caplog.text
+    assert f"`flashsloth eval --model {other} --write` adds new." in caplog.text
 
 
 def test_works_without_the_package_and_after_another_save(quantized, processor, tmp_path):

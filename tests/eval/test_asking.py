@@ -4,14 +4,18 @@ Every question is asked once, whatever happens in between, and a failure is neve
 the model counts what it is asked.
 """
 
+import errno
 import json
+import os
 
 import pytest
+import torch
 from benchmark_files import read_lines
 from samples import make_image, make_model
 
 from flashsloth.eval.asking import GreedyModel, Process, answered, ask_all, batches_of, forget_failures, merge
 from flashsloth.eval.questions import Question
+from flashsloth.image_reading_flashsloth import MISSING_IMAGE, UNREACHABLE_IMAGE, ImageError
 
 
 def make_questions(count: int = 10) -> list[Question]:
@@ -92,9 +96,34 @@ def test_a_run_that_died_goes_on(tmp_path, half_line):
     assert sorted(first.asked + second.asked) == list(range(10))
 
 
-def test_a_damaged_line_within_a_file_is_named(tmp_path):
-    (tmp_path / "answers.part-0.jsonl").write_text('{"question_id": 1, \n{"question_id": 2}\n')
-    with pytest.raises(ValueError, match=r"answers.part-0.jsonl is damaged .*remove it"):
+SOUND = '{"question_id": 1, "prompt": "What?", "text": "Yes"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question_id": 1, ', "line 2 is not JSON"),
+        ('{"a": 1}', "line 2 has no 'question_id'; it has 'a'"),
+        ('{"question_id": 1, "prompt": "What?"}', "line 2 has no 'text'"),
+        ('{"question_id": 1, "prompt": "What?", "text": null}', "line 2: its 'text' is None, not text"),
+        ('{"question_id": [1], "prompt": "What?", "text": "a"}', r"line 2: its 'question_id' is \[1\], not text or a"),
+        ("5", "line 2 is a whole number, not an object"),
+        ("[" * 100_000, "line 2 holds lists or objects that are nested too deeply"),
+        ("\0\0\0", "line 2 is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("name", ["answers.part-0.jsonl", "answers.part-7.jsonl", "answers.jsonl"])
+def test_a_damaged_line_is_named(tmp_path, name, line, message):
+    (tmp_path / name).write_text(SOUND + line + "\n" + SOUND)
+    with pytest.raises(
+        ValueError, match=f"{name}, {message}.*Remove the line, or the file, and its questions are asked"
+    ):
+        run(tmp_path, Model(), make_questions())
+
+
+def test_a_file_of_answers_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "answers.part-0.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"answers.part-0.jsonl is not text in UTF-8.*Remove the line, or the file"):
         run(tmp_path, Model(), make_questions())
 
 
@@ -152,6 +181,105 @@ def test_an_error_of_the_program_is_no_failure_of_a_question(tmp_path):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(tmp_path, ask, make_questions())
+
+
+def fail_with(error):
+    def ask(questions):
+        raise error
+
+    return ask
+
+
+class Half:
+    """Answers, and then fails."""
+
+    def __init__(self, error):
+        self.error, self.count = error, 0
+
+    def __call__(self, questions):
+        self.count += 1
+        if self.count > 2:
+            raise self.error
+        return [f"answer {question.id}" for question in questions]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has\n a total"),
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "can't allocate memory: you",
+        ),
+        (MemoryError(), ""),
+    ],
+)
+@pytest.mark.parametrize(("batch_size", "remedy"), [(3, "lower --batch-size"), (1, "use a machine with more")])
+def test_too_little_memory_names_the_remedy_and_keeps_the_answers(tmp_path, error, reason, batch_size, remedy):
+    questions, second = make_questions(), Model()
+    with pytest.raises(MemoryError) as raised:
+        run(tmp_path, Half(error), questions, batch_size)
+    message = str(raised.value)
+    assert message.startswith(f"for a batch of {batch_size}") and "\n" not in message
+    assert reason in message and remedy in message and "the same command continues after them" in message
+    run(tmp_path, second, questions, 1)
+    assert len(second.asked) == 10 - 2 * batch_size and merge(tmp_path, questions, key_of) == EXPECTED
+
+
+def test_a_device_that_fails_is_an_error_of_the_system(tmp_path):
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+    with pytest.raises(
+        OSError, match=r"^The device has failed \(CUDA error: an illegal memory access .*continues after"
+    ):
+        run(tmp_path, fail_with(error), make_questions())
+
+
+UNREADABLE = ImageError("image 4 cannot be read: Input/output error.", UNREACHABLE_IMAGE)
+UNREADABLE.__cause__ = OSError(errno.EIO, "Input/output error")
+FORBIDDEN = ImageError("image 4 cannot be read: Permission denied.", UNREACHABLE_IMAGE)
+FORBIDDEN.__cause__ = PermissionError(errno.EACCES, "Permission denied")
+MISSING = ImageError("image 4 is not an existing file.", MISSING_IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"),
+    [
+        ([MISSING], ValueError),
+        ([FORBIDDEN], ValueError),
+        ([ValueError("the prompt is longer than the decoder")], ValueError),
+        ([FileNotFoundError(errno.ENOENT, "No such file")], ValueError),
+        ([UNREADABLE], OSError),
+        ([OSError(errno.EIO, "Input/output error")], OSError),
+        ([UNREADABLE, MISSING], ValueError),  # what the user can do comes first
+    ],
+)
+def test_the_input_or_the_machine_is_to_blame(tmp_path, errors, kind):
+    questions, left = make_questions(), list(errors)
+
+    def ask(batch):
+        if len(batch) == 1 and left:
+            raise left.pop()
+        if left:
+            raise ValueError("one of them")
+        return ["yes" for _ in batch]
+
+    run(tmp_path, ask, questions)
+    with pytest.raises(kind, match=f"{len(errors)} of 10 questions failed"):
+        merge(tmp_path, questions, key_of)
+    causes = {row["cause"] for row in read_lines(tmp_path / "failures.jsonl")}
+    assert causes <= {"input", "machine"} and (causes == {"machine"}) == (kind is OSError)
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    def fail(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"No space left on device: '.*answers.part-0.jsonl'"):
+        run(tmp_path, Model(), make_questions())
 
 
 def test_progress_shows_what_is_left(tmp_path, capsys):

@@ -1,7 +1,9 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Whether two reports differ: by the paired bootstrap, and by McNemar's test, worked by hand."""
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -129,5 +131,100 @@ def test_a_report_without_scores_is_refused(report_of, tmp_path):
     (tmp_path / "none" / "report.json").write_text(json.dumps(report))
     with pytest.raises(ValueError, match="has no scores"):
         compare(BENCHMARKS, first, tmp_path / "none")
-    with pytest.raises(ValueError, match="report.json is not there"):
-        compare(BENCHMARKS, first, tmp_path / "nowhere.json" / "report.json")
+
+
+def change(name, **fields):
+    """Changes fields of a file beside the report; "gone" takes one out."""
+
+    def edit(folder):
+        content = json.loads((folder / name).read_text()) | fields
+        (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value != "gone"}))
+
+    return edit
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def with_hash(name, **fields):
+    """Changes `outcomes.json`, and its hash in the report: as if another version had written them."""
+
+    def edit(folder):
+        change(name, **fields)(folder)
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        change("report.json", outcomes_sha256=digest)(folder)
+
+    return edit
+
+
+NOT_ITS = "outcomes.json does not belong to the report.json beside it, or is damaged: evaluate again"
+# What became of a folder that is compared, and a part of the message.
+BAD_INPUT = {
+    "a folder that does not exist": (shutil.rmtree, "is not there: --compare takes the --output folders of two runs"),
+    "a folder without a report": (remove("report.json"), "holds no report.json: --compare takes the --output folders"),
+    "a report that is cut": (write("report.json", b'{"task": "gqa", '), "report.json is not JSON"),
+    "a report that is a list": (write("report.json", b"[]"), "report.json is a list, not an object. It is no report"),
+    "a report without its task": (change("report.json", task="gone"), "report.json has no 'task'"),
+    "a report of an unknown benchmark": (change("report.json", task="vqa"), "is of the unknown benchmark 'vqa'"),
+    "a report without its questions": (change("report.json", questions=None), "its 'questions' is None, not a whole"),
+    "a report whose fingerprint is null": (
+        change("report.json", fingerprint=None),
+        "its 'fingerprint' is None, not an",
+    ),
+    "a report whose fingerprint is empty": (
+        change("report.json", fingerprint={}),
+        "its 'fingerprint' has no 'questions'",
+    ),
+    "a report without scores": (
+        change("report.json", scores={}),
+        "report.json has no scores: give the run its --labels",
+    ),
+    "a report of other outcomes": (change("report.json", outcomes_sha256="0"), NOT_ITS),
+    "a report without a hash of its outcomes": (
+        change("report.json", outcomes_sha256="gone"),
+        "report.json has no 'outcomes_sha256'",
+    ),
+    "no outcomes": (remove("outcomes.json"), "outcomes.json is not there, which is written with report.json"),
+    "outcomes that are cut": (write("outcomes.json", b'{"keys": '), NOT_ITS),
+    "outcomes without columns": (change("outcomes.json", columns={}), NOT_ITS),
+    "outcomes whose keys are no list": (change("outcomes.json", keys=5), NOT_ITS),
+    "outcomes of more questions": (with_hash("outcomes.json", keys=[[str(n)] for n in range(9)]), NOT_ITS),
+    "outcomes of other questions": (with_hash("outcomes.json", fingerprint={"questions": "0"}), NOT_ITS),
+    "outcomes of another benchmark": (with_hash("outcomes.json", task="pope"), NOT_ITS),
+    "outcomes of another version": (
+        with_hash("outcomes.json", columns={"value": [1.0] * 4}),
+        "were made by different versions of flashsloth: evaluate again, by --answers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_a_damaged_report_is_one_line(report_of, capsys, spoil, message):
+    first, second = report_of("a"), report_of("b")
+    spoil(second)
+    for folders in ((first, second), (second, first)):
+        assert cli.main(["eval", "--compare", *map(str, folders)]) == 2
+        captured = capsys.readouterr()
+        (line,) = captured.err.splitlines()
+        assert line.startswith("flashsloth eval: error: ") and message in line and captured.out == ""
+
+
+def test_outcomes_of_other_answers_to_the_same_questions_are_refused(report_of, tmp_path):
+    """As after a run that was stopped between its two files."""
+    first, second = report_of("a"), report_of("b", q0="yes")
+    shutil.copy(first / "outcomes.json", second / "outcomes.json")
+    with pytest.raises(ValueError, match="does not belong to the report.json beside it"):
+        compare(BENCHMARKS, first, second)
+
+
+def test_a_run_without_labels_leaves_no_outcomes_of_an_earlier_one(report_of, tmp_path):
+    files = write_benchmark("gqa", tmp_path / "gqa")
+    folder = report_of("a", files=files)
+    assert (folder / "outcomes.json").is_file()
+    score_answers(read_task("gqa", [files.questions]), tmp_path / "a.jsonl", folder)
+    assert not (folder / "outcomes.json").exists()

@@ -79,11 +79,11 @@ def test_its_own_file_has_questions_and_labels(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": None}, "its 'answer' is None, not of type str"),
-        ({"answer": 5}, "its 'answer' is 5, not of type str"),
-        ({"question": None}, "its 'question' is None, not of type str"),
-        ({"isBalanced": "False"}, "its 'isBalanced' is 'False', not of type bool"),
-        ({"types": {"structural": None}}, "its 'structural' type is None, not a text"),
+        ({"answer": None}, "its 'answer' is None, not text"),
+        ({"answer": 5}, "its 'answer' is 5, not text"),
+        ({"question": None}, "its 'question' is None, not text"),
+        ({"isBalanced": "False"}, "its 'isBalanced' is 'False', not true or false"),
+        ({"types": {"structural": None}}, "its 'structural' is None, not text"),
     ],
 )
 def test_labels_of_another_type(tmp_path, change, message):

@@ -24,6 +24,7 @@ from lmms_eval.evaluator import simple_evaluate  # noqa: E402
 from lmms_eval.models import get_model  # noqa: E402
 from lmms_eval.tasks import TaskManager  # noqa: E402
 from lmms_tasks import SUFFIX, WORDS, YES_NO, scene  # noqa: E402
+from openai_server import NAME, running_server  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from flashsloth.eval import lmms  # noqa: E402
@@ -164,6 +165,19 @@ def test_the_class_may_be_imported_before_lmms_eval():
     code = "import flashsloth.eval.lmms, lmms_eval.models; print(lmms_eval.models.get_model('flashsloth').__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["FlashSlothLmms"]
+
+
+# The model of lmms-eval for OpenAI-compatible servers
+
+
+def test_the_model_for_servers_gets_the_same_answers_from_ours(exact):
+    requests = [
+        question(index, **options) for index in range(len(QUESTIONS)) for options in ({}, {"max_new_tokens": 3})
+    ]
+    with running_server(exact.model, exact.processor) as server:
+        served = get_model("openai")(model=NAME, base_url=server.url, api_key="none", max_retries=1, timeout=60)
+        served.task_dict = exact.task_dict
+        assert texts(served.generate_until(requests)) == texts(exact.generate_until(requests))
 
 
 # The response cache

@@ -13,6 +13,7 @@ from samples import encode_image, make_image
 from flashsloth import cli
 from flashsloth.eval import mmbench
 from flashsloth.eval.mmbench import MMBench, choice
+from flashsloth.eval.report import evaluations
 from flashsloth.eval.run import read_task, score_answers
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
@@ -206,7 +207,7 @@ def test_rows_of_dev_and_test_are_not_mixed(has_answers, tmp_path, capsys):
     assert cli.main([*command, "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
         "flashsloth eval: error: The questions are of several splits, 4 of 'dev', 2 of 'test': those of 'test' have "
-        "no labels. Name the table of one split.\n"
+        "no labels. Name the table of one split. docs/evaluation.md shows the format.\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -254,6 +255,17 @@ def test_chinese_from_question_file_to_score(tmp_path, capsys):
     given = ["--answers", str(tmp_path / "asked" / "answers.jsonl"), "--output", str(tmp_path / "given")]
     assert cli.main([*command, *given]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["scores"] == scores
+
+
+def test_chinese_scores_stand_under_a_title_of_their_own(tmp_path):
+    """So that those of one language do not replace those of the other in a model folder."""
+    names = []
+    for rows in (mmbench_rows(), chinese_rows()):
+        task = read_task("mmbench", [write_table(rows, tmp_path / "table.tsv")])
+        answers = write_lines([{"question_id": row["index"], "text": row["answer"]} for row in rows], tmp_path / "a")
+        report = score_answers(task, answers, tmp_path / "out")
+        names += {entry["dataset"]["name"] for entry in evaluations(task.benchmark, report)}
+    assert names == ["MMB", "MMB-CN"]
 
 
 def test_chinese_answers_and_the_submission(tmp_path):
@@ -306,3 +318,9 @@ def test_images_in_lines_of_base64(tmp_path):
     assert "\n" in wrapped.strip()
     row = {"index": "1", "image": wrapped}
     assert mmbench._image(row, {1: row}) == encode_image(make_image(0))
+
+
+def test_labels_of_their_own_are_refused(tmp_path):
+    table = write_table(mmbench_rows(), tmp_path / "table.tsv")
+    with pytest.raises(ValueError, match="MMB's labels are in its question files: leave out --labels"):
+        read_task("mmbench", [table], labels=table)

@@ -4,6 +4,7 @@ The five benchmarks from question file to score, by the command line and with th
 two processes, and with an image that is damaged.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -13,10 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from benchmark_files import TASKS, read_lines, write_benchmark
 
-from flashsloth import cli
+from flashsloth import cli, loading
+from flashsloth.eval import asking
 from flashsloth.eval.run import BENCHMARKS
+from flashsloth.image_reading_flashsloth import MISSING_IMAGE, ImageError
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
 
@@ -100,8 +104,6 @@ def test_a_kill_in_the_middle_and_the_same_command_again(tmp_path, capsys):
 
 
 def test_a_finished_run_asks_nothing(tmp_path, capsys, monkeypatch):
-    from flashsloth import loading
-
     files = write_benchmark("gqa", tmp_path / "gqa")
     assert cli.main(arguments_of(files, tmp_path / "out")) == 0
     first = last_line(capsys)
@@ -150,6 +152,64 @@ def test_a_damaged_image_makes_the_run_fail_at_its_end(tmp_path, capsys):
     assert "holds an answer about another image n336443.jpg" in capsys.readouterr().err
 
 
+# What fails late: an error of a batch, a part of the line, and the exit status.
+LATE = {
+    "an image that was removed": (
+        ImageError("the image of question '1' is not an existing file.", MISSING_IMAGE),
+        "4 of 4 questions failed, so there is no score (the image of question '1' is not an existing file.; ",
+        2,
+    ),
+    "a disk that cannot be read": (
+        OSError(errno.EIO, "Input/output error"),
+        "4 of 4 questions failed, so there is",
+        1,
+    ),
+    "too little memory": (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        "there is not enough memory: for a batch of 4 (CUDA out of memory. Tried to allocate 2.00 GiB.): lower",
+        1,
+    ),
+    "a device that fails": (
+        torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might be"),
+        "The device has failed (CUDA error: unspecified launch failure",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "message", "status"), LATE.values(), ids=LATE)
+def test_the_exit_status_says_whether_the_input_is_to_blame(tmp_path, capsys, monkeypatch, error, message, status):
+    files = write_benchmark("gqa", tmp_path / "gqa")
+
+    def fail(model, questions):
+        raise error
+
+    monkeypatch.setattr(asking.GreedyModel, "__call__", fail)
+    assert cli.main(arguments_of(files, tmp_path / "out")) == status
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    (line,) = [line for line in captured.err.splitlines() if "error: " in line]
+    assert line.startswith("flashsloth eval: error: ") and message in line
+    assert not (tmp_path / "out" / "report.json").exists()
+    monkeypatch.undo()
+    assert cli.main(arguments_of(files, tmp_path / "out")) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+def test_a_full_disk_has_status_1(tmp_path):
+    files = write_benchmark("gqa", tmp_path / "gqa")
+    answers, output = files.write_answers(tmp_path / "a.jsonl"), tmp_path / "out"
+    code = (
+        "import resource, sys\nfrom flashsloth import cli\nhard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = ["eval", *files.arguments, "--answers", str(answers), "--output", str(output)]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == f"flashsloth eval: error: '{output / 'outcomes.json.new'}': File too large\n"
+    assert not list(output.glob("*.json*"))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -187,6 +247,21 @@ def test_scores_go_into_the_model_folder(tmp_path, capsys):
     # The model is the same one for the next run, which adds nothing.
     assert cli.main(command) == 0
     assert json.loads((model / "evaluation.json").read_text()) == after
+
+
+@pytest.mark.parametrize("model", [str(SHIPPED_CHECKPOINT), "owner/name"])
+def test_scores_to_write_need_labels_and_a_folder(tmp_path, capsys, monkeypatch, model):
+    """Neither is a reason to download or load a model."""
+    monkeypatch.setattr(loading, "find_flashsloth", None)
+    files = write_benchmark("gqa", tmp_path / "gqa")
+    command = ["eval", "--task", "gqa", "--questions", str(files.questions), "--images", str(files.images), "--write"]
+    command += ["--model", model, "--output", str(tmp_path / "out")]
+    assert cli.main(command) == 2
+    assert "--write needs --labels: without them there are no scores to write" in capsys.readouterr().err
+    if model == "owner/name":
+        assert cli.main([*command, "--labels", str(files.labels)]) == 2
+        assert "and owner/name is none: name one" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,7 @@ def test_hostile_text_stays_in_its_place(noted, text):
 
 # Options, and a part of the message.
 BAD_INPUT = {
+    "unknown license": ({"license": "apache2"}, "'apache2' is not a license id of the Hub; the nearest is apache-2.0"),
     "license in capitals": ({"license": "MIT"}, "'MIT' is not a license id"),
     "license with metadata": ({"license": "mit\ntags: [x]"}, "is not a license id"),
     "name of a language": ({"languages": ["English"]}, "'English' is not a language code"),

@@ -25,6 +25,10 @@ BAD_INPUT = {
     "token of GitHub": ("ghp_" + "a1" * 18, "<token>"),
     "key of AWS": ("AKIA" + "A1B2" * 4, "<token>"),
     "password in an address": ("https://ann:secret@host/x", "https://host/x"),
+    "password with an @": ("https://ann:se@cr@et@host/a@b", "https://host/a@b"),
+    "password that begins with an @": ("https://ann:@secret@host", "https://host"),
+    "password of a user with an @": ("ftp://ann@corp.com:secret@host/x", "ftp://host/x"),
+    "password in a sentence": ("get https://ann:s@t@host/x, or mail a@b", "get https://host/x, or mail a@b"),
     "signed address": ("https://host/x?id=1&X-Amz-Signature=abc", "https://host/x"),
 }
 PLAIN = [
@@ -32,6 +36,9 @@ PLAIN = [
     "sets/a b.json",
     "https://huggingface.co/datasets/owner/name",
     "https://example.org/page?id=3#part",
+    "https://example.org:8080/users/@ann",
+    "https://example.org:8080 and ann@example.org",
+    '{"://":1,":":2,"@":3}',
     "s3://bucket/folder/x",
     "and/or",
     "1/2",

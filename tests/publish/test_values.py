@@ -3,6 +3,7 @@
 
 import pytest
 
+from flashsloth.publish.notes import published
 from flashsloth.publish.values import (
     check_commit,
     check_hub_id,
@@ -36,7 +37,7 @@ def check_revision(value):
     [
         (check_dataset, ["squad", "owner/name", "owner/my_data.v2-1"]),
         (check_repo_id, ["owner/name"]),
-        (check_license, ["mit", "apache-2.0", "cc-by-nc-sa-4.0", "openrail++", "llama3.1"]),
+        (check_license, ["mit", "apache-2.0", "cc-by-nc-sa-4.0", "openrail++", "llama3.1", "other"]),
         (check_language, ["en", "gsw", "code", "multilingual"]),
         (check_revision, [COMMIT]),
         (check_source, ["https://example.org/log?a=1&b=%20#top", "http://127.0.0.1:8000/a_b~c"]),
@@ -66,8 +67,8 @@ BAD_INPUT = {
     ),
     "license": (
         check_license,
-        ["MIT", "", "mit ", "mit\n", "a--b", "apache 2.0", ["mit"], None],
-        "is not a license id .* mit",
+        ["MIT", "", "mit ", "mit\n", "a--b", "apache 2.0", "made-up-1.0", ["mit"], None],
+        "is not a license id of the Hub; .* lists them all, and `other` stands for any other license",
     ),
     "language": (
         check_language,
@@ -93,6 +94,26 @@ def test_refused_values_are_named(given):
     for value in values:
         with pytest.raises(ValueError, match=message):
             check(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "near"),
+    [
+        ("apache2", "'apache2' .* the nearest is apache-2.0."),
+        ("MIT", "'MIT' .* the nearest is mit."),
+        ("gplv3", "'gplv3' .* the nearest .*gpl-3.0"),
+        ("cc-by-5.0", "'cc-by-5.0' .* the nearest are .*cc-by-4.0"),
+        ("proprietary!", "'proprietary!' .*; such as mit."),
+    ],
+)
+def test_an_unknown_license_is_refused_with_the_nearest_ones(value, near):
+    with pytest.raises(ValueError, match=near):
+        check_license(value)
+
+
+def test_the_known_licenses_of_base_models_are_ids():
+    for license in published()["licenses"].values():
+        assert check_license(license["id"]) == license["id"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 A Hub on the loopback, which speaks the Hub's protocol to the real huggingface_hub client and keeps its repositories in
-memory: models and datasets, private or public, with commits, branches, tags, pull requests and LFS. It has neither Xet
-(set HF_HUB_DISABLE_XET) nor pages of a listing.
+memory: models, datasets and Spaces, private or public, with commits, branches, tags, pull requests and LFS. It has
+neither Xet (set HF_HUB_DISABLE_XET) nor pages of a listing, and runs no Space.
 
 The paths, headers and error codes are those that huggingface_hub 2.4 sends and expects (hf_api.py, _commit_api.py,
 lfs.py, file_download.py, utils/_http.py); the messages, LFS patterns and size limit are modelled on huggingface.co's.
@@ -24,6 +24,7 @@ from loopback_server import Answer, LoopbackServer, Refusal, Request, json_answe
 USER = "sloth"
 ORGANIZATION = "lab"
 NAMESPACES = (USER, ORGANIZATION)
+SPACE_SDKS = ("gradio", "docker", "static")
 TOKEN = "hf_LoopbackTokenOfTheTests"
 
 
@@ -54,7 +55,7 @@ class LoopbackHub(LoopbackServer):
         Args:
             repo_id (`str`): `owner/name`.
             content (`Path` or `Mapping[str, bytes]`, *optional*): A folder, or files by their paths.
-            repo_type (`str`, *optional*, defaults to "model"): Or "dataset".
+            repo_type (`str`, *optional*, defaults to "model"): Or "dataset" or "space".
             private (`bool`, *optional*, defaults to `False`): Whether only its owner sees it.
 
         Returns:
@@ -127,14 +128,16 @@ class LoopbackHub(LoopbackServer):
         return json_answer({"type": "user", "id": "0", "name": self.writer(request), "orgs": orgs, "auth": access})
 
     def validate_yaml(self, request: Request) -> Answer:
-        errors, warnings = card_problems(request.json()["content"])
+        errors, warnings = card_problems(request.json()["content"], request.json()["repoType"])
         messages = {"errors": [{"message": text} for text in errors], "warnings": [{"message": w} for w in warnings]}
         return json_answer(messages, 400 if errors else 200)
 
     def create_repo(self, request: Request) -> Answer:
         asked, user = request.json(), self.writer(request)
         repo_id, repo_type = f"{asked['organization'] or user}/{asked['name']}", asked.get("type", "model")
-        url = f"{self.url}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+        url = f"{self.url}/{'' if repo_type == 'model' else repo_type + 's/'}{repo_id}"
+        if repo_type == "space" and asked.get("sdk") not in SPACE_SDKS:
+            raise Refusal(400, f'"sdk" must be one of {", ".join(SPACE_SDKS)}')
         if repo_id.split("/")[0] not in NAMESPACES:
             namespace = repo_id.split("/")[0]
             raise Refusal(403, f'You don\'t have the rights to create a {repo_type} under the namespace "{namespace}"')
@@ -298,7 +301,7 @@ class LoopbackHub(LoopbackServer):
         if ref is None or ref.startswith("refs/tags/"):
             raise Refusal(400, f"{revision} is not a branch")
         commit = repo.commit(ref, changes, header["summary"], header.get("description", ""))
-        base = f"{self.url}/{kind + '/' if kind == 'datasets' else ''}{repo_id}"
+        base = f"{self.url}/{'' if kind == 'models' else kind + '/'}{repo_id}"
         pull_request = {"pullRequestUrl": f"{base}/discussions/{ref.removeprefix('refs/pr/')}"}
         answer = {
             "success": True,
@@ -343,9 +346,9 @@ class LoopbackHub(LoopbackServer):
         return Answer(206, content[first : last + 1], headers)
 
 
-_API = "/api/(?P<kind>models|datasets)/(?P<repo_id>[^/]+/[^/]+)"
+_API = "/api/(?P<kind>models|datasets|spaces)/(?P<repo_id>[^/]+/[^/]+)"
 _REVISION = "(?P<revision>[^/]+)"
-_GIT = "/(?:(?P<kind>datasets)/)?(?P<repo_id>[^/]+/[^/]+)"
+_GIT = "/(?:(?P<kind>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+)"
 _LFS = _GIT + r"\.git/info/lfs/objects"
 
 ROUTES = (

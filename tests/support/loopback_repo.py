@@ -21,6 +21,10 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 LFS_SUFFIXES = (".arrow", ".bin", ".gz", ".npy", ".npz", ".onnx", ".parquet", ".pt", ".pth", ".safetensors", ".zip")
 # Beyond this size, or if binary, any other file goes to LFS as well, and gets a line of its own in .gitattributes.
 MAX_REGULAR_SIZE = 10 * 1024 * 1024
+# What the card of a Space may say (https://huggingface.co/docs/hub/spaces-config-reference).
+COLOURS = ["red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"]
+COLOUR_FIELDS = ("colorFrom", "colorTo")
+MAX_SHORT_DESCRIPTION = 60
 LFS_ATTRIBUTES = "filter=lfs diff=lfs merge=lfs -text"
 
 
@@ -109,7 +113,7 @@ class Repo:
     One repository.
 
     Args:
-        repo_type (`str`): "model" or "dataset".
+        repo_type (`str`): "model", "dataset" or "space".
         repo_id (`str`): `owner/name`.
         private (`bool`, *optional*, defaults to `False`): Whether only its owner sees it.
     """
@@ -182,7 +186,7 @@ def _has_attribute(commit: Commit, path: str) -> bool:
     return any(fnmatch.fnmatchcase(path if "/" in pattern else path.split("/")[-1], pattern) for pattern in patterns)
 
 
-def card_problems(card: str) -> tuple[list[str], list[str]]:
+def card_problems(card: str, repo_type: str = "model") -> tuple[list[str], list[str]]:
     """What the Hub has against a card's metadata: errors, for which it refuses the commit, and warnings."""
     match = REGEX_YAML_BLOCK.search(card)
     if match is None:
@@ -197,6 +201,10 @@ def card_problems(card: str) -> tuple[list[str], list[str]]:
     for name in ("license", "library_name", "pipeline_tag", "base_model_relation"):
         if not isinstance(metadata.get(name, ""), str):
             errors.append(f'"{name}" must be a string')
+    if repo_type == "space":
+        errors += [f'"{name}" must be one of {COLOURS}' for name in COLOUR_FIELDS if metadata.get(name) not in COLOURS]
+        if len(metadata.get("short_description", "")) > MAX_SHORT_DESCRIPTION:
+            errors.append(f'"short_description" must have at most {MAX_SHORT_DESCRIPTION} characters')
     for name in ("tags", "metrics", "datasets", "language", "base_model"):
         values = metadata.get(name, [])
         if not all(isinstance(value, str) for value in (values if isinstance(values, list) else [values])):

@@ -11,14 +11,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from flashsloth import cli
 
 
 # `python` and what other packages install are those of this environment.
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-# A command is its number of words, and the words, each with a zero byte behind it.
-RECORD = 'flashsloth() { printf "%s\\0" $# "$@" >> "$COMMANDS"; }\n'
+# A command is its number of words, the words, and what a pipe gives it, each with a zero byte behind it.
+RECORD = """flashsloth() {
+  local input=
+  if [ -p /dev/stdin ]; then input=$(cat); fi
+  printf "%s\\0" $# "$@" "$input" >> "$COMMANDS"
+}
+"""
 
 
 def run_script(script: str, folder: Path) -> tuple[str, str]:
@@ -32,7 +38,9 @@ def run_script(script: str, folder: Path) -> tuple[str, str]:
     with tempfile.NamedTemporaryFile() as commands:
         environment = {**os.environ, "PATH": PATH, "COMMANDS": commands.name}
         bash = ["bash", "-euc", RECORD + script]
-        done = subprocess.run(bash, cwd=folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            bash, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         words = iter(commands.read().decode().split("\0")[:-1])
     output, log = io.StringIO(done.stdout), io.StringIO(done.stderr)
@@ -40,7 +48,8 @@ def run_script(script: str, folder: Path) -> tuple[str, str]:
     log.seek(0, os.SEEK_END)
     for count in words:
         command = [next(words) for _ in range(int(count))]
-        with contextlib.chdir(folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(log):
+        piped = mock.patch.object(sys, "stdin", io.StringIO(next(words)))
+        with contextlib.chdir(folder), contextlib.redirect_stdout(output), contextlib.redirect_stderr(log), piped:
             status = cli.main(command)
         assert status == 0, f"{command}\n{log.getvalue()[-3000:]}"
     return output.getvalue(), log.getvalue()

@@ -158,6 +158,18 @@ def test_missing_adapter_and_missing_base(folders, tmp_path, capsys):
     assert main(["merge", str(tmp_path / "adapter"), str(tmp_path / "merged"), "--base", str(folders / "base")]) == 0
 
 
+def test_a_runs_folder_is_refused_with_the_place_of_its_adapter(folders, tmp_path, capsys):
+    run = tmp_path / "run"
+    for name in ("checkpoint-2", "checkpoint-10"):
+        shutil.copytree(folders / "adapter", run / name)
+    assert main(["merge", str(run), str(tmp_path / "merged")]) == 2
+    assert f"No adapter at '{run}': name the folder in it, '{run / 'checkpoint-10'}'." in capsys.readouterr().err
+    shutil.copytree(folders / "adapter", run / "model")
+    assert main(["merge", str(run), str(tmp_path / "merged")]) == 2
+    assert f"name the folder in it, '{run / 'model'}'." in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+
+
 def test_quantization_needs_bitsandbytes(monkeypatch):
     monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):

@@ -183,7 +183,7 @@ def _image(image, folder: str) -> dict | None:
     if isinstance(image, PIL.Image.Image):
         return Image().encode_example(image)
     content, path = image, image
-    if isinstance(image, str) and image.startswith("data:"):
+    if isinstance(image, str) and _has_scheme(image, "data:"):
         content = _from_base64(image)
     elif isinstance(image, str) and image.startswith(BASE64_BEGINNINGS):
         content = _base64_or_path(image)
@@ -199,9 +199,14 @@ def _image(image, folder: str) -> dict | None:
     raise ValueError(f"an image is {quote(image)}; it has to be a path, a URL or the file's bytes")
 
 
+def _has_scheme(address: str, scheme: str) -> bool:
+    """Whether an address begins with a scheme, in capitals or not."""
+    return address[: len(scheme)].lower() == scheme
+
+
 def _from_base64(text: str) -> bytes:
     try:
-        return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+        return base64.b64decode(text.partition(",")[2] if _has_scheme(text, "data:") else text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"an image is {quote(text)}, which is no base64: {error}") from error
 
@@ -216,7 +221,7 @@ def _base64_or_path(text: str) -> bytes | str:
 
 def _absolute(path: str, folder: str) -> str:
     path.encode()  # fails on half of a surrogate pair, which cannot be stored
-    if path.startswith("file://"):
+    if _has_scheme(path, "file://"):
         return url2pathname(urlparse(path).path)
     return path if "://" in path else os.path.join(folder, path)
 

@@ -21,6 +21,8 @@ ENCODED = Image().encode_example(make_image(0))  # the bytes of a file
         ("/elsewhere/0.png", {"bytes": None, "path": "/elsewhere/0.png"}),
         ("https://host/0.png", {"bytes": None, "path": "https://host/0.png"}),
         ("file:///images/a%20b.png", {"bytes": None, "path": "/images/a b.png"}),
+        ("FILE:///images/a%20b.png", {"bytes": None, "path": "/images/a b.png"}),
+        ("DATA:image/png;base64,AAAA", {"bytes": bytes(3), "path": None}),
         ("data:image/png;base64," + base64.b64encode(b"content").decode(), {"bytes": b"content", "path": None}),
         (base64.b64encode(ENCODED["bytes"]).decode(), {"bytes": ENCODED["bytes"], "path": None}),
         ("/9j/photos.d/0.jpg", {"bytes": None, "path": "/9j/photos.d/0.jpg"}),

@@ -1,0 +1,300 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""
+The load that `flashsloth serve` carries.
+
+    flashsloth bench serve
+    flashsloth bench serve --soak
+
+A server is started on the loopback, in a process of its own. Its clients send questions of the generated set with
+their images, each the next one when it has the answer, which is streamed.
+
+- clients: for each number of them the answers per second, and the median and 95th percentile of the seconds to the
+  first and to the last token. A request without a whole answer ends the benchmark with an error.
+- ratios: 8 clients against one `generate` over the same 8 questions, and against `generate` for one question after the
+  other, both from the bytes of the images to the texts. The three take turns; the ratio is that of the medians.
+- `--soak`: 1,000 requests, of which half are wrong in one of many ways or whose client goes away, and the server's
+  own memory after each hundred.
+
+The last line of standard output is one JSON object.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub.utils import httpx
+
+from flashsloth.arguments import OneLineParser
+from flashsloth.bench.evaluation import make_question
+from flashsloth.bench.measure import Clock, device_name, log, own_memory, print_table
+from flashsloth.eval.asking import GreedyModel
+from flashsloth.eval.questions import Question
+from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
+
+
+CLIENTS = (1, 2, 4, 8, 16, 32)
+BATCH = 8  # clients of the ratios
+SOAK_REQUESTS = 1000
+SOAK_CLIENTS = 8
+SOAK_PARTS = 10
+MAX_NEW_TOKENS = 128
+SERVING = " at http"  # of the line by which the server says where it is
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and the seconds from its request to its first and last token."""
+
+    text: str
+    first: float
+    last: float
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parse(argv)
+    with server(args.model, args.dtype) as (url, pid):
+        report = {
+            "benchmark": "serving",
+            "date": date.today().isoformat(),
+            "model": Path(args.model).name,
+            "dtype": args.dtype,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "threads": torch.get_num_threads(),
+        }
+        if args.soak:
+            report |= asyncio.run(soak(url, pid, args.requests or SOAK_REQUESTS))
+        else:
+            report |= measure(url, args)
+    print(json.dumps(report))
+
+
+def measure(url: str, args: argparse.Namespace) -> dict:
+    """The load of all numbers of clients, and the ratios."""
+    questions = [make_question(index) for index in range(args.requests or 96)]
+    bodies = [body_of(question) for question in questions]
+    results, texts = {}, {}
+    for clients in args.clients:
+        log(f"{clients} clients")
+        start = time.perf_counter()
+        answers = asyncio.run(ask_all(url, bodies, clients))
+        results[f"{clients} clients"] = figures(answers, time.perf_counter() - start)
+        texts[clients] = [answer.text for answer in answers]
+    print_table(results, rows=list(next(iter(results.values()))))
+    reference = next(iter(texts.values()))
+    different = sum(text != other for others in texts.values() for text, other in zip(reference, others, strict=True))
+    return {**results, "different_answers": different, **ratios(url, args)}
+
+
+def figures(answers: Sequence[Answered], seconds: float) -> dict[str, float]:
+    """Answers per second, and percentiles of the seconds to the first and the last token."""
+    row = {"answers_per_s": round(len(answers) / seconds, 2)}
+    for name, values in (("first", [a.first for a in answers]), ("last", [a.last for a in answers])):
+        ordered = sorted(values)
+        row[f"{name}_token_p50_s"] = round(statistics.median(ordered), 4)
+        row[f"{name}_token_p95_s"] = round(ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 4)
+    return row
+
+
+def ratios(url: str, args: argparse.Namespace) -> dict:
+    """Answers per second of 8 clients, of one `generate` for 8 questions, and of one after the other, in turns."""
+    model, processor = load_model_and_processor(args.model, dtype=args.dtype)
+    ask, clock = GreedyModel(model, processor, MAX_NEW_TOKENS), Clock(model.device)
+    rates: dict[str, list[float]] = {"8 clients": [], "one generate": [], "one after the other": []}
+    different = 0
+    for turn in range(args.turns + 1):
+        questions = [make_question(turn * BATCH * args.batches + index) for index in range(BATCH * args.batches)]
+        bodies = [body_of(question) for question in questions]
+        answers, serving = clock(lambda bodies=bodies: asyncio.run(ask_all(url, bodies, BATCH)))
+        batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
+        texts, batched = clock(lambda batches=batches: [text for batch in batches for text in ask(batch)])
+        _, alone = clock(lambda questions=questions: [ask([question]) for question in questions])
+        different += sum(answer.text != text for answer, text in zip(answers, texts, strict=True))
+        if turn:  # the first warms up
+            for name, seconds in zip(rates, (serving, batched, alone), strict=True):
+                rates[name].append(len(questions) / seconds)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    served, batched, alone = medians.values()
+    return {
+        "device": device_name(model.device),
+        "answers_per_s": {name: round(rate, 2) for name, rate in medians.items()},
+        "different_from_generate": different,
+        "of_one_generate": round(served / batched, 4),
+        "of_one_after_the_other": round(served / alone, 4),
+    }
+
+
+@contextlib.contextmanager
+def server(model: str, dtype: str, *options: str) -> Iterator[tuple[str, int]]:
+    """A server in a process of its own: the address of its API, and its process."""
+    command = [
+        sys.executable,
+        "-m",
+        "flashsloth",
+        "serve",
+        "--port",
+        "0",
+        "--model",
+        model,
+        "--dtype",
+        dtype,
+        *options,
+    ]
+    log("Starting the server")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            lines = []
+            while SERVING not in (line := process.stderr.readline()):
+                if not line:
+                    raise RuntimeError(f"The server did not start: {''.join(lines)}")
+                lines.append(line)
+            # Its log is read on, as it would wait once the pipe is full.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield re.search(r"http://[^ ,]+", line).group(), process.pid
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def body_of(question: Question, **fields) -> dict:
+    """The request for the answer to a question, as a stream."""
+    url = f"data:image/png;base64,{base64.b64encode(question.image).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question.prompt}]
+    messages = [{"role": "user", "content": content}]
+    return {"messages": messages, "temperature": 0, "max_tokens": MAX_NEW_TOKENS, "stream": True, **fields}
+
+
+async def ask_all(url: str, bodies: Sequence[dict], clients: int) -> list[Answered]:
+    """The answers to all requests, by so many clients, each of which sends the next one when it has an answer."""
+    answers: list[Answered | None] = [None] * len(bodies)
+    todo = iter(enumerate(bodies))
+    async with httpx.AsyncClient(base_url=url, timeout=None) as http:
+        name = (await http.get(f"{url}/models")).json()["data"][0]["id"]
+
+        async def client() -> None:
+            for index, body in todo:
+                answers[index] = await ask_one(http, {"model": name, **body})
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+    return answers
+
+
+async def ask_one(http: httpx.AsyncClient, body: dict) -> Answered:
+    """
+    One streamed answer.
+
+    Raises:
+        RuntimeError: If it is refused, or ends early.
+    """
+    start, first, text, is_whole = time.perf_counter(), None, "", False
+    async with http.stream("POST", "chat/completions", json=body) as response:
+        if response.status_code != 200:
+            raise RuntimeError(f"A request was refused: {(await response.aread()).decode()}")
+        async for line in response.aiter_lines():
+            if line == "data: [DONE]":
+                is_whole = True
+            elif line:
+                choices = json.loads(line.removeprefix("data: "))["choices"]
+                piece = "".join(choice["delta"].get("content") or "" for choice in choices)
+                first = first or (time.perf_counter() if piece else None)
+                text += piece
+    if not is_whole or first is None:
+        raise RuntimeError("An answer was lost.")
+    return Answered(text, first - start, time.perf_counter() - start)
+
+
+async def soak(url: str, pid: int, requests: int) -> dict:
+    """Good and bad requests by turns, and the server's own memory in MiB in between."""
+    good = [body_of(make_question(index)) for index in range(SOAK_CLIENTS * 4)]
+    memory, counts = [], {"answered": 0, "refused": 0, "left": 0}
+    start = time.perf_counter()
+    async with httpx.AsyncClient(base_url=url, timeout=None) as http:
+        name = (await http.get(f"{url}/models")).json()["data"][0]["id"]
+        turns = iter(range(requests))
+
+        async def client() -> None:
+            for turn in turns:
+                body = {"model": name, **good[turn % len(good)]}
+                kind = "answered" if turn % 2 else await send_bad(http, body, turn // 2)
+                if kind == "answered":
+                    await ask_one(http, body)
+                counts[kind] += 1
+                if (turn + 1) % max(1, requests // SOAK_PARTS) == 0:
+                    memory.append(round(own_memory(pid) / (1 << 20), 1))
+                    log(f"{turn + 1} requests, {memory[-1]} MiB")
+
+        await asyncio.gather(*(client() for _ in range(SOAK_CLIENTS)))
+        health = (await http.get(url.removesuffix("/v1") + "/health")).json()["status"]
+    half = len(memory) // 2
+    return {
+        "requests": requests,
+        "seconds": round(time.perf_counter() - start, 1),
+        **counts,
+        "memory_mib": memory,
+        "growth_of_second_half_mib": round(memory[-1] - memory[half - 1], 1) if half else None,
+        "health": health,
+    }
+
+
+async def send_bad(http: httpx.AsyncClient, body: dict, turn: int) -> str:
+    """A request that is refused, or whose client goes away after the first token: what became of it."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    wrong = [
+        {"content": b"{"},
+        {"json": {**body, "tools": [{}]}},
+        {"json": {**body, "temperature": "hot"}},
+        {"json": {**body, "messages": [{"role": "user", "content": [image]}]}},
+        {"json": {**body, "messages": [*body["messages"], *body["messages"]]}},
+        {"json": {**body, "model": "another"}},
+        {"json": {**body, "max_tokens": 10**9}},
+        None,
+    ][turn % 8]
+    if wrong is None:
+        async with http.stream("POST", "chat/completions", json={**body, "n": 4, "temperature": 1}) as response:
+            await anext(response.aiter_lines())
+        return "left"
+    response = await http.post("chat/completions", **{"headers": {"Content-Type": "application/json"}, **wrong})
+    if response.status_code not in (400, 404):
+        raise RuntimeError(f"A wrong request got status {response.status_code}.")
+    return "refused"
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = OneLineParser(prog="flashsloth bench serve", description="The load that flashsloth serve carries.")
+    parser.add_argument(
+        "--model", metavar="DIR", default=str(SHIPPED_CHECKPOINT), help="model folder (the shipped one)"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights (%(default)s)"
+    )
+    parser.add_argument("--clients", metavar="N", type=int, nargs="+", default=CLIENTS, help="numbers of clients")
+    parser.add_argument(
+        "--requests", metavar="N", type=int, help="for each number of clients (96), or of --soak (1000)"
+    )
+    parser.add_argument(
+        "--turns", metavar="N", type=int, default=5, help="of the ratios, that are counted (%(default)s)"
+    )
+    parser.add_argument("--batches", metavar="N", type=int, default=4, help="batches of 8 in a turn (%(default)s)")
+    parser.add_argument("--soak", action="store_true", help="send good and bad requests, and watch the memory")
+    args = parser.parse_args(argv)
+    if min(*args.clients, args.turns, args.batches, 1 if args.requests is None else args.requests) < 1:
+        parser.error("--clients, --requests, --turns and --batches must be 1 or more")
+    return args
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""`flashsloth answer` as users run it: killed and run again, refused in one line, with errors beside their rows."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from datasets import Dataset, Features, Image, Value
+from pyarrow import parquet
+from samples import encode_image, make_image
+
+import flashsloth
+from flashsloth.cli import main
+from flashsloth.folders.lock import locked
+from flashsloth.loading import SHIPPED_CHECKPOINT
+from flashsloth.serve import answer_files
+
+
+NUM_ROWS = 40
+BROKEN = 7
+WAIT = 180  # seconds
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Questions about images that are embedded in a Parquet file; one is torn."""
+    folder = tmp_path_factory.mktemp("set")
+    features = Features(
+        {"id": Value("int32"), "question": Value("string"), "image": Image(), "answer": Value("string")}
+    )
+    rows = [
+        {"id": 1000 + n, "question": f"What is in picture {n}?", "image": picture(n), "answer": f"label {n}"}
+        for n in range(NUM_ROWS)
+    ]
+    Dataset.from_list(rows, features).to_parquet(folder / "q.parquet")
+    return folder
+
+
+def picture(index: int) -> dict:
+    content = encode_image(make_image(index))
+    return {"bytes": content[:90] if index == BROKEN else content, "path": None}
+
+
+def words(folder, *more) -> list[str]:
+    command = ["answer", str(folder / "q.parquet"), "--output", str(folder / "out"), "--format", "parquet"]
+    return [*command, "--answer-column", "prediction", "--max-new-tokens", "6", "--batch-size", "2", *more]
+
+
+def num_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def kill_in_the_middle(folder) -> set[psutil.Process]:
+    """Kills the command once some rows are answered; returns the processes that it had started."""
+    journal = folder / "out" / answer_files.UNFINISHED
+    with subprocess.Popen([sys.executable, "-m", "flashsloth", *words(folder, "--workers", "1")]) as command:
+        end = time.monotonic() + WAIT
+        while num_lines(journal) < 2 and command.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        started = psutil.Process(command.pid).children(recursive=True)
+        command.kill()
+    return set(started)
+
+
+def test_a_command_that_is_killed_and_run_again_loses_and_repeats_no_row(folder, capfd, caplog):
+    started = kill_in_the_middle(folder)
+    answered = num_lines(folder / "out" / answer_files.UNFINISHED)
+    assert 2 <= answered < NUM_ROWS
+    _, alive = psutil.wait_procs(started, timeout=WAIT)
+    assert not alive, "the command leaves processes behind"
+
+    capfd.readouterr()
+    assert main(words(folder, "--hd")) == 2  # other settings
+    assert "differs in settings, hd (None there, True now)" in capfd.readouterr().err
+    assert main(words(folder, "--workers", "2", "--batch-size", "5")) == 1
+    output = capfd.readouterr()
+    assert output.out == f"{folder / 'out' / 'answers.parquet'}\n"
+    assert f"{answered} rows are answered already" in caplog.messages
+    last = f"1 of {NUM_ROWS} rows have an error in place of an answer; the first is row {BROKEN + 1}: "
+    assert output.err.splitlines()[-1].startswith(last)
+
+    table = parquet.read_table(folder / "out" / "answers.parquet")
+    assert table.column_names == ["id", "question", "answer", "prediction", "error"]
+    assert str(table.schema.field("id").type) == "int32"
+    model = flashsloth.load(str(SHIPPED_CHECKPOINT))
+    for index, row in enumerate(table.to_pylist()):
+        assert (row["id"], row["answer"]) == (1000 + index, f"label {index}")
+        assert (row["prediction"] is None) == (index == BROKEN) == (row["error"] is not None)
+        if index != BROKEN and index % 5 == 0:
+            assert row["prediction"] == str(model.ask(make_image(index), row["question"], max_new_tokens=6))
+    report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["counts"] == {"rows": NUM_ROWS, "errors": 1}
+    assert [listed["row"] for listed in report["errors"]] == [BROKEN + 1]
+    assert report["last_run"]["rows"] == NUM_ROWS - answered
+    assert {file.name for file in (folder / "out").iterdir()} == {"answers.parquet", "report.json", "run.lock"}
+
+    assert main(words(folder)) == 1  # the same again: nothing is left to ask
+    assert caplog.messages[-1] == "All rows are answered already"
+    assert parquet.read_table(folder / "out" / "answers.parquet") == table
+
+
+@pytest.fixture
+def lines(tmp_path) -> Path:
+    (tmp_path / "q.jsonl").write_text('{"question": "What?", "answer": "This."}\n', encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "q.jsonl has a column 'answer': name another one by --answer-column"),
+        (["--answer-column", "question"], "q.jsonl has a column 'question': name another one by --answer-column"),
+        (["--answer-column", "a", "--error-column", "a"], "--answer-column and --error-column are both 'a'"),
+        (["--answer-column", "a", "--question-column", "text"], "has no column 'text'"),
+        (["--answer-column", "a", "--model", "nowhere"], "No model folder at 'nowhere'"),
+        (["--answer-column", "a", "--max-new-tokens", "0"], "not a whole number of 1 or more"),
+    ],
+)
+def test_wrong_input_is_one_line_before_anything_is_written(words, message, lines, capfd):
+    command = ["answer", str(lines / "q.jsonl"), "--output", str(lines / "out"), *words]
+    try:
+        status = main(command)
+    except SystemExit as stop:
+        status = stop.code
+    error = capfd.readouterr().err
+    assert status == 2 and message in error and len(error.splitlines()) == 1
+    assert not (lines / "out").exists()
+
+
+def test_a_folder_in_use_is_refused(lines, capfd):
+    with locked(lines / "out"):
+        assert main(["answer", str(lines / "q.jsonl"), "--output", str(lines / "out"), "--answer-column", "a"]) == 2
+    assert "Another run is writing into" in capfd.readouterr().err
