@@ -1,11 +1,11 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""The model's attention, from patches back to the image's own pixels. Takes tensors and arrays, and needs no torch."""
+"""The model's attention, from patches back to the image's own pixels, for tensors and for arrays; needs no torch."""
 
 import numpy as np
 from transformers.utils import is_torch_tensor
 
 
-def pooled_patches(pooling_weights) -> np.ndarray:
+def pooled_patches(pooling_weights):
     """
     Puts the weights of Spatial Attention Pooling back where their patches stand.
 
@@ -13,15 +13,16 @@ def pooled_patches(pooling_weights) -> np.ndarray:
         pooling_weights (`torch.Tensor` or `np.ndarray` of shape `(..., T, R)`): as the model returns them.
 
     Returns:
-        `np.ndarray` of shape `(..., P)`: share of each patch in the visual token of its region, patches row by row.
+        The same kind, of shape `(..., P)`: share of each patch in the visual token of its region, patches row by row.
     """
     weights = _as_array(pooling_weights)
     *others, num_regions, num_patches = weights.shape
     side, size = round(num_regions**0.5), round(num_patches**0.5)
-    return weights.reshape(*others, side, side, size, size).swapaxes(-3, -2).reshape(*others, -1)
+    patches = weights.reshape(*others, side, side, size, size).swapaxes(-3, -2).reshape(*others, -1)
+    return _as_given(patches, pooling_weights)
 
 
-def over_image(weights, image_size: tuple[int, int], config, tile_grid: int = 2, mode: str = "bilinear") -> np.ndarray:
+def over_image(weights, image_size: tuple[int, int], config, tile_grid: int = 2, mode: str = "bilinear"):
     """
     Lays weights of patches over the image that its views were made of: the standard view is the squashed image, and
     the tiles are cut out of the image after it is centred on a square.
@@ -36,7 +37,7 @@ def over_image(weights, image_size: tuple[int, int], config, tile_grid: int = 2,
             each patch as it is.
 
     Returns:
-        `np.ndarray` of shape `(height, width)`: weight per pixel, of all views together. Its sum is that of
+        The same kind, of shape `(height, width)`: weight per pixel, of all views together. Its sum is that of
         `weights`, without what fell onto the padding around an image that is not square. 0 where no patch is: at the
         right and lower edge of views that are no whole number of patches.
 
@@ -46,7 +47,7 @@ def over_image(weights, image_size: tuple[int, int], config, tile_grid: int = 2,
     """
     if mode not in ("bilinear", "nearest"):
         raise ValueError(f"mode is {mode!r}: pass 'bilinear' or 'nearest'.")
-    weights = _as_array(weights)
+    given, weights = weights, _as_array(weights)
     expected = (1, 1 + tile_grid**2)
     if weights.ndim != 2 or weights.shape[0] not in expected or weights.shape[1] != config.num_patches:
         raise ValueError(
@@ -62,13 +63,22 @@ def over_image(weights, image_size: tuple[int, int], config, tile_grid: int = 2,
         x = (np.arange(width) + 0.5 + (side - width) // 2) / side
         y = (np.arange(height) + 0.5 + (side - height) // 2) / side
         total = total + _sample(weights[1:], x, y, tile_grid, config, mode) * (tile_grid / side) ** 2
-    return total.astype(np.float32)
+    return _as_given(total.astype(np.float32), given)
 
 
 def _as_array(weights) -> np.ndarray:
     if is_torch_tensor(weights):
         weights = weights.detach().float().cpu().numpy()
     return np.asarray(weights, np.float32)
+
+
+def _as_given(array: np.ndarray, given):
+    """A tensor if a tensor was given."""
+    if not is_torch_tensor(given):
+        return array
+    import torch
+
+    return torch.from_numpy(array)
 
 
 def _sample(weights: np.ndarray, x: np.ndarray, y: np.ndarray, tile_grid: int, config, mode: str) -> np.ndarray:

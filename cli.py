@@ -75,6 +75,9 @@ COMPOSE_OPTIONS = {
 # A machine without the run's GPUs may plan a run and validate its data; settings such as bf16 are refused there.
 ANYWHERE = ("use_cpu=true", "tf32=null")
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+EXPORTED_DTYPES = ("int8", "int4")  # of exported models, beside float32 and float16
+
 EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 # The extra packages that a benchmark needs; `train` has those of the generated set.
 BENCH_EXTRAS = {
@@ -148,7 +151,7 @@ def run_chat(args: argparse.Namespace) -> None:
         images = list(zip(args.image, read_images(args.image), strict=True))
         assistant = _load_assistant(args)
         logging.getLogger(type(assistant.processor).__module__).setLevel(logging.ERROR)  # the chat says it itself
-        folder = assistant.model.name_or_path
+        folder = assistant.backend.folder
         has_seen_tiles = assistant.processor.image_processor.hd or _has_seen_tiles(folder)
         name = Path(folder).name if args.model is None or Path(args.model).is_dir() else args.model
         history = history_file() if args.history else None
@@ -159,16 +162,15 @@ def _load_assistant(args: argparse.Namespace):
     """The model of a command's options; says what it is, and where high definition does not suit it."""
     start = time.perf_counter()
     from flashsloth import load
-    from flashsloth.loading import SHIPPED_CHECKPOINT
+    from flashsloth.parts import SHIPPED_CHECKPOINT
 
     model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
     _log(f"Loading {model_id}")
-    options = {name: vars(args)[name] for name in ("hd", "dtype", "device", "trust_remote_code")}
+    options = {name: vars(args)[name] for name in ("backend", "hd", "dtype", "device", "threads", "trust_remote_code")}
     assistant = load(model_id, args.revision, **options)
-    model, processor = assistant.model, assistant.processor
-    dtype = str(model.dtype).removeprefix("torch.")
-    _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
-    if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
+    processor = assistant.processor
+    _log(f"Loaded onto {assistant.backend.describe()}, after {time.perf_counter() - start:.1f} s")
+    if args.hd and not processor.image_processor.hd and not _has_seen_tiles(assistant.backend.folder):
         logging.getLogger(type(processor).__module__).setLevel(logging.ERROR)  # it would say the same
         _log("Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd")
     return assistant
@@ -241,6 +243,17 @@ def run_quantize(args: argparse.Namespace) -> None:
 
     with contextlib.redirect_stdout(sys.stderr):
         quantize(args.src, args.dst, args.weights, group_size=args.group_size)
+    print(args.dst)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    if args.format != "onnx":
+        raise ValueError(f"--format {args.format} is not there yet: take onnx")
+    with _extra_packages("export", "export"):
+        from flashsloth.export.onnx import export_onnx
+
+    with contextlib.redirect_stdout(sys.stderr):
+        export_onnx(args.src, args.dst, args.weights or ["float32"])
     print(args.dst)
 
 
@@ -650,6 +663,7 @@ def _build_parser() -> OneLineParser:
     _add_convert(commands)
     _add_compose(commands)
     _add_quantize(commands)
+    _add_export(commands)
     _add_train(commands)
     _add_merge(commands)
     _add_data(commands)
@@ -672,8 +686,9 @@ def _add_ask(commands) -> None:
     ask.add_argument(
         "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
     )
-    _add_model_options(ask, default="the shipped checkpoint")
+    _add_model_options(ask, default="the shipped checkpoint", takes_exported=True)
     _add_device_option(ask)
+    ask.add_argument("--threads", metavar="N", type=_positive, help="threads of onnxruntime (default: all cores)")
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
 
 
@@ -702,11 +717,12 @@ def _add_chat(commands) -> None:
         default=True,
         help="keep typed lines for the next time, in $XDG_STATE_HOME/flashsloth/chat_history (default: yes)",
     )
-    _add_model_options(chat, default="the shipped checkpoint")
+    _add_model_options(chat, default="the shipped checkpoint", takes_exported=True)
     _add_device_option(chat)
+    chat.add_argument("--threads", metavar="N", type=_positive, help="threads of onnxruntime (default: all cores)")
 
 
-def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
+def _add_model_options(command: argparse.ArgumentParser, default: str, takes_exported: bool = False) -> None:
     command.add_argument("--model", metavar="M", help=f"model folder, or owner/name on the Hub (default: {default})")
     command.add_argument(
         "--revision", metavar="R", help="commit, branch or tag of the model on the Hub (default: its main branch)"
@@ -716,17 +732,25 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action=argparse.BooleanOptionalAction,
         help="process images in high definition, or not (default: as the checkpoint says)",
     )
-    _add_loading_options(command)
+    _add_loading_options(command, takes_exported)
 
 
-def _add_loading_options(command: argparse.ArgumentParser) -> None:
+def _add_loading_options(command: argparse.ArgumentParser, takes_exported: bool = False) -> None:
     command.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=(*DTYPES, *EXPORTED_DTYPES) if takes_exported else DTYPES,
         default="fast",
         help="dtype of the weights; auto is the checkpoint's own (default: auto, but float32 instead of bfloat16 on a "
-        "CPU without bfloat16 instructions: twice the memory, many times the speed)",
+        "CPU without bfloat16 instructions: twice the memory, many times the speed)"
+        + ("; of an exported model, one of those that it holds (default: its first)" if takes_exported else ""),
     )
+    if takes_exported:
+        command.add_argument(
+            "--backend",
+            choices=("torch", "onnxruntime"),
+            default="torch",
+            help="what computes; onnxruntime runs what `flashsloth export` wrote (default: torch)",
+        )
     command.add_argument(
         "--trust-remote-code",
         action="store_true",
@@ -794,6 +818,25 @@ def _add_quantize(commands) -> None:
         metavar="N",
         type=_positive,
         help="weights that share a scale, for int4 (default: the largest that fits)",
+    )
+
+
+def _add_export(commands) -> None:
+    export = _add_command(commands, "export", run_export, "write a model for small machines and browsers")
+    export.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
+    export.add_argument("dst", metavar="DST", help="folder to write")
+    export.add_argument(
+        "--format",
+        choices=["onnx", "executorch"],
+        required=True,
+        help="onnx: for onnxruntime, on small machines and in browsers",
+    )
+    export.add_argument(
+        "--weights",
+        choices=["float32", "float16", "int8", "int4"],
+        action="append",
+        help="dtype of the weights; may be repeated, and the first is the default of whoever loads the folder "
+        "(default: float32)",
     )
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from transformers.utils import is_torch_available
+
 from flashsloth.assistant.answer import Answer, ImageAttention
 from flashsloth.assistant.options import generation_options, streaming_options
 from flashsloth.assistant.questions import images_by_question, read_images, system_messages, user_message
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 
 BACKENDS = ("torch", "onnxruntime")
+EXPORTED_DTYPES = ("int8", "int4")
 
 
 def load(
@@ -66,9 +69,16 @@ def load(
         return _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_code)
     if threads is not None:
         raise ValueError(f"threads={threads} is for the backend onnxruntime; torch has torch.set_num_threads.")
+    if not is_torch_available():
+        raise ValueError(
+            "The backend torch needs torch, which is not installed: install it, or export the model where it is, and "
+            "load that with backend='onnxruntime' (--backend onnxruntime)."
+        )
     from flashsloth.assistant.torch_backend import TorchBackend
     from flashsloth.loading import load_model_and_processor
 
+    if dtype in EXPORTED_DTYPES:
+        raise ValueError(f"dtype={dtype!r} is for the backend onnxruntime, which runs what `flashsloth export` wrote.")
     model, processor = load_model_and_processor(model_id, revision, trust_remote_code, dtype, device)
     return Assistant(TorchBackend(model, processor), processor, hd)
 

@@ -46,6 +46,11 @@ class OnnxBackend:
         self.eos_token_ids = model.config.eos_token_ids
         self._settings = read_generation_config(model.folder, model.config)
 
+    @property
+    def folder(self) -> str:
+        """Where the model was loaded from."""
+        return str(self.model.folder)
+
     def describe(self) -> str:
         """Where the model computes, and with what weights."""
         return f"{self.model.device} in {self.model.dtype}, by onnxruntime"

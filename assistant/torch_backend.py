@@ -44,6 +44,11 @@ class TorchBackend:
         self.model, self.processor = model, processor
         self.eos_token_ids = model.config.eos_token_ids
 
+    @property
+    def folder(self) -> str:
+        """Where the model was loaded from."""
+        return self.model.name_or_path
+
     def describe(self) -> str:
         """Where the model computes, and in what dtype."""
         return f"{self.model.device} in {str(self.model.dtype).removeprefix('torch.')}"

@@ -23,6 +23,7 @@ ROOT_MODULES = {
     "attention_maps",
     "cli",
     "loading",
+    "parts",
     "configuration_flashsloth",
     "embedded_query_flashsloth",
     "image_processing_flashsloth",
@@ -111,7 +112,7 @@ def read_requirements(setup_cfg, *extras: str) -> list[Requirement]:
 
 
 def test_pins_are_within_the_bounds(setup_cfg):
-    requirements = read_requirements(setup_cfg, "train", "quantize", "serve", "demo", "cluster", "dev")
+    requirements = read_requirements(setup_cfg, "train", "quantize", "serve", "demo", "cluster", "export", "dev")
     pins = read_pins("constraints.txt")
     assert pins.keys() == {requirement.name for requirement in requirements}
     for requirement in requirements:
