@@ -44,9 +44,9 @@ from flashsloth.loading import load_processor
 
 OPSET = 20  # the first with Gelu; onnxruntime-web has it
 SOURCE_FILES = ("*.json", "*.jinja")  # of a FlashSloth on the Hub, beside its weights
-# Weights of a graph that take more bytes lie in a file beside it. protobuf has no message of 2 GB, and holds all of
-# one in memory twice; onnxruntime maps a file beside the graph.
-MOST_BYTES_WITHIN = 1 << 29
+# Weights of a graph that take more bytes lie in a file beside it. protobuf has no message of 2 GB, and onnxruntime
+# holds twice what is within a graph; a file beside it is mapped.
+MOST_BYTES_WITHIN = 1 << 26
 ALIGNMENT = 1 << 16  # bytes; large tensors begin where any system can map them
 # The dtype of each graph by what is asked for. In 4 bits the vision tower and the embeddings lose more than they save.
 MIXTURES = {dtype: dict.fromkeys(GRAPHS, dtype) for dtype in WEIGHTS}

@@ -73,6 +73,7 @@ class WeightWriter:
                     graph, parameter.name, parameter.shape, lambda n=parameter.name: self._read(n)
                 )
                 parameter.replace_all_uses_with(weight)
+        graph.sort()  # layers that share a quantized input come in the order of their names
 
     def _read(self, name: str) -> np.ndarray:
         """A tensor of the checkpoint in the dtype of computation."""

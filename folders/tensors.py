@@ -6,6 +6,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
 import torch
@@ -150,7 +151,13 @@ def open_safetensors(file: Path) -> Iterator[tuple[str, LazyTensor]]:
     for name in opened.offset_keys():
         header = opened.get_slice(name)
         dtype = SAFETENSORS_DTYPES[header.get_dtype()]
-        yield name, LazyTensor(tuple(header.get_shape()), dtype, lambda name=name: opened.get_tensor(name))
+        yield name, LazyTensor(tuple(header.get_shape()), dtype, partial(_read_safetensors, file, name))
+
+
+def _read_safetensors(file: Path, name: str) -> torch.Tensor:
+    """A tensor of a file that is mapped for it alone: what was read of a file stays in memory while it is mapped."""
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
 
 
 def _open_pytorch(file: Path) -> Iterator[tuple[str, LazyTensor]]:

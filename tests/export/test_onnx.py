@@ -132,7 +132,6 @@ def test_other_models_answer_as_in_torch(overrides, processor, tmp_path):
 
 
 def test_large_weights_lie_beside_the_graph(source, tmp_path, monkeypatch):
-    whole = flashsloth.load(export.export_onnx(source, tmp_path / "whole", ["float32"]), backend="onnxruntime")
     monkeypatch.setattr(export, "MOST_BYTES_WITHIN", 0)
     folder = export.export_onnx(source, tmp_path / "parts", ["float32", "int4"])
     files = {file.name: file.stat().st_size for file in (folder / "onnx").iterdir()}
@@ -141,7 +140,8 @@ def test_large_weights_lie_beside_the_graph(source, tmp_path, monkeypatch):
     assert {f"onnx/{name}": size for name, size in files.items()} == read_json(folder / EXPORT_FILE)["files"]
     parts = flashsloth.load(shutil.move(folder, tmp_path / "moved"), backend="onnxruntime")
     question = make_image(0), "What is this?"
-    assert parts.ask(*question, max_new_tokens=9).text == whole.ask(*question, max_new_tokens=9).text
+    expected = flashsloth.load(source, device="cpu").ask(*question, max_new_tokens=9)
+    assert parts.ask(*question, max_new_tokens=9).text == expected.text
     assert flashsloth.load(tmp_path / "moved", backend="onnxruntime", dtype="int4").ask(*question, max_new_tokens=3)
 
 
@@ -158,11 +158,11 @@ def test_float16_keeps_its_cache_in_float16(source, tmp_path):
 def test_what_cannot_be_exported_is_named_and_nothing_is_written(source, processor, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(source, broken)
-    weights = load_file(broken / "model.safetensors")
-    weights["lm_head.weight"][0, 0] = torch.inf
+    weights, name = load_file(broken / "model.safetensors"), "model.pooling.fc1.weight"
+    weights[name][0, 0] = torch.inf
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     destination = tmp_path / "exported"
-    assert "lm_head.weight holds numbers that are not finite" in error_of(export.export_onnx, broken, destination)
+    assert f"{name} holds numbers that are not finite" in error_of(export.export_onnx, broken, destination)
     assert "weights must be among float32" in error_of(export.export_onnx, source, destination, ["int2"])
     assert "weights must be among float32" in error_of(export.export_onnx, source, destination, [])
     (tmp_path / "full").mkdir()
