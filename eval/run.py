@@ -43,6 +43,7 @@ from flashsloth.eval.run_folder import (
     SUBMISSION,
     begin_note,
     check_output,
+    forget_report,
     note_dtype,
     noted_dtype,
 )
@@ -215,7 +216,12 @@ def _begin(
 
     run, images = _describe(task, options, folder), image_digests(task.questions)
     held.enter_context(locked(output))  # the other processes belong to this one
-    begin_note(output, run, images, asking.answered(output, task.benchmark.key), task.questions)
+    if (output / REPORT).is_file() and not any((output / name).is_file() for name in (NOTE, ANSWERS)):
+        raise ValueError(f"{output} holds the report of given answers ({REPORT}): choose another --output.")
+    answered = asking.answered(output, task.benchmark.key)
+    begin_note(output, run, images, answered, task.questions)
+    if any(question.key not in answered for question in task.questions):
+        forget_report(output)
     asking.forget_failures(output)
     return run, images
 

@@ -292,3 +292,21 @@ def test_a_missing_package_is_named_before_anything_is_asked(tmp_path, capsys, m
     assert cli.main(arguments_of(files, tmp_path / "out")) == 2
     assert "needs openpyxl; install it with: pip install 'flashsloth[eval]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_is_of_the_answers_beside_it(any_benchmark, tmp_path, capsys):
+    output, given = tmp_path / "out", any_benchmark.write_answers(tmp_path / "given.jsonl")
+    assert cli.main(["eval", *any_benchmark.arguments, "--answers", str(given), "--output", str(output)]) == 0
+    assert cli.main(arguments_of(any_benchmark, output)) == 2  # those were not the model's
+    assert "holds the report of given answers (report.json)" in capsys.readouterr().err
+    output = tmp_path / "model"
+    assert cli.main(arguments_of(any_benchmark, output)) == 0
+    (output / "answers.jsonl").write_text("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "ask_all", interrupted)
+        assert cli.main(arguments_of(any_benchmark, output)) == 130
+    assert {file.name for file in output.iterdir()} == {"answers.jsonl", "run.json", "run.lock"}
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
