@@ -99,7 +99,8 @@ class GreedyModel:
         """
         chats = []
         for question in questions:
-            image = read_image(question.image, f"the image of question {' '.join(question.key)!r}")
+            name = f"the image {question.image_name!r} of question {' '.join(question.key)!r}"
+            image = read_image(question.image, name)
             content = [{"type": "image", "image": image}, {"type": "text", "text": question.prompt}]
             chats.append([{"role": "user", "content": content}])
         inputs = self.processor.apply_chat_template(

@@ -26,6 +26,7 @@ class POPE(Benchmark):
     name = "pope"
     title = "POPE"
     split = "coco"
+    sizes = (8_910, 9_000)  # of LLaVA's file, and of POPE's own
     main_scores = ("mean_f1",)
 
     def read_questions(self, files, images):

@@ -74,7 +74,10 @@ def begin_note(output: Path, run: dict, images: dict[str, str], answered: Mappin
     """
     noted = _read_note(output) if answered else {}
     for name, value in run.items():
-        if noted.setdefault(name, value) != value:
+        before, now = (noted.setdefault(name, value), value)
+        if name == "model" and "sha256" in before:  # a folder may have another name since
+            before, now = before["sha256"], now.get("sha256")
+        if before != now:
             raise ValueError(f"{output} holds answers of a run that differs in its {name}: {REMEDY}.")
     before = noted.setdefault("images", images)
     for question in questions:  # images of other questions may have been repaired since
