@@ -121,11 +121,18 @@ def _max_new_tokens(num_prompt_tokens: int, asked: int | None, limits: Limits, m
 
 
 def _with_stand_ins(content):
-    """A message's content with the smallest of images, which take as many tokens as any other."""
+    """
+    A message's content with the smallest of images, which take as many tokens as any other. Images behind all the text
+    come before it: OpenAI's examples have them there, and the model learned from questions that follow their images.
+    """
     if isinstance(content, str):
         return content
     stand_in = {"type": "image", "image": Image.new("RGB", (1, 1))}
-    return [stand_in if part["type"] == "image" else part for part in content]
+    parts = [stand_in if part["type"] == "image" else part for part in content]
+    kinds = [part["type"] for part in parts]
+    if kinds == sorted(kinds, reverse=True):  # all the text, then the images
+        parts.sort(key=lambda part: part["type"])
+    return parts
 
 
 def _read(url: str, name: str, limits: Limits) -> Image.Image:

@@ -154,3 +154,16 @@ def test_one_image_is_decoded_at_a_time(processor, monkeypatch):
     urls = [data_url(make_image(seed)) for seed in range(4)]
     prepare(chat(*urls), processor, replace(LIMITS, images=4), POSITIONS)
     assert len(most) == 4 and max(most) <= 2  # the last one is let go when the next one is there
+
+
+def test_images_behind_the_question_come_before_it(processor):
+    image = {"type": "image_url", "image_url": {"url": data_url(make_image(1))}}
+    text, more = {"type": "text", "text": "What is this?"}, {"type": "text", "text": "And why?"}
+
+    def ids(*parts):
+        request = parse_request({"model": "m", "messages": [{"role": "user", "content": list(parts)}]})
+        return prepare(request, processor, LIMITS, POSITIONS)[0].input_ids.tolist()
+
+    assert ids(text, image) == ids(image, text)
+    assert ids(text, more, image, image) == ids(image, image, text, more)
+    assert ids(text, image, more) not in (ids(image, text, more), ids(text, more, image))  # it stays where it is
