@@ -66,26 +66,32 @@ def register_auto_classes() -> None:
     >>> model = AutoModelForImageTextToText.from_pretrained("path/to/folder")
     ```
     """
-    from transformers import (
-        AutoConfig,
-        AutoImageProcessor,
-        AutoModel,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoModelForMultimodalLM,
-        AutoProcessor,
-    )
+    from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
+    from transformers.utils import is_torch_available
 
     from flashsloth.configuration_flashsloth import FlashSlothConfig
     from flashsloth.image_processing_flashsloth import FlashSlothImageProcessor
-    from flashsloth.modeling_flashsloth import FlashSlothForCausalLM, FlashSlothModel
     from flashsloth.processing_flashsloth import FlashSlothProcessor
 
     AutoConfig.register(FlashSlothConfig.model_type, FlashSlothConfig, exist_ok=True)
-    AutoModel.register(FlashSlothConfig, FlashSlothModel, exist_ok=True)
-    for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-        auto_class.register(FlashSlothConfig, FlashSlothForCausalLM, exist_ok=True)
     AutoImageProcessor.register(
         FlashSlothConfig, image_processor_classes={"pil": FlashSlothImageProcessor}, exist_ok=True
     )
     AutoProcessor.register(FlashSlothConfig, FlashSlothProcessor, exist_ok=True)
+    if is_torch_available():  # exported models run without it
+        _register_models(FlashSlothConfig)
+
+
+def _register_models(config_class: type) -> None:
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForMultimodalLM,
+    )
+
+    from flashsloth.modeling_flashsloth import FlashSlothForCausalLM, FlashSlothModel
+
+    AutoModel.register(config_class, FlashSlothModel, exist_ok=True)
+    for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        auto_class.register(config_class, FlashSlothForCausalLM, exist_ok=True)

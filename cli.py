@@ -75,9 +75,13 @@ COMPOSE_OPTIONS = {
 # A machine without the run's GPUs may plan a run and validate its data; settings such as bf16 are refused there.
 ANYWHERE = ("use_cpu=true", "tf32=null")
 
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+EXPORTED_DTYPES = ("int8", "int4")  # of exported models, beside float32 and float16
+
 EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 # The extra packages that a benchmark needs; `train` has those of the generated set.
 BENCH_EXTRAS = {
+    "export": "export",
     "train": "train",
     "quantize": "quantize",
     "eval": "train",
@@ -148,7 +152,7 @@ def run_chat(args: argparse.Namespace) -> None:
         images = list(zip(args.image, read_images(args.image), strict=True))
         assistant = _load_assistant(args)
         logging.getLogger(type(assistant.processor).__module__).setLevel(logging.ERROR)  # the chat says it itself
-        folder = assistant.model.name_or_path
+        folder = assistant.backend.folder
         has_seen_tiles = assistant.processor.image_processor.hd or _has_seen_tiles(folder)
         name = Path(folder).name if args.model is None or Path(args.model).is_dir() else args.model
         history = history_file() if args.history else None
@@ -159,16 +163,15 @@ def _load_assistant(args: argparse.Namespace):
     """The model of a command's options; says what it is, and where high definition does not suit it."""
     start = time.perf_counter()
     from flashsloth import load
-    from flashsloth.loading import SHIPPED_CHECKPOINT
+    from flashsloth.parts import SHIPPED_CHECKPOINT
 
     model_id = str(SHIPPED_CHECKPOINT) if args.model is None else args.model
     _log(f"Loading {model_id}")
-    options = {name: vars(args)[name] for name in ("hd", "dtype", "device", "trust_remote_code")}
+    options = {name: vars(args)[name] for name in ("backend", "hd", "dtype", "device", "threads", "trust_remote_code")}
     assistant = load(model_id, args.revision, **options)
-    model, processor = assistant.model, assistant.processor
-    dtype = str(model.dtype).removeprefix("torch.")
-    _log(f"Loaded onto {model.device} in {dtype}, after {time.perf_counter() - start:.1f} s")
-    if args.hd and not processor.image_processor.hd and not _has_seen_tiles(model.name_or_path):
+    processor = assistant.processor
+    _log(f"Loaded onto {assistant.backend.describe()}, after {time.perf_counter() - start:.1f} s")
+    if args.hd and not processor.image_processor.hd and not _has_seen_tiles(assistant.backend.folder):
         logging.getLogger(type(processor).__module__).setLevel(logging.ERROR)  # it would say the same
         _log("Warning: this checkpoint was trained without high definition, and may answer wrongly: leave out --hd")
     return assistant
@@ -244,6 +247,17 @@ def run_quantize(args: argparse.Namespace) -> None:
     print(args.dst)
 
 
+def run_export(args: argparse.Namespace) -> None:
+    if args.format != "onnx":
+        raise ValueError(f"--format {args.format} is not there yet: take onnx")
+    with _extra_packages("export", "export"):
+        from flashsloth.export.onnx import export_onnx
+
+    with contextlib.redirect_stdout(sys.stderr):
+        export_onnx(args.src, args.dst, args.weights or ["float32"])
+    print(args.dst)
+
+
 def run_train(args: argparse.Namespace) -> None:
     if args.devices and not args.plan:
         raise ValueError("--devices belongs to --plan; a run's devices are those that torchrun or accelerate starts")
@@ -310,7 +324,7 @@ def run_eval(args: argparse.Namespace) -> None:
     if args.answers:
         result = run.score_answers(task, Path(args.answers), output)
     else:
-        names = ("model", "revision", "dtype", "trust_remote_code", "hd", "batch_size", "write")
+        names = ("model", "revision", "dtype", "trust_remote_code", "hd", "batch_size", "write", "backend")
         options = run.ModelOptions(**{name: vars(args)[name] for name in names})
         with contextlib.redirect_stdout(sys.stderr):
             result = run.ask_model(task, options, output)
@@ -329,7 +343,7 @@ def run_answer(args: argparse.Namespace) -> int:
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("flashsloth").setLevel(logging.INFO)
-    names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens")
+    names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens", "backend")
     model = asking.ModelOptions(
         model=str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
         **{name: vars(args)[name] for name in names},
@@ -650,6 +664,7 @@ def _build_parser() -> OneLineParser:
     _add_convert(commands)
     _add_compose(commands)
     _add_quantize(commands)
+    _add_export(commands)
     _add_train(commands)
     _add_merge(commands)
     _add_data(commands)
@@ -672,8 +687,9 @@ def _add_ask(commands) -> None:
     ask.add_argument(
         "--max-new-tokens", metavar="N", type=_positive, default=256, help="longest answer in tokens (default: 256)"
     )
-    _add_model_options(ask, default="the shipped checkpoint")
+    _add_model_options(ask, default="the shipped checkpoint", takes_exported=True)
     _add_device_option(ask)
+    ask.add_argument("--threads", metavar="N", type=_positive, help="threads of onnxruntime (default: all cores)")
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
 
 
@@ -702,11 +718,12 @@ def _add_chat(commands) -> None:
         default=True,
         help="keep typed lines for the next time, in $XDG_STATE_HOME/flashsloth/chat_history (default: yes)",
     )
-    _add_model_options(chat, default="the shipped checkpoint")
+    _add_model_options(chat, default="the shipped checkpoint", takes_exported=True)
     _add_device_option(chat)
+    chat.add_argument("--threads", metavar="N", type=_positive, help="threads of onnxruntime (default: all cores)")
 
 
-def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
+def _add_model_options(command: argparse.ArgumentParser, default: str, takes_exported: bool = False) -> None:
     command.add_argument("--model", metavar="M", help=f"model folder, or owner/name on the Hub (default: {default})")
     command.add_argument(
         "--revision", metavar="R", help="commit, branch or tag of the model on the Hub (default: its main branch)"
@@ -716,17 +733,25 @@ def _add_model_options(command: argparse.ArgumentParser, default: str) -> None:
         action=argparse.BooleanOptionalAction,
         help="process images in high definition, or not (default: as the checkpoint says)",
     )
-    _add_loading_options(command)
+    _add_loading_options(command, takes_exported)
 
 
-def _add_loading_options(command: argparse.ArgumentParser) -> None:
+def _add_loading_options(command: argparse.ArgumentParser, takes_exported: bool = False) -> None:
     command.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=(*DTYPES, *EXPORTED_DTYPES) if takes_exported else DTYPES,
         default="fast",
         help="dtype of the weights; auto is the checkpoint's own (default: auto, but float32 instead of bfloat16 on a "
-        "CPU without bfloat16 instructions: twice the memory, many times the speed)",
+        "CPU without bfloat16 instructions: twice the memory, many times the speed)"
+        + ("; of an exported model, one of those that it holds (default: its first)" if takes_exported else ""),
     )
+    if takes_exported:
+        command.add_argument(
+            "--backend",
+            choices=("torch", "onnxruntime"),
+            default="torch",
+            help="what computes; onnxruntime runs what `flashsloth export` wrote (default: torch)",
+        )
     command.add_argument(
         "--trust-remote-code",
         action="store_true",
@@ -779,7 +804,7 @@ def _add_compose(commands) -> None:
 
 def _add_quantize(commands) -> None:
     quantize = _add_command(
-        commands, "quantize", run_quantize, "quantize the decoder of a model to 8 or 4 bits per weight"
+        commands, "quantize", run_quantize, "quantize the decoder of a model to 8 or 4 bits per weight, for GPUs; for CPUs see export"
     )
     quantize.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
     quantize.add_argument("dst", metavar="DST", help="folder to write")
@@ -794,6 +819,25 @@ def _add_quantize(commands) -> None:
         metavar="N",
         type=_positive,
         help="weights that share a scale, for int4 (default: the largest that fits)",
+    )
+
+
+def _add_export(commands) -> None:
+    export = _add_command(commands, "export", run_export, "write a model for CPUs, small machines and browsers")
+    export.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
+    export.add_argument("dst", metavar="DST", help="folder to write")
+    export.add_argument(
+        "--format",
+        choices=["onnx", "executorch"],
+        required=True,
+        help="onnx: for onnxruntime, on small machines and in browsers",
+    )
+    export.add_argument(
+        "--weights",
+        choices=["float32", "float16", "int8", "int4"],
+        action="append",
+        help="dtype of the weights; may be repeated, and the first is the default of whoever loads the folder "
+        "(default: float32)",
     )
 
 
@@ -846,7 +890,7 @@ def _add_eval(commands) -> None:
     evaluation.add_argument("--labels", metavar="FILE_OR_DIR", help="its published labels; without them, no scores")
     evaluation.add_argument("--images", metavar="DIR", help="folder of the images (default: that of the questions)")
     evaluation.add_argument("--output", metavar="DIR", help="folder to write; a stopped run continues there")
-    _add_model_options(evaluation, default="none")
+    _add_model_options(evaluation, default="none", takes_exported=True)
     evaluation.add_argument("--answers", metavar="FILE", help="score these answers in place of a model's")
     evaluation.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="questions in a batch (8)")
     evaluation.add_argument(
@@ -910,7 +954,7 @@ def _add_answer(commands) -> None:
     answer.add_argument(
         "--address", metavar="A", help="Ray cluster that this machine is part of: its address, or auto"
     )
-    _add_model_options(answer, default="the shipped checkpoint")
+    _add_model_options(answer, default="the shipped checkpoint", takes_exported=True)
 
 
 def _add_push(commands) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from transformers.utils import is_torch_available
+
 from flashsloth.assistant.answer import Answer, ImageAttention
 from flashsloth.assistant.options import generation_options, streaming_options
 from flashsloth.assistant.questions import images_by_question, read_images, system_messages, user_message
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from flashsloth.assistant.chat import Chat
 
 
-BACKENDS = ("torch",)
+BACKENDS = ("torch", "onnxruntime")
+EXPORTED_DTYPES = ("int8", "int4")
 
 
 def load(
@@ -27,6 +30,7 @@ def load(
     hd: bool | None = None,
     dtype: Any = "fast",
     device: Any = None,
+    threads: int | None = None,
     trust_remote_code: bool = False,
 ) -> Assistant:
     """
@@ -43,12 +47,15 @@ def load(
     Args:
         model_id (`str` or `os.PathLike`): A folder, or `owner/name` on the Hub.
         revision (`str`, *optional*): Commit, branch or tag of the Hub repository. All files are of one commit.
-        backend (`str`, *optional*, defaults to `"torch"`): What computes.
+        backend (`str`, *optional*, defaults to `"torch"`): What computes: "torch", or "onnxruntime", which runs what
+            `flashsloth export` wrote, and needs no torch.
         hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
         dtype (`torch.dtype` or `str`, *optional*, defaults to `"fast"`): See
-            [`~flashsloth.loading.load_model_and_processor`].
+            [`~flashsloth.loading.load_model_and_processor`]. For onnxruntime one of the `--weights` that were
+            exported; the first of them if unset.
         device (`torch.device` or `str`, *optional*): Such as `"cuda:1"` or `"cpu"`; the accelerator if unset, or the
-            CPU if there is none.
+            CPU if there is none. For onnxruntime "cpu" or "cuda"; the CPU if unset.
+        threads (`int`, *optional*): Threads of onnxruntime; as many as there are cores if unset.
         trust_remote_code (`bool`, *optional*, defaults to `False`): Run the code that the folder or repository holds
             in place of this package's.
 
@@ -58,11 +65,40 @@ def load(
     """
     if backend not in BACKENDS:
         raise ValueError(f"There is no backend {backend!r}: pass one of {', '.join(BACKENDS)}.")
+    if backend == "onnxruntime":
+        return _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_code)
+    if threads is not None:
+        raise ValueError(f"threads={threads} is for the backend onnxruntime; torch has torch.set_num_threads.")
+    if not is_torch_available():
+        raise ValueError(
+            "The backend torch needs torch, which is not installed: install it, or export the model where it is, and "
+            "load that with backend='onnxruntime' (--backend onnxruntime)."
+        )
     from flashsloth.assistant.torch_backend import TorchBackend
     from flashsloth.loading import load_model_and_processor
 
+    if dtype in EXPORTED_DTYPES:
+        raise ValueError(f"dtype={dtype!r} is for the backend onnxruntime, which runs what `flashsloth export` wrote.")
     model, processor = load_model_and_processor(model_id, revision, trust_remote_code, dtype, device)
     return Assistant(TorchBackend(model, processor), processor, hd)
+
+
+def _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_code) -> Assistant:
+    try:
+        from flashsloth.assistant.onnx_backend import OnnxBackend
+        from flashsloth.assistant.onnx_model import OnnxModel
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"The backend onnxruntime needs {error.name}; install it with: pip install 'flashsloth[onnx]'"
+        ) from error
+    from flashsloth.parts import find_for_backend, load_config, load_processor
+
+    dtype = str(dtype).removeprefix("torch.")
+    folder = find_for_backend("onnxruntime", model_id, revision, dtype)
+    config = load_config(folder, trust_remote_code)
+    processor = load_processor(folder, trust_remote_code)
+    model = OnnxModel(folder, config, dtype, "cpu" if device is None else str(device), threads)
+    return Assistant(OnnxBackend(model, processor), processor, hd)
 
 
 class Assistant:

@@ -44,6 +44,15 @@ class TorchBackend:
         self.model, self.processor = model, processor
         self.eos_token_ids = model.config.eos_token_ids
 
+    @property
+    def folder(self) -> str:
+        """Where the model was loaded from."""
+        return self.model.name_or_path
+
+    def describe(self) -> str:
+        """Where the model computes, and in what dtype."""
+        return f"{self.model.device} in {str(self.model.dtype).removeprefix('torch.')}"
+
     def new_memory(self) -> Memory:
         """The memory of a chat that has not begun."""
         return Memory()
@@ -158,17 +167,18 @@ class TorchBackend:
             prompt = {"input_ids": input_ids, "mm_encoder_outputs": {"image": memory.features}}
         outputs = self.model(**prompt, output_query_attentions=True, logits_to_keep=1)
         shape = outputs.image_hidden_states.shape[1], self.model.config.num_patches
-        queries = pooling = torch.zeros(shape)
+        queries = pooling = np.zeros(shape, np.float32)
         if outputs.query_attentions is not None:
             last_slot = torch.isin(
                 prompt["input_ids"][0], torch.tensor(self.model.config.query_token_ids, device=self.model.device)
             ).nonzero()[-self.model.config.num_query_tokens :, 0]
-            queries = outputs.query_attentions[0][:, last_slot].float().mean(dim=(0, 1)).cpu()
+            queries = outputs.query_attentions[0][:, last_slot].float().mean(dim=(0, 1)).cpu().numpy()
         if outputs.pooling_weights is not None:
-            pooling = pooled_patches(outputs.pooling_weights[0]).float().cpu()
+            pooling = pooled_patches(outputs.pooling_weights[0])
+        ends = np.cumsum(views)[:-1]
         return [
-            tuple(over_image(one, size, self.model.config, tile_grid).numpy() for one in pair)
-            for size, *pair in zip(sizes, queries.split(views), pooling.split(views), strict=True)
+            tuple(over_image(one, size, self.model.config, tile_grid) for one in pair)
+            for size, *pair in zip(sizes, np.split(queries, ends), np.split(pooling, ends), strict=True)
         ]
 
 

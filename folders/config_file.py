@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers.activations import ACT2FN
+from transformers.utils import is_torch_available
 
 from flashsloth.folders.json_files import objects_in, read_settings
 
@@ -44,7 +44,7 @@ def read_config_file(file: Path) -> dict:
                     f"{file} has {name} {value!r}, which is not a number above 0 and up to {ROTARY[name]}."
                 )
         for name, value in part.items():
-            if name.endswith(ACTIVATION) and (not isinstance(value, str) or value not in ACT2FN):
+            if name.endswith(ACTIVATION) and not _is_activation(value):
                 raise ValueError(f"{file} has {name} {value!r}, an activation that transformers does not know.")
             # transformers would fetch a kernel of this name, and run it
             if name.endswith(IMPLEMENTATION) and "/" in str(value):
@@ -57,6 +57,15 @@ def read_config_file(file: Path) -> dict:
         if largest > MAX_COUNT:
             raise ValueError(f"{file} has {name} {largest}; no model has more than {MAX_COUNT}.")
     return fields
+
+
+def _is_activation(value) -> bool:
+    """Whether transformers knows an activation; it has them where there is torch, and only there a model is built."""
+    if not isinstance(value, str) or not is_torch_available():
+        return isinstance(value, str)
+    from transformers.activations import ACT2FN
+
+    return value in ACT2FN
 
 
 def check_depth(fields: dict, names: Iterable[str], layers: str, where) -> None:

@@ -19,7 +19,6 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from flashsloth.folders.errors import one_line
 from flashsloth.folders.git_lfs import check_is_fetched
-from flashsloth.folders.tensors import WEIGHT_FILES
 from flashsloth.image_reading_flashsloth import without_secrets
 
 
@@ -30,6 +29,13 @@ CONFIG_FILES = ("config.json",)
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model")
 SAFETENSORS_FILES = ("model.safetensors.index.json", "model.safetensors", "model-*-of-*.safetensors")
 PYTORCH_FILES = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+# Files in which `save_pretrained` stores weights; the first that is there is read.
+WEIGHT_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
 SUBFOLDERS = ("*/*",)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # the usual ones
@@ -69,8 +75,8 @@ def find_tokenizer(name) -> Path:
     return find_files(name, TOKENIZER_FILES)
 
 
-def find_files(name, files: tuple[str, ...]) -> Path:
-    """The folder of a model with the files of these patterns; see [`find_model`]."""
+def find_files(name, files: tuple[str, ...], ignored: tuple[str, ...] = SUBFOLDERS) -> Path:
+    """The folder of a model with the files of these patterns, but not of the ignored ones; see [`find_model`]."""
     folder = Path(name)
     if is_folder(name):
         check_is_fetched(folder)
@@ -78,7 +84,7 @@ def find_files(name, files: tuple[str, ...]) -> Path:
     progress_bars = not are_progress_bars_disabled()
     disable_progress_bars()  # the files are small, and the weights that may follow have a bar
     try:
-        return _download(str(name), files)
+        return _download(str(name), files, ignored)
     finally:
         if progress_bars:
             enable_progress_bars()
@@ -112,14 +118,14 @@ def check_is_repo_id(name: str) -> None:
         raise FileNotFoundError(f"No model folder at '{shown}'; give a folder or a Hub id such as owner/name.")
 
 
-def _download(name: str, files: tuple[str, ...]) -> Path:
+def _download(name: str, files: tuple[str, ...], ignored: tuple[str, ...] = SUBFOLDERS) -> Path:
     check_is_repo_id(name)
     repo_id, at, revision = name.partition("@")
     try:
         if at and not revision:
             raise HFValidationError("the revision after '@' is empty.")
         folder = snapshot_download(
-            repo_id, revision=revision or None, allow_patterns=list(files), ignore_patterns=list(SUBFOLDERS)
+            repo_id, revision=revision or None, allow_patterns=list(files), ignore_patterns=list(ignored)
         )
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ValueError(_not_found(name, error)) from error

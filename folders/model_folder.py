@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
+from transformers.utils import CONFIG_NAME
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
 from flashsloth.folders.config_file import check_depth, read_config_file
 from flashsloth.folders.errors import config_errors
-from flashsloth.folders.git_lfs import check_is_fetched
-from flashsloth.folders.new_folder import UNFINISHED_NAME
+from flashsloth.folders.exported import is_exported
+from flashsloth.folders.kind import RUN_RESULT, check_is_flashsloth
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
 
@@ -24,7 +24,6 @@ from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 TRAINING_FILE = "training.json"  # the record of its training run
 CURVES_FILE = "curves.png"  # a figure of that run's curves
 EVALUATION_FILE = "evaluation.json"  # its scores
-RUN_RESULT = "model"  # in a training run's OUTPUT_DIR; the run's training.json and curves.png are beside it
 MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
 # How the names of a tower's layers begin, by the field that holds its config.
 TOWER_LAYERS = {
@@ -103,43 +102,6 @@ def run_notes(folder: Path) -> list[Path]:
     return [found[0] for choices in files if (found := [file for file in choices if file.is_file()])]
 
 
-def check_is_flashsloth(folder: Path) -> None:
-    """
-    Checks what kind of model a folder holds, before anything is built from it.
-
-    Raises:
-        ValueError: If it is an adapter, unfinished or not fetched, has no config, or is another model than a
-            FlashSloth.
-    """
-    if UNFINISHED_NAME.search(folder.resolve().name):
-        raise ValueError(f"{folder} is left over from an interrupted command. Remove it and run the command again.")
-    check_is_fetched(folder)
-    if (folder / ADAPTER_CONFIG_NAME).is_file():
-        raise ValueError(
-            f"{folder} is an adapter: merge it first (flashsloth merge {folder} DST), and use the result."
-        )
-    if not (folder / CONFIG_NAME).is_file():
-        raise ValueError(f"{folder} holds no model: {folder / CONFIG_NAME} does not exist. {_what_is_inside(folder)}")
-    model_type = read_config_file(folder / CONFIG_NAME).get("model_type")
-    if model_type != FlashSlothConfig.model_type:
-        raise ValueError(
-            f"{folder} is a model of type {model_type!r}, not a FlashSloth. `flashsloth convert` makes one of a "
-            "checkpoint in the published layout, `flashsloth compose` of a language model and a SigLIP."
-        )
-
-
-def _what_is_inside(folder: Path) -> str:
-    """What to do about a folder that holds no model itself: the result of a run is in a folder of its OUTPUT_DIR."""
-    inside = [file for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME) for file in sorted(folder.glob(f"*/{name}"))]
-    inside.sort(key=lambda file: file.parent.name != RUN_RESULT)  # before checkpoints
-    if not inside:
-        return "Name the folder that was saved."
-    found = inside[0].parent
-    if inside[0].name == ADAPTER_CONFIG_NAME:
-        return f"{found} is an adapter: merge it first (flashsloth merge {found} DST), and use the result."
-    return f"Name the folder in it: {found}"
-
-
 def read_model(folder: Path) -> tuple[FlashSlothConfig, Checkpoint]:
     """
     The config and the weights of a FlashSloth. Neither is trusted: the config has to have bounded sizes, and the
@@ -169,6 +131,11 @@ def check_weights(folder: Path, config: FlashSlothConfig) -> Checkpoint:
     file = folder / CONFIG_NAME
     if read_config_file(file).get("transformers_weights") is not None:
         raise ValueError(f"{file} names a file of weights (transformers_weights). Remove that field from it.")
+    if is_exported(folder):
+        raise ValueError(
+            f"{folder} is an exported model, which onnxruntime runs: load it with backend='onnxruntime' (--backend "
+            "onnxruntime), or name the model that it was made from."
+        )
     checkpoint = Checkpoint(folder)
     with config_errors(file):
         for tower, layers in TOWER_LAYERS.items():
@@ -260,10 +227,20 @@ def write_model_folder(
         max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`), metadata (`Mapping[str, str]`, *optional*):
             see [`write_tensors`].
     """
+    write_model_parts(folder, config, processor, generation_config)
+    write_tensors(tensors, folder, max_shard_size, metadata)
+
+
+def write_model_parts(
+    folder: Path,
+    config: FlashSlothConfig,
+    processor: FlashSlothProcessor,
+    generation_config: GenerationConfig | None,
+) -> None:
+    """Writes all of a model folder but the weights; the arguments are those of [`write_model_folder`]."""
     config.architectures = [FlashSlothForCausalLM.__name__]
     custom_object_save(model_on_meta(config), folder, config=config)
     config.save_pretrained(folder)
     if generation_config is not None:
         generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
-    write_tensors(tensors, folder, max_shard_size, metadata)

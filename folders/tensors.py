@@ -14,18 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from tqdm import tqdm
 
+from flashsloth.folders.downloads import WEIGHT_FILES
 from flashsloth.folders.errors import one_line
 from flashsloth.folders.json_files import read_json, write_json
 from flashsloth.folders.safetensors_header import SAFETENSORS_DTYPES, check_header
-
-
-# Files in which `save_pretrained` stores weights; the first that is there is read.
-WEIGHT_FILES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
 
 
 NOT_FINITE = "Train or save the model again, or choose a dtype of a wider range, such as bfloat16."

@@ -23,6 +23,7 @@ ROOT_MODULES = {
     "attention_maps",
     "cli",
     "loading",
+    "parts",
     "configuration_flashsloth",
     "embedded_query_flashsloth",
     "image_processing_flashsloth",
@@ -111,11 +112,18 @@ def read_requirements(setup_cfg, *extras: str) -> list[Requirement]:
 
 
 def test_pins_are_within_the_bounds(setup_cfg):
-    requirements = read_requirements(setup_cfg, "train", "quantize", "serve", "demo", "cluster", "dev")
+    requirements = read_requirements(setup_cfg, "train", "quantize", "serve", "demo", "cluster", "export", "dev")
     pins = read_pins("constraints.txt")
     assert pins.keys() == {requirement.name for requirement in requirements}
     for requirement in requirements:
         assert requirement.specifier.contains(pins[requirement.name]), requirement
+
+
+def test_the_requirements_without_torch_are_those_of_the_package(setup_cfg):
+    lines = (ROOT / "requirements-onnx.txt").read_text(encoding="utf-8").splitlines()
+    listed = {str(Requirement(line)) for line in lines if line and not line.startswith("#")}
+    needed = {str(one) for one in read_requirements(setup_cfg, "onnx") if one.name not in ("torch", "accelerate")}
+    assert listed == needed | {str(Requirement("jinja2>=3.1"))}
 
 
 def test_what_lmms_eval_needs_is_pinned(setup_cfg):

@@ -18,10 +18,6 @@ from transformers.utils import is_torch_available
 from .image_reading_flashsloth import read_images
 
 
-if is_torch_available():
-    import torch
-
-
 # Pixels in the rows or columns of a canvas that are resized at a time: few enough for memory, enough for a thread.
 MAX_BAND_PIXELS = 1 << 24
 MIN_BAND_PIXELS = 1 << 16
@@ -203,8 +199,7 @@ class FlashSlothImageProcessor(PilBackend):
             (len(images) * views_per_image, 3, size.height, size.width), dtype=np.float32 if scaled else np.uint8
         )
         mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (image_mean, image_std))
-        # torch has one thread in the workers of a DataLoader.
-        threads = torch.get_num_threads() if is_torch_available() else os.cpu_count() or 1
+        threads = _num_threads()
         threads_per_image = max(1, threads // max(1, len(images)))
 
         def process(index: int) -> None:
@@ -224,6 +219,15 @@ class FlashSlothImageProcessor(PilBackend):
         if data_format is not None and ChannelDimension(data_format) == ChannelDimension.LAST:
             pixel_values = pixel_values.transpose(0, 2, 3, 1)
         return BatchFeature({"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+
+def _num_threads() -> int:
+    """Threads that this process may use. torch has one in the workers of a DataLoader; it need not be installed."""
+    if not is_torch_available():
+        return os.cpu_count() or 1
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _tiles(image, view_size: tuple[int, int], grid: int, fill_color: int, resample, threads: int) -> list[Image.Image]:
