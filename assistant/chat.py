@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flashsloth.assistant.answer import Answer
-from flashsloth.assistant.options import generation_options, streaming_options
+from flashsloth.assistant.options import chat_options
 from flashsloth.assistant.questions import read_images, system_messages, user_message
 from flashsloth.assistant.stream import Stream, Watch
 
@@ -68,7 +68,7 @@ class Chat:
             ValueError: If an image cannot be read, the question is empty, the conversation is longer than the decoder,
                 or an option is unknown or has no effect.
         """
-        options, images = generation_options(options), read_images(images)
+        options, images = chat_options(options), read_images(images)
         self._end_stream()
         return self._answer(question, images, explain, options, Watch())
 
@@ -80,7 +80,7 @@ class Chat:
         Returns:
             [`Stream`]: An iterator over the pieces, with the whole `answer` when they are there.
         """
-        options, images = streaming_options(options), read_images(images)
+        options, images = chat_options(options), read_images(images)
         self._end_stream()
 
         def answer_with(watch: Watch) -> Answer:
@@ -99,15 +99,20 @@ class Chat:
         message = user_message(question, images)
         hd = self.assistant.uses_hd(self.hd)
         inputs = self._prepare(message, images, hd)
-        (prompt,), (tokens,) = self.assistant.backend.generate(inputs, options, watch, self._memory)
-        answer = self.assistant.make_answer(prompt, tokens, options, watch)
-        self._images += images
-        self._hd_by_image += [hd] * len(images)
+        all_images, hd_by_image = self._images + images, self._hd_by_image + [hd] * len(images)
+        before = replace(self._memory)
+        try:
+            (prompt,), (tokens,) = self.assistant.backend.generate(inputs, options, watch, self._memory)
+            answer = self.assistant.make_answer(prompt, tokens, options, watch)
+            if explain:
+                attention = self.assistant.explain(inputs, self._memory, answer, all_images, hd_by_image)
+                answer = replace(answer, attention=attention)
+        except BaseException:
+            self._memory = before.with_sound_cache()
+            raise
+        self._images, self._hd_by_image = all_images, hd_by_image
         self._messages += [message, {"role": "assistant", "content": answer.text}]
-        if not explain:
-            return answer
-        attention = self.assistant.explain(inputs, self._memory, answer, self._images, self._hd_by_image)
-        return replace(answer, attention=attention)
+        return answer
 
     def _prepare(self, message: dict, images: list, hd: bool):
         """The inputs of a turn alone; of the first one, with what is before it."""

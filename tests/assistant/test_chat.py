@@ -172,3 +172,14 @@ def test_the_next_question_ends_a_stream_that_nobody_reads(shipped):
     next(stream)
     chat.reset()
     assert stream.answer.finish_reason == "interrupted" and chat.messages == []
+
+
+def test_a_turn_whose_explanation_fails_is_no_turn(shipped, monkeypatch):
+    chat = shipped.chat()
+    chat.ask("What colour is the square?", SCENE)
+    before = chat.messages
+    monkeypatch.setattr(shipped.backend, "attention", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        chat.ask("Which word do you see?", WORDS, explain=True)
+    assert chat.messages == before
+    assert str(chat.ask("What colour is the star?")) == "The star is purple."
