@@ -29,6 +29,10 @@ class Memory:
     past: list | None = None
     past_length: int = 0
 
+    def with_sound_cache(self) -> "Memory":
+        """This memory after a turn that failed: its arrays are never written to."""
+        return self
+
 
 class OnnxBackend:
     """

@@ -9,9 +9,20 @@ from transformers import GenerationConfig
 DEFAULTS = {"max_new_tokens": 256, "do_sample": False}
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 # Objects of `generate` that change one call.
-OBJECTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "assistant_model")
-# What changes the shape of what `generate` returns.
-ONE_ANSWER = ("num_return_sequences", "return_dict_in_generate", "output_scores", "output_logits")
+OBJECTS = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn")
+# What changes the shape of what `generate` returns, or is for those who read that.
+ONE_ANSWER = (
+    "num_return_sequences",
+    "return_dict_in_generate",
+    "output_scores",
+    "output_logits",
+    "output_attentions",
+    "output_hidden_states",
+)
+# What `max_new_tokens` and a prompt's own length decide.
+WITHOUT_EFFECT = ("max_length", "min_length")
+# What does not go with a cache that is kept between turns.
+NOT_IN_CHATS = ("num_beams", "use_cache", "cache_implementation", "cache_config")
 
 
 def generation_options(options: dict) -> dict:
@@ -25,6 +36,8 @@ def generation_options(options: dict) -> dict:
     for name in options:
         if name in ONE_ANSWER:
             raise ValueError(f"{name} does not go with one answer of text: call model.model.generate for it.")
+        if name in WITHOUT_EFFECT:
+            raise ValueError(f"{name} has no effect beside max_new_tokens: use max_new_tokens or min_new_tokens.")
         if name not in known or name.startswith("_"):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -50,3 +63,16 @@ def streaming_options(options: dict) -> dict:
     if (options.get("num_beams") or 1) > 1:
         raise ValueError(f"num_beams={options['num_beams']} cannot be streamed: call ask, or leave it out.")
     return options
+
+
+def chat_options(options: dict) -> dict:
+    """
+    The options of a turn of a chat.
+
+    Raises:
+        ValueError: As [`generation_options`], and for what does not go with a cache that is kept.
+    """
+    for name in NOT_IN_CHATS:
+        if options.get(name) not in (None, 1, True):
+            raise ValueError(f"{name} does not go with a chat, which keeps one cache: call ask of the model for it.")
+    return generation_options(options)

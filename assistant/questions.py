@@ -73,6 +73,8 @@ def system_messages(system: str | None) -> list[dict]:
 
 
 def _read(source, name: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        source = source.copy()  # its owner may draw on it while it is asked about
     if not isinstance(source, (str, Path)):
         return read_image(source, name)
     address = str(source)

@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Asks a model by torch: transformers' own `generate`, on images that are encoded once."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ class Memory:
     input_ids: torch.Tensor | None = None
     features: FlashSlothImageFeatures | None = None
     cache: DynamicCache | None = None
+
+    def with_sound_cache(self) -> "Memory":
+        """This memory after a turn that failed: half of it is in the cache, which is computed again."""
+        return replace(self, cache=None)
 
 
 class TorchBackend:
@@ -69,8 +73,8 @@ class TorchBackend:
                 memory.
             options (`dict`): Of transformers' `generate`.
             watch ([`Watch`]): Is told of each step.
-            memory ([`Memory`], *optional*): Is brought up to date once the answer is there. If the turn fails, it is
-                as before, but for its cache, which is computed again when it is needed.
+            memory ([`Memory`], *optional*): Is brought up to date once the answer is there. If the turn fails, its
+                cache is no longer sound.
 
         Returns:
             `tuple[list[list[int]], list[list[int]]]`: The tokens of each row's sequence before its answer, without
@@ -84,10 +88,15 @@ class TorchBackend:
             inputs = self._continued(inputs, memory)
         if options.get("stop_strings"):
             options = {**options, "tokenizer": self.processor.tokenizer}
-        criteria = StoppingCriteriaList([*(options.pop("stopping_criteria", None) or []), _Step(watch)])
+        options = {
+            **options,
+            "max_new_tokens": min(options["max_new_tokens"], self._room(inputs["input_ids"].shape[1])),
+        }
+        criteria = StoppingCriteriaList(
+            [*(options.pop("stopping_criteria", None) or []), _Step(watch, inputs["input_ids"].shape[1])]
+        )
         cache = None if memory is None else memory.cache or DynamicCache(config=self.model.config.text_config)
         if memory is not None:
-            memory.cache = None  # half a turn in it is of no use
             options = {**options, "cache": cache}
         output = self.model.generate(**inputs, **options, stopping_criteria=criteria)
         length = inputs["input_ids"].shape[1]
@@ -99,6 +108,16 @@ class TorchBackend:
             memory.features = (inputs.get("mm_encoder_outputs") or {}).get("image")
             memory.cache = cache
         return prompts, [self._to_end(row) for row in output[:, length:].tolist()]
+
+    def _room(self, length: int) -> int:
+        """How many tokens an answer may have behind a prompt: beyond its last position a decoder only babbles."""
+        limit = self.model.config.text_config.max_position_embeddings
+        if length >= limit:
+            raise ValueError(
+                f"The prompt has {length} tokens, which leaves no room for an answer: the decoder has {limit} "
+                "positions. Shorten the text, or use fewer images or hd=False."
+            )
+        return limit - length
 
     def _continued(self, inputs, memory: Memory) -> dict:
         """The inputs of the whole chat, with images that are encoded once."""
@@ -113,7 +132,9 @@ class TorchBackend:
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **images}
 
     def _to_end(self, tokens: list[int]) -> list[int]:
-        """Tokens up to the first end, which shorter rows of a batch have padding behind."""
+        """Tokens up to the first end, or to the padding behind a row that a stop string ended before the others."""
+        padding = self.model.config.pad_token_id
+        tokens = tokens[: tokens.index(padding)] if padding in tokens else tokens
         ends = (index for index, token in enumerate(tokens) if token in self.eos_token_ids)
         return tokens[: next(ends, len(tokens) - 1) + 1]
 
@@ -171,11 +192,13 @@ class TorchBackend:
 class _Step(StoppingCriteria):
     """Tells a [`Watch`] of each step."""
 
-    def __init__(self, watch: Watch):
-        self.watch = watch
+    def __init__(self, watch: Watch, length: int):
+        self.watch, self.length = watch, length
 
     def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
-        is_stopped = self.watch.step(int(input_ids[0, -1]) if len(input_ids) == 1 else None)
+        new = input_ids[0, self.length :].tolist() if len(input_ids) == 1 else [None]
+        self.length = input_ids.shape[1]
+        is_stopped = any([self.watch.step(token) for token in new])  # some ways of decoding give several at once
         return torch.full((len(input_ids),), is_stopped, device=input_ids.device, dtype=torch.bool)
 
 

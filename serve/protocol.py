@@ -5,7 +5,6 @@ could change an answer. Errors are in the words and the form of OpenAI's API.
 """
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -228,7 +227,7 @@ def _boolean(fields: dict, name: str, default: bool | None, param: str | None = 
 def _number(fields: dict, name: str, default: float, least: float, most: float) -> float:
     value = fields.get(name, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not least <= value <= most:
+    if not is_number or not least <= value <= most:  # of NaN, neither is true
         raise _wrong(name, f"a number from {least} to {most}")
     return float(value)
 

@@ -322,7 +322,7 @@ class Scheduler:
         batch: Batch | None = None
         while not self._is_closed:
             rows = [row for row in self._take(batch) if not row.is_done]
-            batch = batch and batch.without_done()
+            batch = batch and self._try(batch.rows, lambda kept: kept, batch)  # others may have been cancelled since
             num_running = len(batch.rows) if batch else 0
             new = self._try(rows, self._prefill, rows, batch is None, num_running=num_running) if rows else None
             if batch and new:

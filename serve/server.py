@@ -10,6 +10,7 @@ reads its own machine's files for any client, answers errors of users with a tra
 import asyncio
 import contextlib
 import hmac
+import json
 import logging
 import math
 import time
@@ -300,7 +301,8 @@ def make_app(name: str, model, processor, scheduler: Scheduler, limits: Limits, 
 
 
 def error_response(error: RequestError) -> Response:
-    return JSONResponse(error.body(), error.status, error.headers)
+    # in ASCII, as a name that is quoted may hold half a surrogate pair
+    return Response(json.dumps(error.body()), error.status, error.headers, "application/json")
 
 
 async def _answer_error(request: Request, error: RequestError) -> Response:

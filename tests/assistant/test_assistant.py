@@ -150,3 +150,25 @@ def test_what_cannot_be_loaded(tmp_path):
     assert "no device 'meta'" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, device="meta")
     assert "no device 'gpu'" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, device="gpu")
     assert "config.json" in error_of(flashsloth.load, tmp_path)
+
+
+def test_a_way_of_decoding_that_gives_several_tokens_at_once_is_streamed_whole(shipped):
+    question = "Repeat: The square is red. The square is red. What colour is the square?"
+    with shipped.stream(SCENE, question, prompt_lookup_num_tokens=2) as stream:
+        pieces = list(stream)
+    assert "".join(pieces) == stream.answer.text == str(shipped.ask(SCENE, question))
+
+
+def test_a_stop_string_ends_one_row_of_a_batch(shipped):
+    rows = shipped.ask([SCENE, SCENE], [COLOUR, "What colour is the star?"], stop_strings=["red"])
+    alone = shipped.ask(SCENE, COLOUR, stop_strings=["red"])
+    assert (rows[0].num_tokens, rows[0].finish_reason) == (alone.num_tokens, "stop") and rows[0].text == alone.text
+
+
+def test_an_image_may_be_drawn_on_while_it_is_asked_about(shipped):
+    image = Image.open(SCENE).convert("RGB")
+    chat = shipped.chat()
+    stream = chat.stream(COLOUR, image)
+    image.paste((0, 0, 0), (0, 0, *image.size))
+    assert str(stream.answer) == "The square is red."
+    assert np.asarray(chat.messages[0]["content"][0]["image"]).any()

@@ -4,7 +4,7 @@
 import pytest
 from model_folders import error_of
 
-from flashsloth.assistant.options import generation_options, streaming_options
+from flashsloth.assistant.options import chat_options, generation_options, streaming_options
 
 
 def test_decoding_is_greedy_unless_told_otherwise():
@@ -23,6 +23,7 @@ BAD_OPTIONS = [
     ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ({"max_new_tokens": True}, "max_new_tokens is True"),
     ({"max_new_tokens": None}, "max_new_tokens is None"),
+    ({"max_length": 80}, "max_length has no effect beside max_new_tokens"),
     ({"num_return_sequences": 2}, "num_return_sequences does not go with one answer"),
     ({"return_dict_in_generate": True}, "call model.model.generate"),
 ]
@@ -37,3 +38,9 @@ def test_options_that_are_refused(options, message):
 def test_beams_cannot_be_streamed():
     assert "num_beams=3 cannot be streamed" in error_of(streaming_options, {"num_beams": 3})
     assert streaming_options({"num_beams": 1})["num_beams"] == 1
+
+
+def test_a_chat_keeps_one_cache():
+    for options in ({"num_beams": 2}, {"use_cache": False}, {"cache_implementation": "static"}):
+        assert f"{next(iter(options))} does not go with a chat" in error_of(chat_options, options)
+    assert chat_options({"num_beams": 1, "use_cache": True})["max_new_tokens"] == 256
