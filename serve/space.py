@@ -33,7 +33,8 @@ from flashsloth.folders.model_folder import (
 )
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE
-from flashsloth.loading import MODEL_FILES, check_folder
+from flashsloth.loading import check_folder
+from flashsloth.parts import MODEL_FILES
 from flashsloth.serve.demo import EXAMPLES, QUESTIONS, model_names
 
 
