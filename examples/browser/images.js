@@ -60,12 +60,18 @@ async function decodeTransparent(blob, width, height) {
         colorSpaceConversion: "none",
     });
     const { image } = await decoder.decode();
-    const isUpright = image.codedWidth === width && image.codedHeight === height;
-    const pixels = new Uint8Array(image.allocationSize({ format: "RGBA" }));
-    await image.copyTo(pixels, { format: "RGBA" });
+    const { format, codedWidth, codedHeight } = image;
+    const pixels = new Uint8Array(image.allocationSize());
+    await image.copyTo(pixels); // as they are: a conversion to RGBA would round them
     image.close();
     decoder.close();
-    return isUpright ? pixels : null;
+    if (format === "BGRA") {
+        for (let place = 0; place < pixels.length; place += 4) {
+            [pixels[place], pixels[place + 2]] = [pixels[place + 2], pixels[place]];
+        }
+    }
+    const isUpright = codedWidth === width && codedHeight === height;
+    return isUpright && ["RGBA", "BGRA"].includes(format) ? pixels : null;
 }
 
 /** Makes views by the settings in a folder's `processor_config.json`. */
