@@ -323,7 +323,7 @@ def run_eval(args: argparse.Namespace) -> None:
     if args.answers:
         result = run.score_answers(task, Path(args.answers), output)
     else:
-        names = ("model", "revision", "dtype", "trust_remote_code", "hd", "batch_size", "write")
+        names = ("model", "revision", "dtype", "trust_remote_code", "hd", "batch_size", "write", "backend")
         options = run.ModelOptions(**{name: vars(args)[name] for name in names})
         with contextlib.redirect_stdout(sys.stderr):
             result = run.ask_model(task, options, output)
@@ -342,7 +342,7 @@ def run_answer(args: argparse.Namespace) -> int:
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("flashsloth").setLevel(logging.INFO)
-    names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens")
+    names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens", "backend")
     model = asking.ModelOptions(
         model=str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
         **{name: vars(args)[name] for name in names},
@@ -889,7 +889,7 @@ def _add_eval(commands) -> None:
     evaluation.add_argument("--labels", metavar="FILE_OR_DIR", help="its published labels; without them, no scores")
     evaluation.add_argument("--images", metavar="DIR", help="folder of the images (default: that of the questions)")
     evaluation.add_argument("--output", metavar="DIR", help="folder to write; a stopped run continues there")
-    _add_model_options(evaluation, default="none")
+    _add_model_options(evaluation, default="none", takes_exported=True)
     evaluation.add_argument("--answers", metavar="FILE", help="score these answers in place of a model's")
     evaluation.add_argument("--batch-size", metavar="N", type=_positive, default=8, help="questions in a batch (8)")
     evaluation.add_argument(
@@ -953,7 +953,7 @@ def _add_answer(commands) -> None:
     answer.add_argument(
         "--address", metavar="A", help="Ray cluster that this machine is part of: its address, or auto"
     )
-    _add_model_options(answer, default="the shipped checkpoint")
+    _add_model_options(answer, default="the shipped checkpoint", takes_exported=True)
 
 
 def _add_push(commands) -> None:

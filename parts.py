@@ -15,6 +15,7 @@ from flashsloth.folders.chat_template import check_chat_template
 from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.downloads import TOKENIZER_FILES, check_is_repo_id, find_files, find_model, is_folder
 from flashsloth.folders.errors import config_errors, reading_errors
+from flashsloth.folders.exported import chosen_dtype, files_of, read_export
 from flashsloth.folders.fit import (
     REMEDY,
     check_escaped_tokens,
@@ -60,6 +61,30 @@ def find_flashsloth(name, revision: str | None = None) -> Path:
     check_is_flashsloth(folder)
     commit = folder.name
     return find_model(f"{repo_id.partition('@')[0]}@{commit}", MODEL_FILES)
+
+
+def find_for_backend(backend: str, name, revision: str | None = None, dtype: str = "auto") -> Path:
+    """
+    The folder of a FlashSloth that a backend runs: for "torch" see [`find_flashsloth`]; for "onnxruntime" it is an
+    exported one, and of a Hub repository only the graphs with the wanted weights are downloaded.
+
+    Args:
+        backend (`str`): "torch" or "onnxruntime".
+        name (`str` or `os.PathLike`), revision (`str`, *optional*): See [`find_flashsloth`].
+        dtype (`str`, *optional*, defaults to `"auto"`): Of the weights that onnxruntime runs; "auto" and "fast" are
+            the default of the export.
+
+    Raises:
+        ValueError: If it is no exported FlashSloth, or there are no such weights; see [`find_flashsloth`] for others.
+    """
+    folder = find_flashsloth(name, revision)
+    if backend == "torch":
+        return folder
+    record = read_export(folder)
+    files = files_of(record, chosen_dtype(record, dtype, name))
+    if not is_folder(name):
+        find_files(f"{str(name).partition('@')[0]}@{folder.name}", tuple(files), ignored=())
+    return folder
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:

@@ -86,17 +86,17 @@ def load(
 def _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_code) -> Assistant:
     try:
         from flashsloth.assistant.onnx_backend import OnnxBackend
-        from flashsloth.assistant.onnx_model import OnnxModel, find_exported
+        from flashsloth.assistant.onnx_model import OnnxModel
     except ModuleNotFoundError as error:
         raise ValueError(
             f"The backend onnxruntime needs {error.name}; install it with: pip install 'flashsloth[onnx]'"
         ) from error
-    from flashsloth.parts import load_config, load_processor
+    from flashsloth.parts import find_for_backend, load_config, load_processor
 
-    folder = find_exported(model_id, revision)
+    dtype = str(dtype).removeprefix("torch.")
+    folder = find_for_backend("onnxruntime", model_id, revision, dtype)
     config = load_config(folder, trust_remote_code)
     processor = load_processor(folder, trust_remote_code)
-    dtype = None if dtype in ("fast", "auto") else str(dtype)
     model = OnnxModel(folder, config, dtype, "cpu" if device is None else str(device), threads)
     return Assistant(OnnxBackend(model, processor), processor, hd)
 

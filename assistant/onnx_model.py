@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The graphs of an exported model in onnxruntime: loading, checks, and one call for each graph. Without torch."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,27 @@ import onnxruntime
 from transformers import PreTrainedConfig
 
 from flashsloth.folders.errors import one_line
-from flashsloth.folders.exported import DECODER, EMBED_TOKENS, GRAPHS, PAST, PRESENT, VISION_ENCODER, read_export
-from flashsloth.parts import find_flashsloth
+from flashsloth.folders.exported import (
+    DECODER,
+    EMBED_TOKENS,
+    GRAPHS,
+    PAST,
+    PRESENT,
+    SUFFIXES,
+    VISION_ENCODER,
+    chosen_dtype,
+    files_of,
+    read_export,
+)
 
 
 MEMORY_FILE = Path("/proc/meminfo")
 AVAILABLE_MEMORY = "MemAvailable:"
-# What a graph takes in memory, in sizes of its files. Processors without arithmetic in float16 get a copy in float32.
-MEMORY_PER_BYTE = {"float32": 1.05, "float16": 3.05, "int8": 1.1, "int4": 1.1}
+# What a graph takes in memory, in sizes of its files. A CPU without arithmetic in float16 gets a copy in float32.
+MEMORY, FLOAT16_MEMORY = 1.1, 3.1
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # by the names of devices
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+ALL_CORES = 0  # onnxruntime's name for them
 QUIET = 3  # onnxruntime's level of logging from which errors alone are written
 
 
@@ -45,9 +57,11 @@ class OnnxModel:
     Args:
         folder (`Path`): Its folder.
         config ([`FlashSlothConfig`]): Its config.
-        dtype (`str`, *optional*): Weights of the graphs; those that were exported first if unset.
+        dtype (`str`, *optional*, defaults to `"auto"`): Weights of the graphs; "auto" and "fast" are the default of
+            the export.
         device (`str`, *optional*, defaults to `"cpu"`): "cpu", or "cuda" with onnxruntime-gpu.
-        threads (`int`, *optional*): Threads that compute; as many as there are cores if unset.
+        threads (`int`, *optional*): Threads that compute; as many as `OMP_NUM_THREADS` says, or there are cores, if
+            unset.
 
     Raises:
         ValueError: If a graph is missing, damaged, newer than onnxruntime, or of another config, if it does not fit
@@ -58,21 +72,17 @@ class OnnxModel:
         self,
         folder: Path,
         config: PreTrainedConfig,
-        dtype: str | None = None,
+        dtype: str = "auto",
         device: str = "cpu",
         threads: int | None = None,
     ):
         self.folder, self.config, self.device = folder, config, device
         record = read_export(folder)
-        self.dtype = record["default"] if dtype is None else dtype
-        if self.dtype not in record["weights"]:
-            raise ValueError(
-                f"{folder} holds no weights in {self.dtype}: take {' or '.join(record['weights'])}, or export it "
-                "again with others."
-            )
+        self.dtype = chosen_dtype(record, dtype, folder)
         files = {graph: folder / name for graph, name in record["weights"][self.dtype].items()}
-        check_files(files, record, folder)
-        check_memory(files, folder)
+        sizes = {folder / name: size for name, size in files_of(record, self.dtype).items()}
+        check_files(sizes)
+        check_memory(sizes, folder)
         options = session_options(threads)
         provider = find_provider(device)
         self._sessions = {graph: open_graph(file, options, provider) for graph, file in files.items()}
@@ -150,48 +160,35 @@ class OnnxModel:
         return [onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype)) for shape, dtype in shapes]
 
 
-def find_exported(name, revision: str | None = None) -> Path:
+def check_files(sizes: dict[Path, int]) -> None:
     """
-    The folder of an exported model; see [`~flashsloth.parts.find_flashsloth`].
+    Args:
+        sizes (`dict[Path, int]`): Bytes of each file when the model was exported.
 
     Raises:
-        ValueError: If it is no exported model.
+        ValueError: If a file is missing, or has another size.
     """
-    folder = find_flashsloth(name, revision)
-    read_export(folder)
-    return folder
+    for file, size in sizes.items():
+        if not file.is_file():
+            raise ValueError(f"{file} is missing, but the model needs it. Copy or export the model again.")
+        if file.stat().st_size != size:
+            raise ValueError(
+                f"{file} has {file.stat().st_size} bytes, but had {size} when it was exported: it is cut short or "
+                "damaged. Copy or export the model again."
+            )
 
 
-def check_files(files: dict[str, Path], record: dict, folder: Path) -> None:
+def check_memory(sizes: dict[Path, int], folder: Path) -> None:
     """
     Raises:
-        ValueError: If a file of the graphs is missing, or has another size than when it was exported.
+        ValueError: If the graphs take more memory than the machine has left; only Linux says how much that is.
     """
-    sizes = record["files"]
-    for file in files.values():
-        for name, size in sizes.items():
-            if not name.startswith(file.relative_to(folder).as_posix()):
-                continue
-            found = folder / name
-            if not found.is_file():
-                raise ValueError(f"{found} is missing, but the model needs it. Copy or export the model again.")
-            if found.stat().st_size != size:
-                raise ValueError(
-                    f"{found} has {found.stat().st_size} bytes, but had {size} when it was exported: it is cut short "
-                    "or damaged. Copy or export the model again."
-                )
-
-
-def check_memory(files: dict[str, Path], folder: Path) -> None:
-    """
-    Raises:
-        ValueError: If the graphs take more memory than the machine has left.
-    """
-    if not MEMORY_FILE.is_file():  # of Linux
+    if not MEMORY_FILE.is_file():
         return
     lines = MEMORY_FILE.read_text(encoding="ascii").splitlines()
     available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith(AVAILABLE_MEMORY)), None)
-    needed = sum(_memory_of(file) for file in files.values())
+    is_half = SUFFIXES["float16"] + ".onnx"
+    needed = sum(size * (FLOAT16_MEMORY if is_half in file.name else MEMORY) for file, size in sizes.items())
     if available is not None and needed > available:
         raise ValueError(
             f"{folder} takes about {needed / 1e9:.1f} GB of memory, but {available / 1e9:.1f} GB are free: close "
@@ -199,17 +196,14 @@ def check_memory(files: dict[str, Path], folder: Path) -> None:
         )
 
 
-def _memory_of(file: Path) -> float:
-    num_bytes = sum(part.stat().st_size for part in file.parent.glob(f"{file.name}*"))
-    return num_bytes * MEMORY_PER_BYTE["float16" if file.stem.endswith("_fp16") else "float32"]
-
-
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     """How the graphs run."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    set_by_environment = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = threads or (
+        int(set_by_environment) if set_by_environment.isdecimal() else ALL_CORES
+    )
     return options
 
 

@@ -109,6 +109,28 @@ class GreedyModel:
         return [text.strip() for text in texts]
 
 
+class GreedyAssistant:
+    """
+    An assistant that answers batches of questions with greedy decoding, whatever computes it.
+
+    Args:
+        assistant ([`~flashsloth.assistant.assistant.Assistant`]): Answers.
+        max_new_tokens (`int`): The longest answer.
+    """
+
+    def __init__(self, assistant, max_new_tokens: int):
+        self.assistant, self.max_new_tokens = assistant, max_new_tokens
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        """
+        Raises:
+            ValueError: If an image cannot be read, or a prompt is longer than the decoder.
+        """
+        images = [read_image(one.image, f"the image of question {' '.join(one.key)!r}") for one in questions]
+        prompts = [question.prompt for question in questions]
+        return list(map(str, self.assistant.ask(images, prompts, max_new_tokens=self.max_new_tokens)))
+
+
 def batches_of(questions: Sequence[Question], batch_size: int) -> list[list[Question]]:
     """Batches of prompts of similar length, the longest first: what does not fit into memory fails at once."""
     ordered = sorted(questions, key=lambda question: (-len(question.prompt), question.image_name, question.key))

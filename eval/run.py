@@ -73,6 +73,7 @@ class ModelOptions:
         hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
         batch_size (`int`, *optional*, defaults to 8): Questions in a batch.
         write (`bool`, *optional*, defaults to `False`): Put the scores into the model folder's `evaluation.json`.
+        backend (`str`, *optional*, defaults to `"torch"`): See [`flashsloth.load`].
     """
 
     model: str
@@ -82,6 +83,7 @@ class ModelOptions:
     hd: bool | None = None
     batch_size: int = 8
     write: bool = False
+    backend: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,12 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
         MemoryError: If the machine's memory is too small for a batch.
     """
     from flashsloth.eval import asking
-    from flashsloth.loading import find_flashsloth
+    from flashsloth.parts import find_for_backend
 
     check_output(output, (*FILES, asking.FAILURES))
     check_images(task.questions)
     _check_write(task, options)
-    folder = find_flashsloth(options.model, options.revision)
+    folder = find_for_backend(options.backend, options.model, options.revision, options.dtype)
     with ExitStack() as held:
         with asking.this_process() as process:
             if process.is_first:
@@ -234,19 +236,38 @@ def _check_write(task: Task, options: ModelOptions) -> None:
 def _ask_rest(task: Task, options: ModelOptions, folder: Path, output: Path, process) -> None:
     """Loads the model, if questions are left, and asks this process's share of them."""
     from flashsloth.eval import asking
-    from flashsloth.loading import load_model_and_processor
 
     done = asking.answered(output, task.benchmark.key)
     if all(question.key in done for question in task.questions):
         return
-    model, processor = load_model_and_processor(str(folder), None, options.trust_remote_code, options.dtype)
+    ask, dtype = _load(folder, options, task.benchmark.max_new_tokens)
     if process.is_first:
-        note_dtype(output, str(model.dtype).removeprefix("torch."))
+        note_dtype(output, dtype)
     process.wait_for_all()  # no answer is there before the note of what it is an answer of
-    ask = asking.GreedyModel(model, processor, task.benchmark.max_new_tokens, options.hd)
     source = _source(folder)
     name = source.get("repo") or source["folder"]
     asking.ask_all(task.questions, ask, output, task.benchmark.key, name, options.batch_size, process)
+
+
+def _load(folder: Path, options: ModelOptions, max_new_tokens: int):
+    """The model that answers, and its dtype."""
+    from flashsloth import load
+    from flashsloth.eval import asking
+
+    if options.backend == "torch":
+        from flashsloth.loading import load_model_and_processor
+
+        model, processor = load_model_and_processor(str(folder), None, options.trust_remote_code, options.dtype)
+        dtype = str(model.dtype).removeprefix("torch.")
+        return asking.GreedyModel(model, processor, max_new_tokens, options.hd), dtype
+    assistant = load(
+        folder,
+        backend=options.backend,
+        hd=options.hd,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return asking.GreedyAssistant(assistant, max_new_tokens), assistant.model.dtype
 
 
 def _finish(task: Task, texts: list[str], output: Path, fingerprint: dict, run: dict) -> dict:
@@ -273,6 +294,7 @@ def _describe(task: Task, options: ModelOptions, folder: Path) -> dict:
             "decoding": "greedy",
             "max_new_tokens": task.benchmark.max_new_tokens,
             "hd": options.hd,
+            **({} if options.backend == "torch" else {"backend": options.backend}),
         },
         "versions": versions(has_model=True),
     }

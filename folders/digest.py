@@ -7,7 +7,7 @@ from pathlib import Path
 
 # The files that a model's answers depend on.
 MODEL_FILES = ("*.safetensors", "*.bin", "*.py", "*.jinja", "config.json", "generation_config.json")
-MODEL_FILES += ("*token*.json", "*processor*.json")
+MODEL_FILES += ("*token*.json", "*processor*.json", "onnx/*")
 
 
 def digest_of_model(folder: Path) -> str:

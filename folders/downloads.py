@@ -75,8 +75,8 @@ def find_tokenizer(name) -> Path:
     return find_files(name, TOKENIZER_FILES)
 
 
-def find_files(name, files: tuple[str, ...]) -> Path:
-    """The folder of a model with the files of these patterns; see [`find_model`]."""
+def find_files(name, files: tuple[str, ...], ignored: tuple[str, ...] = SUBFOLDERS) -> Path:
+    """The folder of a model with the files of these patterns, but not of the ignored ones; see [`find_model`]."""
     folder = Path(name)
     if is_folder(name):
         check_is_fetched(folder)
@@ -84,7 +84,7 @@ def find_files(name, files: tuple[str, ...]) -> Path:
     progress_bars = not are_progress_bars_disabled()
     disable_progress_bars()  # the files are small, and the weights that may follow have a bar
     try:
-        return _download(str(name), files)
+        return _download(str(name), files, ignored)
     finally:
         if progress_bars:
             enable_progress_bars()
@@ -118,14 +118,14 @@ def check_is_repo_id(name: str) -> None:
         raise FileNotFoundError(f"No model folder at '{shown}'; give a folder or a Hub id such as owner/name.")
 
 
-def _download(name: str, files: tuple[str, ...]) -> Path:
+def _download(name: str, files: tuple[str, ...], ignored: tuple[str, ...] = SUBFOLDERS) -> Path:
     check_is_repo_id(name)
     repo_id, at, revision = name.partition("@")
     try:
         if at and not revision:
             raise HFValidationError("the revision after '@' is empty.")
         folder = snapshot_download(
-            repo_id, revision=revision or None, allow_patterns=list(files), ignore_patterns=list(SUBFOLDERS)
+            repo_id, revision=revision or None, allow_patterns=list(files), ignore_patterns=list(ignored)
         )
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ValueError(_not_found(name, error)) from error

@@ -45,9 +45,42 @@ def read_export(folder: Path) -> dict:
     weights = record.get("weights")
     is_complete = isinstance(weights, dict) and weights and all(_is_graphs(files) for files in weights.values())
     is_complete = is_complete and weights.keys() <= set(WEIGHTS) and record.get("default") in weights
-    if not is_complete or not _is_sizes(record.get("files")):
+    if is_complete and _is_sizes(record.get("files")):
+        named = {name for files in weights.values() for name in files.values()}
+        is_complete = named <= record["files"].keys()
+    else:
+        is_complete = False
+    if not is_complete:
         raise ValueError(f"{folder / EXPORT_FILE} does not name the graphs of the model. Export it again.")
     return record
+
+
+def chosen_dtype(record: dict, dtype: str, where) -> str:
+    """
+    The dtype of the weights that are asked for, or the default of the export.
+
+    Args:
+        record (`dict`): See [`read_export`].
+        dtype (`str`): What is asked for; "auto" and "fast" are the default of the export.
+        where: The folder, for the message.
+
+    Raises:
+        ValueError: If the model was not exported with such weights.
+    """
+    if dtype in ("auto", "fast"):
+        return record["default"]
+    if dtype not in record["weights"]:
+        raise ValueError(
+            f"{where} holds no weights in {dtype}: take {' or '.join(record['weights'])}, or export the model again "
+            "with others."
+        )
+    return dtype
+
+
+def files_of(record: dict, dtype: str) -> dict[str, int]:
+    """The sizes of the files with weights of a dtype, in bytes, by their names: graphs and what lies beside them."""
+    graphs = set(record["weights"][dtype].values())
+    return {name: size for name, size in record["files"].items() if name.removesuffix(DATA_SUFFIX) in graphs}
 
 
 def _is_sizes(files) -> bool:

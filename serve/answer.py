@@ -20,7 +20,8 @@ from flashsloth.folders.digest import digest_of_model
 from flashsloth.folders.downloads import is_folder
 from flashsloth.folders.lock import locked
 from flashsloth.folders.provenance import describe_source
-from flashsloth.loading import check_folder, find_flashsloth
+from flashsloth.loading import check_folder
+from flashsloth.parts import find_for_backend
 from flashsloth.serve import answer_files
 from flashsloth.serve.answer_files import Answered, Journal
 from flashsloth.serve.asking import ModelOptions
@@ -115,10 +116,10 @@ def answer_questions(questions: Questions, model: ModelOptions, options: RunOpti
         OSError: If a worker fails, or the Hub cannot be reached.
     """
     _check_columns(questions, options)
-    folder = find_flashsloth(model.model, model.revision)
+    folder = find_for_backend(model.backend, model.model, model.revision, model.dtype)
     run = _describe(questions, model, folder)
     answer_files.check_run(options.output, run)
-    if not model.trust_remote_code:
+    if model.backend == "torch" and not model.trust_remote_code:
         check_folder(folder)
     with locked(options.output):
         answer_files.check_run(options.output, run)
@@ -217,6 +218,7 @@ def _describe(questions: Questions, model: ModelOptions, folder: Path) -> dict:
             "hd": model.hd,
             "dtype": model.dtype,
             "trust_remote_code": model.trust_remote_code,
+            **({} if model.backend == "torch" else {"backend": model.backend}),
         },
     }
 

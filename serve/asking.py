@@ -35,6 +35,7 @@ class ModelOptions:
             *optional*, defaults to `False`): See [`flashsloth.loading.load_model_and_processor`].
         hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
         max_new_tokens (`int`, *optional*, defaults to 256): The longest answer.
+        backend (`str`, *optional*, defaults to `"torch"`): See [`flashsloth.load`].
     """
 
     model: str
@@ -43,6 +44,7 @@ class ModelOptions:
     trust_remote_code: bool = False
     hd: bool | None = None
     max_new_tokens: int = 256
+    backend: str = "torch"
 
 
 class BatchModel:
@@ -59,6 +61,7 @@ class BatchModel:
         self.model = flashsloth.load(
             options.model,
             revision=options.revision,
+            backend=options.backend,
             hd=options.hd,
             dtype=options.dtype,
             trust_remote_code=options.trust_remote_code,
