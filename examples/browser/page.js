@@ -32,7 +32,8 @@ const state = {
     isSent: false, // whether the model has seen it
     isBusy: false,
     afterwards: null, // what waits for the end of an answer
-    growing: null, // the element of that answer
+    asked: "", // the question that is being answered
+    growing: null, // the element of its answer
 };
 
 function say(text) {
@@ -107,11 +108,13 @@ function ask() {
         return;
     }
     showError("");
-    addMessage("question", question.value);
+    state.asked = question.value;
+    question.value = "";
+    addMessage("question", state.asked);
     state.growing = addMessage("answer is-growing", "");
     const images = state.picture && !state.isSent ? [state.picture] : [];
     setBusy(true);
-    worker.postMessage({ type: "ask", question: question.value, images, hd: element("hd").checked });
+    worker.postMessage({ type: "ask", question: state.asked, images, hd: element("hd").checked });
 }
 
 function endAnswer(answer) {
@@ -119,7 +122,6 @@ function endAnswer(answer) {
     state.growing.textContent = text;
     state.growing.classList.remove("is-growing");
     state.isSent = state.picture !== null;
-    question.value = "";
     const perToken = millisecondsPerToken === null ? "" : `, then ${millisecondsPerToken.toFixed(1)} ms per token`;
     element("facts").textContent =
         `${promptTokens} tokens before the answer, ${visualTokens} of them visual; ` +
@@ -156,6 +158,7 @@ function fail({ during, message }) {
     }
     state.growing?.previousElementSibling.remove();
     state.growing?.remove();
+    question.value ||= state.asked;
     setBusy(false);
 }
 
