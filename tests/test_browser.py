@@ -5,6 +5,7 @@ is wrong. Its libraries are those of examples/browser/node_modules, which `npm c
 """
 
 import base64
+import hashlib
 import io
 import json
 import shutil
@@ -121,13 +122,15 @@ def test_ten_questions_get_the_tokens_of_python(visit, model, exported, question
     assert outside == []
 
 
-def test_other_weights(visit, exported, questions):
+def test_weights_of_4_bits(visit, exported, questions):
     visitor = visit("?weights=int4&device=wasm")
     assert visitor.page.inner_text("#state") == "model · int4 · WebAssembly"
     runtime = flashsloth.load(exported, backend="onnxruntime", dtype="int4")
-    for image, question in questions[:5]:
+    same = 0
+    for image, question in questions:
         visitor.pick(as_file(image))
-        assert visitor.ask(question)["text"] == runtime.ask(image, question).text
+        same += visitor.ask(question)["text"] == runtime.ask(image, question).text
+    assert same >= 8  # each processor rounds to few bits in its own way, which decides close answers
 
 
 def test_a_chat_computes_each_turn_once(visit, model):
@@ -212,11 +215,12 @@ def test_an_image_is_dropped(visit):
     assert visitor.ask(COLOUR)["text"] == "The square is red."
 
 
-VIEWS = """async ([content, type, settings, hd]) => {
+VIEWS = """async ([content, type, settings]) => {
     const { decodeImage, ImageProcessor } = await import(`${location.origin}/images.js`);
     const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
-    const views = new ImageProcessor(settings).views(await decodeImage(new Blob([bytes], { type })), hd);
-    return views.map((view) => Array.from(view));
+    const views = new ImageProcessor(settings).views(await decodeImage(new Blob([bytes], { type })), true);
+    const digests = await Promise.all(views.map((view) => crypto.subtle.digest("SHA-256", view)));
+    return digests.map((digest) => Array.from(new Uint8Array(digest)));
 }"""
 
 
@@ -242,16 +246,19 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
-def test_pixels_are_those_of_pillow(visit, model, resample):
+def test_pixels_are_those_of_pillow_to_the_bit(visit, model):
     visitor = visit("?model=none")
     image_processor = model.processor.image_processor
-    settings = {**json.loads(image_processor.to_json_string()), "resample": int(resample)}
-    for name, file in FILES.items():
+    settings = json.loads(image_processor.to_json_string())
+    filters = dict.fromkeys(FILES, Image.Resampling.BICUBIC)
+    cases = [*filters.items(), *(("a photo", other) for other in Image.Resampling)]
+    for name, resample in cases:
+        file = FILES[name]
         content = base64.b64encode(file["buffer"]).decode()
-        views = visitor.page.evaluate(VIEWS, [content, file["mimeType"], settings, True])
-        expected = image_processor(file["buffer"], hd=True, resample=resample, return_tensors="np")["pixel_values"]
-        assert np.array_equal(np.array(views, np.float32).reshape(expected.shape), expected), name
+        given = [content, file["mimeType"], {**settings, "resample": int(resample)}]
+        views = image_processor(file["buffer"], hd=True, resample=resample, return_tensors="np")["pixel_values"]
+        expected = [list(hashlib.sha256(view.tobytes()).digest()) for view in views]
+        assert visitor.page.evaluate(VIEWS, given) == expected, (name, resample)
 
 
 @pytest.mark.parametrize(
