@@ -460,9 +460,7 @@ def _write_static_space(args: argparse.Namespace) -> None:
     if not args.space:
         raise ValueError("--static is about --space DIR, which it makes a page of static files: add that.")
     if len(args.model or []) != 1:
-        raise ValueError(
-            "--static needs one --model: a folder that `flashsloth export MODEL DIR --format onnx` wrote."
-        )
+        raise ValueError("--static needs one --model: a folder that `flashsloth export M DIR --format onnx` wrote.")
     print(write_static_space(args.space, args.model[0]))
 
 

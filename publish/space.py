@@ -38,22 +38,8 @@ APP_FILES = {"gradio": "app.py", "static": "index.html"}
 OWN_FOLDERS = ("flashsloth/", "models/", "model/")
 BY_PRODUCTS = {"__pycache__", ".gradio"}  # of a Space that was run in its folder
 HIDDEN_FILES = {".gitattributes", ".gitignore"}
-TEXTS = (
-    ".py",
-    ".md",
-    ".txt",
-    ".json",
-    ".jinja",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".cfg",
-    ".ini",
-    ".csv",
-    ".html",
-    ".css",
-    ".js",
-)
+TEXTS = (".py", ".md", ".txt", ".json", ".jinja", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".csv")
+TEXTS += (".html", ".css", ".js")
 
 
 def read_space(folder) -> dict[str, Path | bytes]:
@@ -68,8 +54,8 @@ def read_space(folder) -> dict[str, Path | bytes]:
         folder's.
 
     Raises:
-        ValueError: If it is no Gradio or static Space, or holds a file that must not be uploaded. The message names all of these
-            problems at once.
+        ValueError: If it is no Gradio or static Space, or holds a file that must not be uploaded. The message names
+            all of these problems at once.
     """
     folder = Path(folder)
     _check_kind(folder)
@@ -174,8 +160,8 @@ def _check_kind(folder: Path) -> None:
     sdk = metadata.get("sdk")
     if sdk not in SDKS:
         raise ValueError(
-            f"{folder} is no Gradio or static Space: its {REPOCARD_NAME} says neither 'sdk: gradio' nor 'sdk: static'. "
-            "Name a folder that flashsloth demo --space wrote."
+            f"{folder} is no Gradio or static Space: its {REPOCARD_NAME} says neither 'sdk: gradio' nor "
+            "'sdk: static'. Name a folder that flashsloth demo --space wrote."
         )
     app_file = metadata.get("app_file", APP_FILES[sdk])
     for name in (app_file, *SDKS[sdk]):

@@ -1,7 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-A static Space of the Hub: the page of examples/browser and an exported model, which visitors' browsers run. It costs no
-computer: its libraries come from a content delivery network (CDN), in the versions that the page is tested with.
+A static Space of the Hub: the page of examples/browser and an exported model, which visitors' browsers run. Its
+libraries come from a content delivery network (CDN), in the versions that the page is tested with.
 """
 
 import json
@@ -38,8 +38,8 @@ HEADERS = {
 
 TEXT = """# FlashSloth in the browser
 
-A chat about an image with `{name}`, and what the model looked at. The model runs in the visitor's browser, and no image
-leaves it.
+A chat about an image with `{name}`, and what the model looked at. The model runs in the visitor's browser, and no
+image leaves it.
 
 On a machine of your own, this command serves the page at http://127.0.0.1:8000:
 

@@ -268,7 +268,7 @@ def test_pixels_are_those_of_pillow_to_the_bit(visit, model):
         (f"?model={CUT}", "decoder_model_merged.onnx has 1000 bytes, but had"),
         (f"?model={NO_PROCESSOR}", "processor_config.json is missing (404): copy or export the model again."),
         (f"?model={GREEDY}", "generation_config.json sets repetition_penalty=1.2, but this page decodes greedily"),
-        ("?weights=float16", "holds no weights in float16: take float32 or int8 or int4."),
+        ("?weights=float16", "holds no weights in float16: take float32 or int4 or int8."),
         ("?device=webgpu", "This browser has no WebGPU here: take the device wasm."),
         ("?model=http://127.0.0.1:1/", "cannot be fetched: check the address, and whether its server runs."),
     ],

@@ -51,11 +51,13 @@ export function resize(image, width, height, filter, canvas) {
 function sources(length, newLength, filter) {
     const scale = length / newLength;
     if (filter === NEAREST) {
-        const one = Int32Array.of(1 << PRECISION_BITS);
-        return Array.from({ length: newLength }, (_, index) => ({
-            first: Math.floor((index + 0.5) * scale),
-            weights: one,
-        }));
+        const weights = Int32Array.of(1 << PRECISION_BITS);
+        let position = scale * 0.5; // Pillow adds, where a product would be rounded otherwise
+        return Array.from({ length: newLength }, () => {
+            const first = Math.min(length - 1, Math.floor(position));
+            position += scale;
+            return { first, weights };
+        });
     }
     if (!FILTERS.has(filter)) {
         throw new Error(`The image processor has resample=${filter}, which is no filter of Pillow.`);
