@@ -1,8 +1,8 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
 Writes docs/browser.png: the page of examples/browser in a headless Chromium, after two questions; prints how long a
-token takes there. In the root of the repository, after `pip install -e '.[dev]'`, `npm ci --prefix examples/browser` and
-with Debian's package `chromium`,
+token takes there. In the root of the repository, after `pip install -e '.[dev]'` and
+`npm ci --prefix examples/browser`, and with Debian's package `chromium`,
 
     PYTHONPATH=tests/support python docs/browser.py
 """
