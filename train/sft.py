@@ -29,7 +29,8 @@ from flashsloth import FlashSlothProcessor
 from flashsloth.folders.downloads import find_files
 from flashsloth.folders.new_folder import new_folder
 from flashsloth.folders.provenance import PROVENANCE_FILE, describe_source, read_provenance, write_provenance
-from flashsloth.loading import MODEL_FILES, has_fast_bfloat16, load_processor
+from flashsloth.loading import has_fast_bfloat16, load_processor
+from flashsloth.parts import MODEL_FILES
 from flashsloth.train.config import StageConfig
 from flashsloth.train.data.broken_rows import SKIPPED_FILE, BrokenRow
 from flashsloth.train.data.fingerprint import fingerprint
