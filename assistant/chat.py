@@ -37,10 +37,12 @@ class Chat:
 
     def __init__(self, assistant: Assistant, system: str | None = None, hd: bool | None = None):
         self.assistant, self.system, self.hd = assistant, system, hd
+        self._stream: Stream | None = None
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all turns."""
+        """Forgets all turns. An answer that is still being made is stopped."""
+        self._end_stream()
         self._memory = self.assistant.backend.new_memory()
         self._images: list = []
         self._hd_by_image: list[bool] = []
@@ -66,22 +68,32 @@ class Chat:
             ValueError: If an image cannot be read, the question is empty, the conversation is longer than the decoder,
                 or an option is unknown or has no effect.
         """
-        return self._answer(question, read_images(images), explain, generation_options(options), Watch())
+        options, images = generation_options(options), read_images(images)
+        self._end_stream()
+        return self._answer(question, images, explain, options, Watch())
 
     def stream(self, question: str, images=None, *, explain: bool = False, **options) -> Stream:
         """
         Asks the next question and gives the answer piece by piece; the arguments are those of `ask`. An answer that is
-        closed before its end stays in the conversation as far as it went. Ask nothing else before it has ended.
+        closed before its end stays in the conversation as far as it went, and the next question closes it.
 
         Returns:
             [`Stream`]: An iterator over the pieces, with the whole `answer` when they are there.
         """
         options, images = streaming_options(options), read_images(images)
+        self._end_stream()
 
         def answer_with(watch: Watch) -> Answer:
             return self._answer(question, images, explain, options, watch)
 
-        return Stream(answer_with, self.assistant.processor.tokenizer)
+        self._stream = Stream(answer_with, self.assistant.processor.tokenizer)
+        return self._stream
+
+    def _end_stream(self) -> None:
+        """Two turns at once would write into one memory."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _answer(self, question: str, images: list, explain: bool, options: dict, watch: Watch) -> Answer:
         message = user_message(question, images)

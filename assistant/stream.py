@@ -1,15 +1,27 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """An answer that can be read while it is made."""
 
+import atexit
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from transformers import TextStreamer
 
 from flashsloth.assistant.answer import Answer
+
+
+_running: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Ends the answers that nobody read to their end: an interpreter that goes while torch computes is aborted."""
+    for stream in list(_running):
+        stream.close()
 
 
 class Watch:
@@ -74,8 +86,9 @@ class Stream(Iterator[str]):
         self._error: Exception | None = None
         self._pieces = _Pieces(tokenizer, self._items.put)
         self._watch = Watch(self._put_token)
-        # a daemon, for an interpreter that ends in the middle of an answer
+        # a daemon, as an interpreter that ends does not wait for the last token
         self._thread = threading.Thread(target=self._run, args=(answer_with,), daemon=True)
+        _running.add(self)
         self._thread.start()
 
     @property

@@ -84,6 +84,10 @@ class TorchBackend:
             inputs = self._continued(inputs, memory)
         if options.get("stop_strings"):
             options = {**options, "tokenizer": self.processor.tokenizer}
+        options = {
+            **options,
+            "max_new_tokens": min(options["max_new_tokens"], self._room(inputs["input_ids"].shape[1])),
+        }
         criteria = StoppingCriteriaList([*(options.pop("stopping_criteria", None) or []), _Step(watch)])
         cache = None if memory is None else memory.cache or DynamicCache(config=self.model.config.text_config)
         if memory is not None:
@@ -99,6 +103,16 @@ class TorchBackend:
             memory.features = (inputs.get("mm_encoder_outputs") or {}).get("image")
             memory.cache = cache
         return prompts, [self._to_end(row) for row in output[:, length:].tolist()]
+
+    def _room(self, length: int) -> int:
+        """How many tokens an answer may have behind a prompt: beyond its last position a decoder only babbles."""
+        limit = self.model.config.text_config.max_position_embeddings
+        if length >= limit:
+            raise ValueError(
+                f"The prompt has {length} tokens, which leaves no room for an answer: the decoder has {limit} "
+                "positions. Shorten the text, or use fewer images or hd=False."
+            )
+        return limit - length
 
     def _continued(self, inputs, memory: Memory) -> dict:
         """The inputs of the whole chat, with images that are encoded once."""
@@ -160,7 +174,7 @@ class TorchBackend:
             ).nonzero()[-self.model.config.num_query_tokens :, 0]
             queries = outputs.query_attentions[0][:, last_slot].float().mean(dim=(0, 1)).cpu().numpy()
         if outputs.pooling_weights is not None:
-            pooling = pooled_patches(outputs.pooling_weights[0])
+            pooling = pooled_patches(outputs.pooling_weights[0].float().cpu().numpy())
         ends = np.cumsum(views)[:-1]
         return [
             tuple(over_image(one, size, self.model.config, tile_grid) for one in pair)

@@ -66,7 +66,14 @@ def this_process() -> Iterator[Process]:
         yield Process()
         return
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=LONGEST_RUN)
-    yield Process(state.process_index, state.num_processes, state.wait_for_everyone)
+
+    def wait_for_all() -> None:
+        try:
+            state.wait_for_everyone()
+        except RuntimeError as error:  # torch's, when a connection is closed
+            raise ValueError("Another process of this run has ended: its message says why.") from error
+
+    yield Process(state.process_index, state.num_processes, wait_for_all)
     state.destroy_process_group()
 
 
@@ -92,7 +99,8 @@ class GreedyModel:
         """
         chats = []
         for question in questions:
-            image = read_image(question.image, f"the image of question {' '.join(question.key)!r}")
+            name = f"the image {question.image_name!r} of question {' '.join(question.key)!r}"
+            image = read_image(question.image, name)
             content = [{"type": "image", "image": image}, {"type": "text", "text": question.prompt}]
             chats.append([{"role": "user", "content": content}])
         inputs = self.processor.apply_chat_template(

@@ -24,6 +24,7 @@ class Benchmark(ABC):
         rule (`str`): Whose rule gives them.
         max_new_tokens (`int`): The longest answer, as published, in tokens.
         takes_labels (`bool`): Whether labels may be in a file of their own.
+        sizes (`tuple[int, ...]`): How many questions its published files have.
     """
 
     name: str
@@ -34,6 +35,11 @@ class Benchmark(ABC):
     rule = "llava"
     max_new_tokens = 128
     takes_labels = True
+    sizes: tuple[int, ...]
+
+    def is_published(self, num_questions: int) -> bool:
+        """Whether there are as many questions as in a published file. Scores of others are not the benchmark's."""
+        return num_questions in self.sizes
 
     @abstractmethod
     def read_questions(self, files: list[Path], images: Path) -> list[Question]:

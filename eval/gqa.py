@@ -29,6 +29,7 @@ class GQA(Benchmark):
     name = "gqa"
     title = "GQA"
     split = "testdev_balanced"
+    sizes = (12_578,)
 
     def read_questions(self, files, images):
         return [question for file in files for question in self._read(file, images)]

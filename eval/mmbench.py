@@ -61,6 +61,7 @@ class MMBench(Benchmark):
     name = "mmbench"
     title = "MMB"
     split = "dev"
+    sizes = (4_377, 4_329)  # of 2023-07-12 and 2023-10-03
     main_scores = ("circular_accuracy",)
     max_new_tokens = 1024
     takes_labels = False

@@ -42,6 +42,7 @@ class MME(Benchmark):
     name = "mme"
     title = "MME"
     split = "test"
+    sizes = (2_374,)
     main_scores = ("perception", "cognition")
     unit = "points"
     rule = "mme"

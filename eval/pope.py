@@ -26,6 +26,7 @@ class POPE(Benchmark):
     name = "pope"
     title = "POPE"
     split = "coco"
+    sizes = (8_910, 9_000)  # of LLaVA's file, and of POPE's own
     main_scores = ("mean_f1",)
 
     def read_questions(self, files, images):
@@ -86,14 +87,14 @@ class POPE(Benchmark):
     def judge(self, questions, labels, texts):
         says_yes = np.array([not is_no(text) for text in texts], dtype=bool)
         is_yes = np.array([label == "yes" for label in labels], dtype=bool)
-        exact = np.array([text.lower().strip() for text in texts])
+        exact = [text.lower().strip() for text in texts]
         return {
             "value": (says_yes == is_yes).astype(float),
             "counted": np.ones(len(texts), dtype=bool),
             "category": np.array([question.category for question in questions]),
             "says_yes": says_yes,
             "is_yes": is_yes,
-            "says_exactly": np.where(np.isin(exact, ("yes", "no")), exact, "other"),
+            "says_exactly": np.array([text if text in ("yes", "no") else "other" for text in exact]),
         }
 
     def scores(self, table, weights):

@@ -116,8 +116,8 @@ def check_images(questions: list[Question]) -> None:
     missing = [file for file in files if not is_file(file)]
     if missing:
         raise ValueError(
-            f"{len(missing)} of {len(files)} images are not there, {shown(str(missing[0]))} among them: name their "
-            "folder with --images."
+            f"{len(missing)} of {len(files)} images are not there, {shown(str(missing[0]))} among them: "
+            f"{'name their folder with --images' if len(missing) == len(files) else 'put them into that folder'}."
         )
 
 

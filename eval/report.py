@@ -24,6 +24,7 @@ from flashsloth.eval.questions import Question
 logger = logging.getLogger(__name__)
 
 REPORT, OUTCOMES = "report.json", "outcomes.json"
+OWN_QUESTIONS = "questions of your own"  # in the place of a split
 EVALUATION_FILE = "evaluation.json"  # of a model folder; its model card is made from it
 SAMPLES, SEED = 1000, 0  # of the bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles
@@ -169,7 +170,7 @@ def evaluations(benchmark: Benchmark, report: dict) -> list[dict]:
                 "name": benchmark.title,
                 "repo": None,
                 "config": "LLaVA-1.5 protocol",
-                "split": benchmark.split,
+                "split": benchmark.split if benchmark.is_published(report["questions"]) else OWN_QUESTIONS,
                 "revision": None,
             },
             "metric": name,

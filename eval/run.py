@@ -43,6 +43,7 @@ from flashsloth.eval.run_folder import (
     SUBMISSION,
     begin_note,
     check_output,
+    forget_report,
     note_dtype,
     noted_dtype,
 )
@@ -57,6 +58,7 @@ logger = logging.getLogger(__name__)
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark for benchmark in (GQA(), MMBench(), MME(), POPE(), TextVQA())
 }
+DTYPES = ("float32", "bfloat16", "float16")  # those that say what they are; others depend on checkpoint and machine
 FILES = (ANSWERS, NOTE, LOCK, REPORT, OUTCOMES)  # of a run
 
 
@@ -201,7 +203,8 @@ def ask_model(task: Task, options: ModelOptions, output: Path) -> dict | None:
                 return None
             texts = asking.merge(output, task.questions, task.benchmark.key)
         settings = {**run["settings"], "dtype": noted_dtype(output), "batch_size": options.batch_size}
-        about = {"model": run["model"], "settings": settings, "command": task.command}
+        hd = {None: "", True: " --hd", False: " --no-hd"}[options.hd]
+        about = {"model": run["model"], "settings": settings, "command": task.command + hd}
         fingerprint = {**_fingerprint(task), "images": fingerprint_of_images(images)}
         report = _finish(task, texts, output, fingerprint, about)
         if options.write:
@@ -217,7 +220,12 @@ def _begin(
 
     run, images = _describe(task, options, folder), image_digests(task.questions)
     held.enter_context(locked(output))  # the other processes belong to this one
-    begin_note(output, run, images, asking.answered(output, task.benchmark.key), task.questions)
+    if (output / REPORT).is_file() and not any((output / name).is_file() for name in (NOTE, ANSWERS)):
+        raise ValueError(f"{output} holds the report of given answers ({REPORT}): choose another --output.")
+    answered = asking.answered(output, task.benchmark.key)
+    begin_note(output, run, images, answered, task.questions)
+    if any(question.key not in answered for question in task.questions):
+        forget_report(output)
     asking.forget_failures(output)
     return run, images
 
@@ -228,6 +236,9 @@ def _check_write(task: Task, options: ModelOptions) -> None:
         return
     if task.labels is None:
         raise ValueError("--write needs --labels: without them there are no scores to write.")
+    if options.hd is not None:
+        name = "--hd" if options.hd else "--no-hd"
+        raise ValueError(f"--write puts scores of the checkpoint's own setting into its folder: leave out {name}.")
     if not os.path.isdir(options.model):
         raise ValueError(f"--write puts scores into a model folder, and {options.model} is none: name one.")
     read_evaluations(Path(options.model))
@@ -239,6 +250,8 @@ def _ask_rest(task: Task, options: ModelOptions, folder: Path, output: Path, pro
 
     done = asking.answered(output, task.benchmark.key)
     if all(question.key in done for question in task.questions):
+        if options.dtype in DTYPES:
+            note_dtype(output, options.dtype)
         return
     ask, dtype = _load(folder, options, task.benchmark.max_new_tokens)
     if process.is_first:
@@ -276,6 +289,15 @@ def _finish(task: Task, texts: list[str], output: Path, fingerprint: dict, run: 
     table = benchmark.judge(questions, labels, texts) if labels else None
     if table is None:
         logger.warning("Without labels there is no score: give --labels, or hand in %s.", output / SUBMISSION)
+    if table is not None and not benchmark.is_published(len(questions)):
+        sizes = " or ".join(f"{size:,}" for size in benchmark.sizes)
+        logger.warning(
+            "These are %s questions, and those of %s %s are %s: the scores are of a set of your own.",
+            f"{len(questions):,}",
+            benchmark.title,
+            benchmark.split,
+            sizes,
+        )
     report = make_report(benchmark, table, questions, fingerprint, run)
     benchmark.write_submission(output / SUBMISSION, questions, labels, texts)
     write_report(output, report, table, questions)

@@ -4,11 +4,13 @@ The folder of a run: whether it can be written, and the note of what the answers
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from flashsloth.eval.files import check_fields, read_json_file, shown, write_json
 from flashsloth.eval.questions import Question
+from flashsloth.eval.report import OUTCOMES, REPORT
 
 
 NOTE = "run.json"
@@ -44,6 +46,16 @@ def check_output(output: Path, files: tuple[str, ...]) -> None:
     submission = output / SUBMISSION
     if os.path.lexists(submission) and not submission.is_dir():
         raise ValueError(f"{submission} is a file, in the place of a folder of the run: {REMEDY}.")
+    if submission.is_dir() and not os.access(submission, os.W_OK | os.X_OK):
+        raise ValueError(f"{submission} cannot be written to: {REMEDY}.")
+
+
+def forget_report(output: Path) -> None:
+    """Removes the report and the submission of an earlier run, some of whose questions will be asked again."""
+    for name in (REPORT, OUTCOMES):
+        (output / name).unlink(missing_ok=True)
+    if (output / SUBMISSION).is_dir():
+        shutil.rmtree(output / SUBMISSION)
 
 
 def begin_note(output: Path, run: dict, images: dict[str, str], answered: Mapping, questions: list[Question]) -> None:
@@ -62,7 +74,10 @@ def begin_note(output: Path, run: dict, images: dict[str, str], answered: Mappin
     """
     noted = _read_note(output) if answered else {}
     for name, value in run.items():
-        if noted.setdefault(name, value) != value:
+        before, now = (noted.setdefault(name, value), value)
+        if name == "model" and "sha256" in before:  # a folder may have another name since
+            before, now = before["sha256"], now.get("sha256")
+        if before != now:
             raise ValueError(f"{output} holds answers of a run that differs in its {name}: {REMEDY}.")
     before = noted.setdefault("images", images)
     for question in questions:  # images of other questions may have been repaired since

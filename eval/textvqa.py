@@ -53,6 +53,7 @@ class TextVQA(Benchmark):
     name = "textvqa"
     title = "TextVQA"
     split = "val"
+    sizes = (5_000,)
 
     def read_questions(self, files, images):
         return [self.question_of(row, images) for file in files for row in read_question_rows(file, self.name)]

@@ -28,6 +28,7 @@ def locked(output: Path) -> Iterator[None]:
             stack.enter_context(WeakFileLock(output / LOCK, timeout=LOCK_WAIT))
         except TimeoutError as error:
             raise ValueError(
-                f"Another run is writing into {output}: wait until it has ended, or name another folder with --output."
+                f"Another run is writing into {output}: wait until it has ended, or name another folder with "
+                f"--output. If there is none, remove {output / LOCK}."
             ) from error
         yield

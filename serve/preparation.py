@@ -4,9 +4,9 @@ From a request to the prompt that the model takes: images are read within the se
 tokenized. This runs in threads of its own, beside the model's.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 
 from flashsloth.image_reading_flashsloth import ImageError, read_image
@@ -89,8 +89,12 @@ def prepare(request: ChatRequest, processor, limits: Limits, max_positions: int)
     Raises:
         RequestError: If an image cannot be read, the turns are in a wrong order, or the prompt is too long.
     """
-    images = iter([_read(url, f"Image {index}", limits) for index, url in enumerate(request.images)])
-    messages = [{**message, "content": _with_images(message["content"], images)} for message in request.messages]
+    # One after the other: a photo takes a hundred times the memory of its views.
+    views = [
+        processor.image_processor(_read(url, f"Image {index}", limits), hd=request.hd, return_tensors="pt")
+        for index, url in enumerate(request.images)
+    ]
+    messages = [{**message, "content": _with_stand_ins(message["content"])} for message in request.messages]
     try:
         inputs = processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", hd=request.hd
@@ -99,7 +103,8 @@ def prepare(request: ChatRequest, processor, limits: Limits, max_positions: int)
         raise RequestError(str(error), "messages", "invalid_value") from error
     except ValueError as error:
         raise RequestError(str(error), "messages", TOO_LONG) from error
-    prompt = Prompt(inputs["input_ids"][0], inputs.get("pixel_values"))
+    pixel_values = torch.cat([one["pixel_values"] for one in views]) if views else None
+    prompt = Prompt(inputs["input_ids"][0], pixel_values)
     return prompt, _max_new_tokens(len(prompt.input_ids), request.max_new_tokens, limits, max_positions)
 
 
@@ -115,10 +120,19 @@ def _max_new_tokens(num_prompt_tokens: int, asked: int | None, limits: Limits, m
     return asked
 
 
-def _with_images(content, images: Iterator[Image.Image]):
+def _with_stand_ins(content):
+    """
+    A message's content with the smallest of images, which take as many tokens as any other. Images behind all the text
+    come before it: OpenAI's examples have them there, and the model learned from questions that follow their images.
+    """
     if isinstance(content, str):
         return content
-    return [{"type": "image", "image": next(images)} if part["type"] == "image" else part for part in content]
+    stand_in = {"type": "image", "image": Image.new("RGB", (1, 1))}
+    parts = [stand_in if part["type"] == "image" else part for part in content]
+    kinds = [part["type"] for part in parts]
+    if kinds == sorted(kinds, reverse=True):  # all the text, then the images
+        parts.sort(key=lambda part: part["type"])
+    return parts
 
 
 def _read(url: str, name: str, limits: Limits) -> Image.Image:

@@ -118,5 +118,5 @@ def test_openai_client(root):
     model, processor = load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype="float32")
     with running_server(model, processor) as server:
         output = run([sys.executable, "examples/openai_client.py", server.url], root)
-    (page,) = re.findall(r"```text\n(flashsloth-tiny: .*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+    (page,) = re.findall(r"```text\n(flashsloth-tiny: .*?)```", (ROOT / "docs" / "asking.md").read_text(), re.DOTALL)
     assert output == page

@@ -159,3 +159,16 @@ def test_a_template_that_changes_earlier_turns_is_named(shipped, monkeypatch):
     template = "{{ messages | length }}" + shipped.processor.chat_template
     monkeypatch.setattr(shipped.processor, "chat_template", template)
     assert "chat template changes earlier turns" in error_of(chat.ask, "And now?")
+
+
+def test_the_next_question_ends_a_stream_that_nobody_reads(shipped):
+    chat = shipped.chat()
+    for _ in chat.stream("What colour is the square?", SCENE, min_new_tokens=500, max_new_tokens=500):
+        break
+    answer = chat.ask("Which digit is written by hand?")
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert answer.visual_tokens == 9 and answer.prompt_tokens < 500  # the image is in view, the rest was not made
+    stream = chat.stream("And the star?", min_new_tokens=500, max_new_tokens=500)
+    next(stream)
+    chat.reset()
+    assert stream.answer.finish_reason == "interrupted" and chat.messages == []

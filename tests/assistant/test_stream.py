@@ -1,11 +1,14 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Pieces of an answer: together they are the answer, and a reader who leaves stops it."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from flashsloth.assistant.stream import Stream, Watch
+from flashsloth.loading import SHIPPED_CHECKPOINT
 
 
 SENTENCE = "  The square is red, and the star is *blue*.\nNothing else. \n"
@@ -66,3 +69,14 @@ def test_a_watch_keeps_the_time_of_each_step():
     watch.step(None)
     watch.step(None)
     assert watch.start <= watch.token_times[0] <= watch.token_times[1]
+
+
+def test_an_interpreter_that_ends_in_the_middle_ends_well(tmp_path):
+    code = (
+        "import flashsloth\n"
+        f"model = flashsloth.load({str(SHIPPED_CHECKPOINT)!r}, device='cpu')\n"
+        "stream = model.stream(None, 'Hello?', min_new_tokens=900, max_new_tokens=900)\n"
+        "print(next(stream))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.strip()

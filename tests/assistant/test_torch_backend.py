@@ -56,3 +56,16 @@ def test_a_memory_holds_the_whole_sequence(backend, processor):
     assert ids[-1] in backend.eos_token_ids
     assert memory.cache.get_seq_length() == len(prompt) + len(answer) - 1
     assert memory.features.view_mask.tolist() == [[1]]
+
+
+def test_an_answer_ends_with_the_decoders_positions(backend, processor):
+    limit = backend.model.config.text_config.max_position_embeddings
+    inputs = prepare(processor, [[user("word " * 20)]])
+    length = inputs["input_ids"].shape[1]
+    options = {"max_new_tokens": limit, "min_new_tokens": limit, "do_sample": False}
+    (prompt,), (answer,) = backend.generate(inputs, options, Watch())
+    assert len(prompt) == length and len(prompt) + len(answer) == limit
+    full = {"input_ids": inputs["input_ids"][:, :1].repeat(1, limit)}
+    full["attention_mask"] = torch.ones_like(full["input_ids"])
+    with pytest.raises(ValueError, match=f"has {limit} tokens, which leaves no room for an answer"):
+        backend.generate(type(inputs)(full), OPTIONS, Watch())

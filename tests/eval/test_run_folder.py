@@ -176,7 +176,7 @@ def test_a_second_run_in_a_folder_is_refused(whole_run, tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         f"flashsloth eval: error: Another run is writing into {output}: wait until it has ended, or name another "
-        "folder with --output."
+        f"folder with --output. If there is none, remove {output / 'run.lock'}."
     )
     assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == before
     assert cli.main(["eval", *files.arguments, *MODEL, "--output", str(output)]) == 0

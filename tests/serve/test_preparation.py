@@ -2,6 +2,7 @@
 """A request becomes the prompt that the processor makes, or one error that says which of its images is wrong."""
 
 import base64
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from loopback_server import Answer, LoopbackServer
 from PIL import Image
 from samples import encode_image, make_image, user
 
+from flashsloth.serve import preparation
 from flashsloth.serve.preparation import Limits, check_limits, prepare
 from flashsloth.serve.protocol import RequestError, parse_request
 
@@ -135,3 +137,33 @@ def test_private_addresses_are_refused_unless_allowed(processor, images_server, 
     local = chat(str(tmp_path / "a.png"))
     error_of(check_limits, local, private)
     error_of(prepare, local, processor, private, POSITIONS)
+
+
+def test_one_image_is_decoded_at_a_time(processor, monkeypatch):
+    alive, most = set(), []
+    read = preparation._read
+
+    def counted(*args):
+        image = read(*args)
+        alive.add(id(image))
+        weakref.finalize(image, alive.discard, id(image))
+        most.append(len(alive))
+        return image
+
+    monkeypatch.setattr(preparation, "_read", counted)
+    urls = [data_url(make_image(seed)) for seed in range(4)]
+    prepare(chat(*urls), processor, replace(LIMITS, images=4), POSITIONS)
+    assert len(most) == 4 and max(most) <= 2  # the last one is let go when the next one is there
+
+
+def test_images_behind_the_question_come_before_it(processor):
+    image = {"type": "image_url", "image_url": {"url": data_url(make_image(1))}}
+    text, more = {"type": "text", "text": "What is this?"}, {"type": "text", "text": "And why?"}
+
+    def ids(*parts):
+        request = parse_request({"model": "m", "messages": [{"role": "user", "content": list(parts)}]})
+        return prepare(request, processor, LIMITS, POSITIONS)[0].input_ids.tolist()
+
+    assert ids(text, image) == ids(image, text)
+    assert ids(text, more, image, image) == ids(image, image, text, more)
+    assert ids(text, image, more) not in (ids(image, text, more), ids(text, more, image))  # it stays where it is

@@ -4,8 +4,10 @@
 says, and what `--fix` does and leaves alone.
 """
 
+import errno
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +311,54 @@ def test_a_folder_that_may_not_be_changed_leaves_the_other_repairs(run, folder, 
     assert output.err.splitlines()[-1].endswith(f"annotations say: {prepare.FIXED_BY_HAND} (2)")
 
 
+def fail_with(number: int):
+    """A function that fails as the system does, naming no file."""
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def write_half(path: Path, content: bytes) -> None:
+    """Fails as a full disk does."""
+    with open(path, "wb") as file:
+        file.write(content[: len(content) // 2])
+    fail_with(errno.ENOSPC)()
+
+
+DISKS = {
+    "read only": ([(os, "link", fail_with(errno.EROFS)), (prepare.tempfile, "mkstemp", fail_with(errno.EROFS))], 2),
+    "full": ([(Path, "write_bytes", write_half)], 1),
+    "full, without hard links": (
+        [
+            (os, "link", fail_with(errno.EPERM)),
+            (prepare.shutil, "copyfile", lambda old, new: write_half(new, JPEG)),
+            (Path, "write_bytes", write_half),
+        ],
+        2,
+    ),
+    "lossy": ([(Path, "write_bytes", lambda path, content: open(path, "wb").close())], 1),
+}
+
+
+@pytest.mark.parametrize("disk", DISKS)
+def test_a_disk_that_cannot_be_written_is_a_finding_of_each_image(disk, run, folder, monkeypatch):
+    """A rename needs a disk that can be written, a copy in JPEG also one with space."""
+    patches, left = DISKS[disk]
+    files = {"gqa/images/8.jpeg": JPEG, "ocr_vqa/images/8.gif": GIF}
+    write(folder, files)
+    for place, name, replacement in patches:
+        monkeypatch.setattr(place, name, replacement)
+    status, output, findings = run("gqa/images/8.jpg", "ocr_vqa/images/8.jpg", fix=True)
+    after = contents(folder)
+    assert status == 1 and after["ocr_vqa/images/8.gif"] == GIF
+    assert output.out.startswith("source") and prepare.TEMPORARY not in output.out + output.err + str(list(after))
+    assert f"it is ocr_vqa/images/8.gif, but {folder}/ocr_vqa/images cannot be changed: " in output.out
+    assert output.err.splitlines()[-1].endswith(f"annotations say: {prepare.FIXED_BY_HAND} ({left})")
+    assert after == GOOD | files if left == 2 else after["gqa/images/8.jpg"] == JPEG
+
+
 def deny_all(path) -> None:
     raise PermissionError(13, "Permission denied", str(path))
 
@@ -362,16 +412,10 @@ def test_fix_does_not_overwrite_a_file_that_appears_meanwhile(run, folder, monke
 def test_a_stop_in_the_middle_of_a_repair_is_continued(run, folder, monkeypatch):
     """The original has its second name, but the copy in JPEG is not written."""
     write(folder, {"ocr_vqa/images/8.jpg": GIF})
-    save = Image.Image.save
-
-    def fail(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", fail)
-    annotations = annotate(folder.parent, ["ocr_vqa/images/8.jpg"])
-    assert cli.main(["data", "prepare", annotations, str(folder), "--fix"]) == 1
-    assert contents(folder)["ocr_vqa/images/8.jpg"] == GIF
-    monkeypatch.setattr(Image.Image, "save", save)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fail_with(errno.ENOSPC))
+        assert run("ocr_vqa/images/8.jpg", fix=True)[0] == 1
+    assert contents(folder)["ocr_vqa/images/8.jpg"] == contents(folder)["ocr_vqa/images/8.gif"] == GIF
     assert run("ocr_vqa/images/8.jpg", fix=True)[0] == 0
     assert contents(folder)["ocr_vqa/images/8.gif"] == GIF
 
@@ -397,6 +441,163 @@ def test_links_to_images_elsewhere(run, folder, tmp_path):
     assert run("gqa/images/8.jpg", fix=True)[0] == 0
     assert (folder / "gqa/images/8.jpg").read_bytes() == JPEG
     assert not (folder / "gqa/images/images/8.jpg").is_symlink()
+
+
+# Links among the images: the files, the links, what the annotations name, and the regular files afterwards.
+LINKED = {
+    "a link to a misnamed file": (
+        {"b.png": JPEG},
+        {"a.png": "b.png"},
+        ["a.jpg", "b.jpg"],
+        {"b.png": JPEG, "b.jpg": JPEG},
+    ),
+    "a link that comes after its file": (
+        {"a.png": JPEG},
+        {"b.png": "a.png"},
+        ["a.jpg", "b.jpg"],
+        {"a.png": JPEG, "a.jpg": JPEG},
+    ),
+    "a link to a link": (
+        {"a.png": JPEG},
+        {"b.png": "a.png", "c.png": "b.png"},
+        ["a.jpg", "b.jpg", "c.jpg"],
+        {"a.png": JPEG, "a.jpg": JPEG},
+    ),
+    "a link that no image needs": ({"a.png": JPEG}, {"z.png": "a.png"}, ["a.jpg"], {"a.png": JPEG, "a.jpg": JPEG}),
+    "a link alone": ({"store.jpeg": JPEG}, {"a.png": "store.jpeg"}, ["a.jpg"], {"store.jpeg": JPEG}),
+}
+
+
+@pytest.mark.parametrize("links", LINKED)
+def test_no_link_is_broken_by_a_rename(links, run, folder):
+    files, names, images, expected = LINKED[links]
+    place = folder / "gqa/images/set"
+    write(place, files)
+    for name, target in names.items():
+        (place / name).symlink_to(target)
+    images = [f"gqa/images/set/{image}" for image in images]
+    assert run(*images, fix=True)[0] == 0
+    assert run(*images)[::2] == (0, {})
+    paths = list(place.iterdir())
+    assert all(path.exists() for path in paths)
+    assert {path.name: path.read_bytes() for path in paths if not path.is_symlink()} == expected
+    assert all(not os.path.isabs(os.readlink(path)) for path in paths if path.is_symlink())
+
+
+@pytest.mark.parametrize(("file", "link"), ["ab", "ba"])
+def test_an_image_and_a_link_to_it_are_both_reencoded(file, link, run, folder):
+    write(folder, {f"gqa/images/{file}.jpg": GIF})
+    (folder / f"gqa/images/{link}.jpg").symlink_to(f"{file}.jpg")
+    images = ["gqa/images/a.jpg", "gqa/images/b.jpg"]
+    assert run(*images, fix=True)[0] == 0
+    assert run(*images)[::2] == (0, {})
+    assert contents(folder)["gqa/images/a.gif"] == contents(folder)["gqa/images/b.gif"] == GIF
+
+
+def test_a_file_is_not_reencoded_under_a_link_that_is_as_it_should_be(run, folder):
+    write(folder, {"gqa/images/b.jpg": GIF})
+    (folder / "gqa/images/a.gif").symlink_to("b.jpg")
+    status, output, findings = run("gqa/images/a.gif", "gqa/images/b.jpg", fix=True)
+    assert status == 1 and list(findings) == ["gqa/images/b.jpg"] and contents(folder)["gqa/images/a.gif"] == GIF
+    assert "its content is GIF, but gqa/images/a.gif links to it: re-encode it by hand" in output.out
+
+
+def test_a_link_that_moves_stays_relative(run, folder, tmp_path):
+    """So that it still leads to its image when the folder is moved."""
+    write(folder, {"gqa/store/a.jpg": JPEG})
+    (folder / "gqa/images/images").mkdir()
+    (folder / "gqa/images/images/8.jpg").symlink_to("../../store/a.jpg")
+    assert run("gqa/images/8.jpg", fix=True)[0] == 0
+    assert os.readlink(folder / "gqa/images/8.jpg") == "../store/a.jpg"
+    folder.rename(tmp_path / "moved")
+    assert (tmp_path / "moved/gqa/images/8.jpg").read_bytes() == JPEG
+
+
+def test_another_image_is_not_taken_through_a_linked_folder(run, folder):
+    (folder / "gqa/gqa").symlink_to("images")  # so that gqa/gqa/1.jpg is gqa/images/1.jpg
+    status, output, findings = run("gqa/1.jpg", fix=True)
+    assert status == 1 and {name: item["problem"] for name, item in findings.items()} == {"gqa/1.jpg": "missing"}
+    assert (folder / "gqa/images/1.jpg").read_bytes() == JPEG and not (folder / "gqa/1.jpg").exists()
+
+
+def test_another_image_is_not_taken_by_a_second_name_of_it(run, folder):
+    """As a disk that does not tell cases apart has them; here, a hard link stands for it."""
+    write(folder, {"gqa/images/8.PNG": PNG})
+    os.link(folder / "gqa/images/8.PNG", folder / "gqa/images/8.png")
+    before = contents(folder)
+    status, output, findings = run("gqa/images/8.PNG", "gqa/images/8.jpg", fix=True)
+    assert status == 1 and findings["gqa/images/8.jpg"]["problem"] == "missing" and contents(folder) == before
+
+
+@pytest.mark.parametrize("files", [{"x.png": JPEG}, {"x.jpg": GIF}, {"x.gif": GIF}])
+def test_an_image_with_two_names_is_put_right_once(files, run, folder):
+    write(folder / "gqa/images", files)
+    (folder / "gqa2").symlink_to("gqa")
+    images = ["gqa/images/x.jpg", "gqa2/images/x.jpg"]
+    status, output, findings = run(*images, fix=True)
+    assert status == 0 and [findings[image]["is_fixed"] for image in images] == [True, True]
+    assert run(*images)[::2] == (0, {})
+    assert set(files.values()) <= set(contents(folder).values())
+
+
+@pytest.mark.parametrize("folder_form", ["NFC", "NFD"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_in_another_unicode_form(form, folder_form, run, folder):
+    """macOS writes an accent as a character of its own."""
+    name, parent = "caf\u00e9.jpg", "gqa/caf\u00e9s"
+    image = f"{parent}/{name}"
+    found = f"{unicodedata.normalize(folder_form, parent)}/{unicodedata.normalize(form, name)}"
+    write(folder, {found: JPEG})
+    status, output, findings = run(image)
+    if found == image:
+        assert status == 0
+        return
+    assert status == 1 and (findings[image]["problem"], findings[image]["found"]) == ("other spelling", found)
+    assert run(image, fix=True)[0] == 0
+    assert contents(folder) == GOOD | {image: JPEG}
+    assert run(image)[0] == 0
+
+
+UNWRITABLE = "cur dcx fits fli gbr mpg pcd psd grib h5 msp palm pdf wmf xbm".split()
+
+
+@pytest.mark.parametrize("fix", [False, True])
+def test_endings_of_formats_that_cannot_be_written(fix, run, folder):
+    """Pillow has no writer of some, has one that needs more than it has of others, and cannot read PDF again."""
+    files = {f"gqa/images/{ending}.png": PNG for ending in UNWRITABLE} | {"gqa/images/in_place.psd": PNG}
+    write(folder, files | {"gqa/images/8.gif": GIF})
+    images = [f"gqa/images/{ending}.{ending}" for ending in UNWRITABLE] + ["gqa/images/in_place.psd"]
+    status, output, findings = run(*images, "gqa/images/8.jpg", fix=fix)
+    assert status == 1 and {findings[image]["problem"] for image in images} == {"unwritable format"}
+    assert "gqa/images/cur.cur: it is gqa/images/cur.png, but Pillow cannot write it as CUR" in output.out
+    assert findings["gqa/images/in_place.psd"]["detail"] == "its content is PNG, but Pillow cannot write it as PSD"
+    assert f"{prepare.REMEDIES[prepare.UNWRITABLE]} ({len(images)})" in output.err.splitlines()[-1]
+    assert findings["gqa/images/8.jpg"]["is_fixed"] == fix
+    written = {name: content for name, content in contents(folder).items() if name != "gqa/images/8.jpg"}
+    assert written == GOOD | files | {"gqa/images/8.gif": GIF}
+
+
+def test_an_image_that_a_format_has_no_room_for(run, folder):
+    """An icon has at most 256 pixels a side: Pillow would write a smaller image."""
+    write(folder, {"gqa/images/8.png": encode_image(make_image(1, 300, 300), "PNG"), "gqa/images/9.jpeg": JPEG})
+    status, output, findings = run("gqa/images/8.ico", "gqa/images/9.jpg", fix=True)
+    assert status == 1 and findings["gqa/images/9.jpg"]["is_fixed"] and not (folder / "gqa/images/8.ico").exists()
+    assert findings["gqa/images/8.ico"]["problem"] == "unwritable format"
+    assert "it is gqa/images/8.png, but Pillow cannot write it as ICO of its size" in output.out
+
+
+def test_a_jpeg_of_a_camera_is_as_its_ending_says(run, folder):
+    frames = [make_image(seed, 64, 48) for seed in range(2)]
+    for name in ("8.mpo", "9.jpg"):
+        frames[0].save(folder / "gqa/images" / name, "MPO", save_all=True, append_images=frames[1:])
+    assert run("gqa/images/8.mpo", "gqa/images/9.jpg")[0] == 0
+
+
+def test_a_kept_original_does_not_become_another_image(run, folder):
+    write(folder, {"gqa/images/8.jpg": GIF})
+    status, output, findings = run("gqa/images/8.jpg", "gqa/images/8.gif", fix=True)
+    assert status == 1 and contents(folder) == GOOD | {"gqa/images/8.jpg": GIF}
+    assert "its content is GIF, but gqa/images/8.gif, which would keep its content, is the name of" in output.out
 
 
 def test_one_file_is_not_given_to_two_images(run, folder):
