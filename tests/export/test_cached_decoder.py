@@ -4,7 +4,7 @@
 import pytest
 import torch
 from program_loop import ProgramLoop
-from samples import assistant, make_config, make_image, make_model, prepare, user
+from samples import make_config, make_image, make_model, prepare, user
 
 from flashsloth import FlashSlothImageProcessor, FlashSlothProcessor
 from flashsloth.export.cached_decoder import CachedDecoder
