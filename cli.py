@@ -81,6 +81,7 @@ EXPORTED_DTYPES = ("int8", "int4")  # of exported models, beside float32 and flo
 EVAL_TASKS = ("gqa", "mmbench", "mme", "pope", "textvqa")
 # The extra packages that a benchmark needs; `train` has those of the generated set.
 BENCH_EXTRAS = {
+    "export": "export",
     "train": "train",
     "quantize": "quantize",
     "eval": "train",
@@ -819,7 +820,7 @@ def _add_compose(commands) -> None:
 
 def _add_quantize(commands) -> None:
     quantize = _add_command(
-        commands, "quantize", run_quantize, "quantize the decoder of a model to 8 or 4 bits per weight"
+        commands, "quantize", run_quantize, "quantize the decoder of a model to 8 or 4 bits per weight, for GPUs; for CPUs see export"
     )
     quantize.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
     quantize.add_argument("dst", metavar="DST", help="folder to write")
@@ -838,7 +839,7 @@ def _add_quantize(commands) -> None:
 
 
 def _add_export(commands) -> None:
-    export = _add_command(commands, "export", run_export, "write a model for small machines and browsers")
+    export = _add_command(commands, "export", run_export, "write a model for CPUs, small machines and browsers")
     export.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
     export.add_argument("dst", metavar="DST", help="folder to write")
     export.add_argument(

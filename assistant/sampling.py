@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from flashsloth.folders.fit import check_generation_config
 from flashsloth.folders.json_files import read_settings
 
 
@@ -116,12 +117,13 @@ def read_generation_config(folder: Path, config) -> dict:
     The settings of a folder's generation config that are not neutral, or those that follow from the config.
 
     Args:
-        folder (`Path`): A model folder, whose generation config is checked.
+        folder (`Path`): A model folder.
         config ([`FlashSlothConfig`]): The model's.
 
     Raises:
-        ValueError: If one of them needs torch.
+        ValueError: If the generation config does not fit the model, or a setting needs torch.
     """
+    check_generation_config(folder, config)
     file = folder / GENERATION_CONFIG_NAME
     settings = {"eos_token_id": config.eos_token_ids, "pad_token_id": config.pad_token_id}
     if file.is_file():
@@ -177,8 +179,8 @@ def _check(chosen: dict) -> None:
         "repetition_penalty": (lambda value: value > 0, "above 0"),
         "top_p": (lambda value: 0 <= value <= 1, "from 0 to 1"),
         "min_p": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-        "top_k": (lambda value: value >= 0 and value == int(value), "a whole number of 0 or more"),
-        "min_new_tokens": (lambda value: value >= 0 and value == int(value), "a whole number of 0 or more"),
+        "top_k": (lambda value: value >= 0 and value == int(value), "that is whole and 0 or more"),
+        "min_new_tokens": (lambda value: value >= 0 and value == int(value), "that is whole and 0 or more"),
     }
     for name, (is_usable, expected) in ranges.items():
         value = chosen.get(name)

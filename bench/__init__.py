@@ -2,7 +2,8 @@
 """
 Benchmarks of speed and memory: `flashsloth bench` for answers, `bench train` for training, `bench convert` for
 conversion, `bench quantize` for quantized models, `bench eval` for evaluation in batches, `bench chat` for follow-up
-turns, `bench answer` for answers to a whole data set, `bench serve` for the server under load.
+turns, `bench answer` for answers to a whole data set, `bench serve` for the server under load,
+`bench export` for exported models.
 """
 
 
@@ -37,6 +38,10 @@ def main(argv: list[str] | None = None) -> None:
         from flashsloth.bench import serving
 
         serving.main(rest)
+    elif name == "export":
+        from flashsloth.bench import export
+
+        export.main(rest)
     else:
         from flashsloth.bench import inference
 

@@ -23,14 +23,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PhiForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+from transformers import PhiForCausalLM, PreTrainedModel, SiglipConfig, SiglipModel
 
 from flashsloth import FlashSlothConfig
 from flashsloth.arguments import OneLineParser
 from flashsloth.bench.measure import check_free_disk, device_name, print_table, run_cli
-from flashsloth.bench.models import random_weights, weight_bytes, write_random_model
-from flashsloth.convert.published_tokenizer import PUBLISHED_PAD_TOKEN
+from flashsloth.bench.models import phi_tokenizer, random_weights, weight_bytes, write_random_model
 from flashsloth.folders.model_folder import expected_shapes
 
 
@@ -50,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         check_free_disk(folder.parent, max(input_bytes + model_bytes, 3 * model_bytes))
         write_random_model(language, folder / "language")
         write_random_model(vision, folder / "vision")
-        _tokenizer().save_pretrained(folder / "language")
+        phi_tokenizer().save_pretrained(folder / "language")
         results, same_bytes = _run_commands(folder)
     report = {
         "benchmark": "conversion",
@@ -118,22 +116,6 @@ def _model_shapes(language: PhiForCausalLM, vision: SiglipModel) -> dict[str, to
         query_num_heads=language.config.num_attention_heads,
     )
     return {name: torch.Size(shape) for name, shape in expected_shapes(config).items()}
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of bytes with as many entries as Phi-2's, and with its ids where the published layout needs them."""
-    published = FlashSlothConfig()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("Ġ", "."), ("U", "S"), ("US", "E"), ("USE", "R")]
-    words = {published.query_base_token_id: "Ġ.", published.bos_token_id: PUBLISHED_PAD_TOKEN}
-    others = [*alphabet, *("".join(pair) for pair in merges[1:])]
-    for index in range(published.query_slot_token_id):
-        if index not in words:
-            words[index] = others.pop(0) if others else f"<unused_{index}>"
-    backend = Tokenizer(models.BPE(vocab={word: index for index, word in words.items()}, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=PUBLISHED_PAD_TOKEN)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

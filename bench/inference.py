@@ -224,7 +224,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="flashsloth bench",
         description="Speed and memory of one answer.",
-        epilog="Other benchmarks: flashsloth bench train, convert, quantize, eval, chat or serve; each has a --help.",
+        epilog="Other benchmarks: flashsloth bench train, convert, quantize, export, eval, chat or serve; "
+        "each has a --help.",
     )
     parser.add_argument("--model", metavar="DIR", help="model folder (default: random weights of the published size)")
     parser.add_argument("--hd", action="store_true", help="process images in high definition")

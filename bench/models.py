@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""What the benchmarks measure on: random images, random weights, and a LLaVA without compression."""
+"""What the benchmarks measure on: random images, weights and tokenizers, and a LLaVA without compression."""
 
 import sys
 from collections.abc import Mapping
@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from tqdm import tqdm
-from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM
+from flashsloth.convert.published_tokenizer import PUBLISHED_PAD_TOKEN
 from flashsloth.folders.tensors import LazyTensor, write_tensors
 
 
@@ -78,3 +80,19 @@ def uncompressed_peer(model: FlashSlothForCausalLM) -> LlavaForConditionalGenera
     peer.model.language_model = model.model.language_model
     peer.lm_head = model.lm_head
     return peer.eval()
+
+
+def phi_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes with as many entries as Phi-2's, and with its ids where the published layout needs them."""
+    published = FlashSlothConfig()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "."), ("U", "S"), ("US", "E"), ("USE", "R")]
+    words = {published.query_base_token_id: "Ġ.", published.bos_token_id: PUBLISHED_PAD_TOKEN}
+    others = [*alphabet, *("".join(pair) for pair in merges[1:])]
+    for index in range(published.query_slot_token_id):
+        if index not in words:
+            words[index] = others.pop(0) if others else f"<unused_{index}>"
+    backend = Tokenizer(models.BPE(vocab={word: index for index, word in words.items()}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=PUBLISHED_PAD_TOKEN)

@@ -4,6 +4,9 @@ Smaller models: the decoder's linear layers in 8 or 4 bits per weight, by torcha
 whose tensors transformers loads and saves as safetensors. Everything else keeps its dtype: the vision tower, pooling,
 projector, query tokens, Embedded Query module, embeddings and head.
 
+This is for GPUs. torch multiplies such weights slower than floats on a CPU; `flashsloth export` writes a model whose
+8 and 4 bits are faster there.
+
 - int8: one scale per row of a weight.
 - int4: a scale and a zero point per group of neighbouring weights of a row, in torchao's plain format, which does not
   depend on the machine. Formats made for one kind of device do not load on others, and the one for CPUs cannot be
@@ -130,7 +133,7 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
             dst,
         )
     if weights == "int4":
-        logger.warning("%s has int4 weights: it needs an NVIDIA GPU with mslk to run. For a CPU use int8.", dst)
+        logger.warning("%s has int4 weights: it needs an NVIDIA GPU with mslk to run. For a CPU use flashsloth export.", dst)
     return dst
 
 

@@ -214,16 +214,27 @@ def _name_axes(graph: ir.Graph, described: Graph) -> None:
 
 
 def save(model: ir.Model, file: Path) -> None:
-    """Writes a graph and its weights: within it, or in a file beside it if they are large."""
+    """
+    Writes a graph and its weights: within it, or in a file beside it if they are large.
+
+    Raises:
+        ValueError: If a weight is not finite.
+        OSError: If the disk is full.
+    """
     num_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values())
     is_large = num_bytes > MOST_BYTES_WITHIN
-    data = f"{file.name}{DATA_SUFFIX}" if is_large else None
     with tqdm(total=num_bytes, unit="B", unit_scale=True, desc=f"Writing {file.name}") as progress:
-        ir.save(
-            model,
-            file,
-            external_data=data,
-            alignment=ALIGNMENT if is_large else None,
-            callback=(lambda tensor, info: progress.update(tensor.nbytes)) if is_large else None,
-        )
+        try:
+            ir.save(
+                model,
+                file,
+                external_data=f"{file.name}{DATA_SUFFIX}" if is_large else None,
+                alignment=ALIGNMENT if is_large else None,
+                callback=lambda tensor, _: progress.update(tensor.nbytes),
+            )
+        except ir.serde.SerdeError as error:  # with the whole graph as its message, around the error of a weight
+            cause = error
+            while isinstance(cause, ir.serde.SerdeError):
+                cause = cause.__cause__
+            raise cause from None
         progress.update(num_bytes - progress.n)

@@ -36,12 +36,11 @@ import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
 from flashsloth.folders.errors import config_errors, one_line, reading_errors
 from flashsloth.folders.json_files import read_json, read_json_list
+from flashsloth.folders.kind import RUN_RESULT, check_is_flashsloth
 from flashsloth.folders.model_folder import (
     CURVES_FILE,
     EVALUATION_FILE,
-    RUN_RESULT,
     TRAINING_FILE,
-    check_is_flashsloth,
     check_tensors,
     expected_shapes,
     main_dtype,

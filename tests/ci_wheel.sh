@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 # ci_wheel.sh [PYTHON]: builds the source distribution and the wheel with PYTHON (which needs `build`), installs the
-# wheel into an empty environment, and tries it there, outside the checkout; then without the library, the saved folder.
+# wheel into an empty environment, and tries it there, outside the checkout; then without the library, the saved folder;
+# and in an environment without torch an exported model.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -53,3 +54,18 @@ echo "== The saved folder, without the library"
 venv/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flashsloth
 venv/bin/python wheel_check.py model image.png "$question"
 echo "The wheel and the saved folder work."
+
+echo "== An exported model, without torch"
+"${pip[@]}" "$(echo "$work"/dist/*.whl)[export]"
+venv/bin/flashsloth export model exported --format onnx --weights float32 --weights int4 2>/dev/null
+"$python" -m venv "$work/small"
+pip=("$work/small/bin/python" -m pip --disable-pip-version-check install --quiet)
+"${pip[@]}" --constraint "$root/constraints.txt" --requirement "$root/requirements-onnx.txt"
+"${pip[@]}" --no-deps "$work"/dist/*.whl
+small/bin/python -c 'import torch' 2>/dev/null && exit 1 || true
+echo "Its environment has $(du --summarize --human-readable small | cut -f1)."
+for dtype in float32 int4; do
+    small/bin/flashsloth ask --model exported --backend onnxruntime --dtype $dtype --image image.png "$question"
+done
+small/bin/flashsloth ask --image image.png "$question" && exit 1 || test $? = 2
+echo "The exported model works without torch."

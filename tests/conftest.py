@@ -22,6 +22,7 @@ os.environ["HF_HOME"] = CACHES.name
 
 import pytest
 import torch
+from filelock import FileLock
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from samples import NUM_QUERY_TOKENS, assistant, make_image, make_model, make_tokenizer, user
@@ -32,6 +33,7 @@ from flashsloth import (
     FlashSlothProcessor,
     register_auto_classes,
 )
+from flashsloth.parts import SHIPPED_CHECKPOINT
 from flashsloth.tiny.data import make_dataset
 
 
@@ -78,6 +80,21 @@ def processor() -> FlashSlothProcessor:
     """The processor of `model`; one for all tests, which must not change it."""
     image_processor = FlashSlothImageProcessor(size={"height": 24, "width": 24})
     return FlashSlothProcessor(image_processor, make_tokenizer(), 4, NUM_QUERY_TOKENS)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory) -> Path:
+    """The shipped checkpoint as ONNX graphs in float32, int8 and int4; one for all tests, which must not change it."""
+    from flashsloth.export.onnx import export_onnx
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the first process exports for all
+        base = base.parent
+    folder = base / "exported"
+    with FileLock(base / "exported.lock"):
+        if not folder.exists():
+            export_onnx(SHIPPED_CHECKPOINT, folder, ["float32", "int8", "int4"])
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,13 @@ def test_pins_are_within_the_bounds(setup_cfg):
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 
+def test_the_requirements_without_torch_are_those_of_the_package(setup_cfg):
+    lines = (ROOT / "requirements-onnx.txt").read_text(encoding="utf-8").splitlines()
+    listed = {str(Requirement(line)) for line in lines if line and not line.startswith("#")}
+    needed = {str(one) for one in read_requirements(setup_cfg, "onnx") if one.name not in ("torch", "accelerate")}
+    assert listed == needed | {str(Requirement("jinja2>=3.1"))}
+
+
 def test_what_lmms_eval_needs_is_pinned(setup_cfg):
     pins = read_pins("constraints.txt") | read_pins("constraints-lmms.txt")
     for requirement in read_requirements(setup_cfg, "eval"):

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, loading
-from flashsloth.folders.model_folder import check_is_flashsloth, check_weights
+from flashsloth.folders.kind import check_is_flashsloth
+from flashsloth.folders.model_folder import check_weights
 from flashsloth.loading import find_flashsloth, is_quantized, load_config
 from flashsloth.train.config import StageConfig
 from flashsloth.train.lora import quantization_config

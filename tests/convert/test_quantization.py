@@ -245,7 +245,7 @@ def test_gradients_pass_through(quantized):
 def test_command(source, tmp_path, capsys, caplog):
     assert cli.main(["quantize", str(source), str(tmp_path / "new"), "--weights", "int4", "--group-size", "32"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'new'}\n"
-    assert "needs an NVIDIA GPU with mslk to run. For a CPU use int8." in caplog.text
+    assert "needs an NVIDIA GPU with mslk to run. For a CPU use flashsloth export." in caplog.text
     assert read_provenance(tmp_path / "new")[-1]["group_size"] == 32
 
 

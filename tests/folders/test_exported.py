@@ -1,0 +1,77 @@
+# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+"""The record of an export: what graphs belong to which weights, and what of it is not believed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from model_folders import error_of
+
+from flashsloth.folders.exported import (
+    EXPORT_FILE,
+    GRAPHS,
+    chosen_dtype,
+    files_of,
+    graph_file,
+    is_exported,
+    read_export,
+)
+
+
+def record(**changes) -> dict:
+    """A record of an export in int4, whose decoder has a file of weights beside it."""
+    dtypes = {"vision_encoder": "int8", "embed_tokens": "int8", "decoder_model_merged": "int4"}
+    files = {graph: graph_file(graph, dtype) for graph, dtype in dtypes.items()}
+    sizes = {name: 10 for name in files.values()} | {"onnx/decoder_model_merged_q4.onnx_data": 7}
+    sizes["onnx/decoder_model_merged.onnx"] = 99  # of other weights
+    return {"format": "onnx", "default": "int4", "weights": {"int4": files}, "files": sizes, **changes}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / EXPORT_FILE).write_text(json.dumps(record()), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_files_of_weights_are_found(folder):
+    found = read_export(folder)
+    assert files_of(found, "int4") == {
+        "onnx/vision_encoder_q8.onnx": 10,
+        "onnx/embed_tokens_q8.onnx": 10,
+        "onnx/decoder_model_merged_q4.onnx": 10,
+        "onnx/decoder_model_merged_q4.onnx_data": 7,
+    }
+    assert [chosen_dtype(found, dtype, folder) for dtype in ("auto", "fast", "int4")] == ["int4"] * 3
+    assert "holds no weights in float16: take int4, or export" in error_of(chosen_dtype, found, "float16", folder)
+
+
+def test_names_are_those_of_transformers_js():
+    assert [graph_file(graph, "float32") for graph in GRAPHS] == [
+        "onnx/vision_encoder.onnx",
+        "onnx/embed_tokens.onnx",
+        "onnx/decoder_model_merged.onnx",
+    ]
+    assert graph_file("decoder_model_merged", "float16") == "onnx/decoder_model_merged_fp16.onnx"
+
+
+def test_a_folder_without_a_record_is_no_exported_model(tmp_path):
+    assert not is_exported(tmp_path)
+    assert f"Export it first: flashsloth export {tmp_path} DST" in error_of(read_export, tmp_path)
+
+
+DAMAGED = {
+    "no weights": {"weights": {}},
+    "unknown weights": {"weights": {"int2": record()["weights"]["int4"]}, "default": "int2"},
+    "another default": {"default": "float32"},
+    "a graph less": {"weights": {"int4": {"vision_encoder": "onnx/vision_encoder.onnx"}}},
+    "a file elsewhere": {"weights": {"int4": dict.fromkeys(GRAPHS, "../../secret.onnx")}},
+    "sizes elsewhere": {"files": {"../secret": 3}},
+    "a graph without a size": {"files": {}},
+    "sizes that are text": {"files": dict.fromkeys(record()["files"], "10")},
+}
+
+
+@pytest.mark.parametrize("changes", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_is_named(tmp_path, changes):
+    (tmp_path / EXPORT_FILE).write_text(json.dumps(record(**changes)), encoding="utf-8")
+    assert "export.json does not name the graphs of the model" in error_of(read_export, tmp_path)
