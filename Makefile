@@ -1,4 +1,4 @@
-# make quickstart | test | test-oldest | lmms-eval | slow | style | tiny | tiny-eval | wheel-test | clean
+# make quickstart | test | test-oldest | lmms-eval | executorch | slow | style | tiny | tiny-eval | wheel-test | clean
 # Needs Python 3.11 or newer and a network connection to the package index; everything is installed into .venv.
 #   make quickstart PYTHON=python3.12
 #   make quickstart QUESTION="How many circles are there?" IMAGE=my_image.jpg
@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-oldest lmms-eval slow style tiny tiny-eval wheel-test clean
+.PHONY: help quickstart test test-oldest lmms-eval executorch slow style tiny tiny-eval wheel-test clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,6 +20,8 @@ OLDEST := $(VENV)-oldest
 OLDEST_BIN := $(OLDEST)/bin
 LMMS := $(VENV)-lmms
 LMMS_BIN := $(LMMS)/bin
+EXECUTORCH := $(VENV)-executorch
+EXECUTORCH_BIN := $(EXECUTORCH)/bin
 INSTALL := -m pip --disable-pip-version-check install --constraint
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt constraints-oldest.txt constraints-lmms.txt
 
@@ -39,6 +41,7 @@ help:
 	@echo "test         install into $(VENV) and run the tests (PYTEST_ARGS for more options)"
 	@echo "test-oldest  install the oldest supported versions into $(OLDEST) and run a part of the tests"
 	@echo "lmms-eval    install lmms-eval into $(LMMS) and run the tests that need it"
+	@echo "executorch   install ExecuTorch into $(EXECUTORCH) and run the tests that need it"
 	@echo "slow         the tests that take minutes"
 	@echo "style        check format and lint"
 	@echo "tiny         train the shipped checkpoints again, from scratch (about 2 hours on 2 cores)"
@@ -74,6 +77,14 @@ $(LMMS)/.installed: $(REQUIREMENTS)
 	$(LMMS_BIN)/python $(INSTALL) constraints-lmms.txt --no-deps lmms-eval
 	touch $@
 
+# ExecuTorch in an environment of its own: its wheel decides which torch fits.
+$(EXECUTORCH)/.installed: $(REQUIREMENTS)
+	@tests/check_python.sh "$(PYTHON)"
+	"$(PYTHON)" -m venv $(EXECUTORCH)
+	$(EXECUTORCH_BIN)/python $(INSTALL) constraints.txt torch
+	$(EXECUTORCH_BIN)/python $(INSTALL) constraints.txt --editable '.[executorch,train]' pytest
+	touch $@
+
 quickstart: $(VENV)/.installed
 	@echo
 	@echo "Image:    $(IMAGE)"
@@ -88,6 +99,9 @@ test-oldest: $(OLDEST)/.installed
 
 lmms-eval: $(LMMS)/.installed
 	$(LMMS_BIN)/pytest $(PYTEST_ARGS) tests/eval/test_lmms.py
+
+executorch: $(EXECUTORCH)/.installed
+	$(EXECUTORCH_BIN)/pytest $(PYTEST_ARGS) tests/export/test_executorch.py
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
@@ -106,5 +120,5 @@ wheel-test: $(VENV)/.installed-dev
 	tests/ci_wheel.sh "$(BIN)/python"
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(LMMS) build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(LMMS) $(EXECUTORCH) build/lib build/bdist.* dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

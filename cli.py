@@ -820,7 +820,10 @@ def _add_compose(commands) -> None:
 
 def _add_quantize(commands) -> None:
     quantize = _add_command(
-        commands, "quantize", run_quantize, "quantize the decoder of a model to 8 or 4 bits per weight, for GPUs; for CPUs see export"
+        commands,
+        "quantize",
+        run_quantize,
+        "quantize the decoder of a model to 8 or 4 bits per weight, for GPUs; for CPUs see export",
     )
     quantize.add_argument("src", metavar="SRC", help="the model: a folder, or REPO[@REVISION] on the Hub")
     quantize.add_argument("dst", metavar="DST", help="folder to write")

@@ -133,7 +133,9 @@ def quantize(src, dst, weights: str, *, group_size: int | None = None, max_shard
             dst,
         )
     if weights == "int4":
-        logger.warning("%s has int4 weights: it needs an NVIDIA GPU with mslk to run. For a CPU use flashsloth export.", dst)
+        logger.warning(
+            "%s has int4 weights: it needs an NVIDIA GPU with mslk to run. For a CPU use flashsloth export.", dst
+        )
     return dst
 
 

@@ -8,13 +8,15 @@ writes programs of one method, without constants, which copy the whole key-value
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
+from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
     XNNPACKQuantizer,
@@ -32,7 +34,7 @@ from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProces
 from flashsloth.export.cached_decoder import CachedDecoder
 from flashsloth.export.graphs import VisionEncoder, cache_shapes
 from flashsloth.folders.downloads import find_model
-from flashsloth.folders.exported import EXPORT_FILE
+from flashsloth.folders.exported import EXECUTORCH, EXPORT_FILE
 from flashsloth.folders.fit import check_generation_config
 from flashsloth.folders.json_files import write_json
 from flashsloth.folders.model_folder import read_model, write_model_parts
@@ -66,6 +68,12 @@ class Method:
     inputs: dict[str, torch.Tensor]
     outputs: list[str]
     axes: dict[str, dict[int, str]]
+
+    @torch.no_grad()
+    def example_outputs(self) -> dict[str, torch.Tensor]:
+        """What the example inputs give. No axis of an output is dynamic."""
+        outputs = self.module(**self.inputs)
+        return dict(zip(self.outputs, outputs if isinstance(outputs, tuple) else [outputs], strict=True))
 
 
 def export_executorch(
@@ -116,17 +124,19 @@ def export_executorch(
         model = load_model(src, dtype=torch.float32, device_map="cpu").requires_grad_(False)
         parts = methods(model, bounds)
         constants = _constants(config, bounds)
+        record = _record(weights, parts, bounds, constants)
         program = lower({name: trace(part, bounds, weights) for name, part in parts.items()}, constants)
         with open(folder / PROGRAM_FILE, "wb") as file:
             program.write_to_file(file)
         write_model_parts(folder, config, processor, generation_config)
-        write_json(_record(config, weights, parts, bounds, constants, folder), folder / EXPORT_FILE)
+        record["files"] = {PROGRAM_FILE: (folder / PROGRAM_FILE).stat().st_size}
+        write_json(record, folder / EXPORT_FILE)
         write_provenance(
             folder,
             "export",
             [describe_source("base", src)],
             before=read_provenance(src),
-            format="executorch",
+            format=EXECUTORCH,
             weights=weights,
             executorch=version("executorch"),
         )
@@ -235,8 +245,14 @@ class _DynamicQuantizer(XNNPACKQuantizer):
 
 def lower(programs: dict[str, ExportedProgram], constants: dict[str, int | list[int]]) -> ExecutorchProgramManager:
     """Graphs and constants as one program, in which XNNPACK computes what it can."""
+    # Quantized layers one by one, as in executorch's own examples: layers with the same input share its scales, and
+    # XNNPACK's partitioner, which would merge them, then finds partitions that depend on each other in a circle.
+    partitioners = [
+        XnnpackPartitioner(config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True),
+        XnnpackPartitioner(config_precisions=ConfigPrecisionType.FP32),
+    ]
     with _quiet_exporter():
-        edge = to_edge_transform_and_lower(programs, partitioner=[XnnpackPartitioner()], constant_methods=constants)
+        edge = to_edge_transform_and_lower(programs, partitioner=partitioners, constant_methods=constants)
         # Else every step would copy the key-value cache, to change it, and back.
         return edge.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True))
 
@@ -273,24 +289,13 @@ def _constants(config: FlashSlothConfig, bounds: dict[str, int]) -> dict[str, in
 
 
 def _record(
-    config: FlashSlothConfig,
-    weights: str,
-    parts: dict[str, Method],
-    bounds: dict[str, int],
-    constants: dict[str, int | list[int]],
-    folder: Path,
+    weights: str, parts: dict[str, Method], bounds: dict[str, int], constants: dict[str, int | list[int]]
 ) -> dict:
-    """What `export.json` holds: how to call the program."""
-    outputs = {
-        "image_features": [1, config.num_visual_tokens, config.text_config.hidden_size],
-        "patches": [1, config.num_patches, config.vision_config.hidden_size],
-        "logits": [1, 1, config.text_config.vocab_size],
-    }
+    """What `export.json` holds, but for the size of the program: how to call it."""
     return {
-        "format": "executorch",
+        "format": EXECUTORCH,
         "weights": weights,
         "backend": "xnnpack",
-        "files": {PROGRAM_FILE: (folder / PROGRAM_FILE).stat().st_size},
         "axes": {name: {"min": 1, "max": size} for name, size in bounds.items()},
         "methods": {
             name: {
@@ -298,7 +303,7 @@ def _record(
                 "inputs": [
                     _describe(name, tensor, method.axes.get(name, {})) for name, tensor in method.inputs.items()
                 ],
-                "outputs": [{"name": name, "dtype": "float32", "shape": outputs[name]} for name in method.outputs],
+                "outputs": [_describe(name, tensor) for name, tensor in method.example_outputs().items()],
             }
             for name, method in parts.items()
         },
@@ -307,7 +312,7 @@ def _record(
     }
 
 
-def _describe(name: str, tensor: torch.Tensor, axes: dict[int, str]) -> dict:
-    """Name, dtype and shape of an input, in which dynamic axes have names."""
+def _describe(name: str, tensor: torch.Tensor, axes: Mapping[int, str] = MappingProxyType({})) -> dict:
+    """Name, dtype and shape of an input or output, in which dynamic axes have names."""
     shape = [axes.get(number, size) for number, size in enumerate(tensor.shape)]
     return {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": shape}

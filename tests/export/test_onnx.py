@@ -181,7 +181,14 @@ def test_the_command(source, exported, tmp_path, capsys):
     assert "Loaded onto cpu in int8, by onnxruntime" in output.err
     for command, message in (
         (["export", str(exported), str(tmp_path / "again"), "--format", "onnx"], "is an exported model"),
-        (["export", str(source), str(tmp_path / "again"), "--format", "executorch"], "is not there yet"),
+        (
+            ["export", str(source), str(tmp_path / "a"), "--format", "onnx", "--max-views", "5"],
+            "to --format executorch",
+        ),
+        (
+            ["export", str(source), str(tmp_path / "a"), "--format=executorch", "--weights=int8", "--weights=float32"],
+            "--weights may be given once with --format executorch",
+        ),
         (["ask", "--model", str(source), "--backend", "onnxruntime", "What?"], "is no exported model: it has no"),
         (["ask", *model, "--dtype", "int4", "What?"], "holds no weights in int4: take int8, or export"),
         (["ask", *model, "--device", "mps", "What?"], "has no device 'mps' here"),
