@@ -193,7 +193,7 @@ def methods(model: FlashSlothForCausalLM, bounds: dict[str, int]) -> dict[str, M
                 "input_ids": torch.zeros(1, LENGTH, dtype=torch.long),
                 "position": torch.zeros(1, dtype=torch.long),
                 "image_features": torch.zeros(1, VIEWS, config.num_visual_tokens, width),
-                "view_mask": torch.ones(1, VIEWS, dtype=torch.long),
+                "view_mask": torch.zeros(1, VIEWS, dtype=torch.long),
                 "patches": torch.zeros(1, PATCHES, vision.hidden_size),
             },
             ["logits"],
