@@ -181,7 +181,7 @@ class TorchBackend:
             ).nonzero()[-self.model.config.num_query_tokens :, 0]
             queries = outputs.query_attentions[0][:, last_slot].float().mean(dim=(0, 1)).cpu().numpy()
         if outputs.pooling_weights is not None:
-            pooling = pooled_patches(outputs.pooling_weights[0])
+            pooling = pooled_patches(outputs.pooling_weights[0].float().cpu().numpy())
         ends = np.cumsum(views)[:-1]
         return [
             tuple(over_image(one, size, self.model.config, tile_grid) for one in pair)

@@ -45,7 +45,15 @@ REQUIREMENTS_FILE = "requirements.txt"
 LICENSE_FILE = "LICENSE"
 MODELS_FOLDER = "models"
 # The code of the demo, by patterns in this package; it imports nothing else of it (tests/test_imports.py).
-PACKAGE_FILES = ("__init__.py", "*_flashsloth.py", "loading.py", "attention_maps.py", "assistant/*.py", "folders/*.py")
+PACKAGE_FILES = (
+    "__init__.py",
+    "*_flashsloth.py",
+    "loading.py",
+    "parts.py",
+    "attention_maps.py",
+    "assistant/*.py",
+    "folders/*.py",
+)
 PACKAGE_FILES += ("serve/__init__.py", "serve/demo.py", "serve/demo_chats.py")
 NOTES = (CURVES_FILE, EVALUATION_FILE, PROVENANCE_FILE, TRAINING_FILE)  # which no program needs to load a model
 MAX_BYTES = 10**9  # of copied models; https://huggingface.co/docs/hub/storage-limits gives a Space no more for free
