@@ -27,7 +27,9 @@ def image_processor():
 
 def direct_views(image, hd, size=24, grid=2):
     """The views as the published preprocessing words them, with the whole canvas in memory."""
-    views = [image.resize((size, size), Image.BICUBIC)]
+    is_tall = image.height - size > max(0, 2 * (image.width - size))  # Pillow 13 shortens columns first then
+    first_pass = (image.width, size) if is_tall else (size, image.height)
+    views = [image.resize(first_pass, Image.BICUBIC).resize((size, size), Image.BICUBIC)]
     if hd:
         side = max(image.size)
         canvas = Image.new("RGB", (side, side), (127, 127, 127))
