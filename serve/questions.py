@@ -89,7 +89,8 @@ class Questions:
             question = _check_question(fields.get(self.question_column)) if self.question is None else self.question
             images = read_sources(fields.get(self.image_column), self.images or self.source.folder)
         except (ValueError, OSError) as error:
-            return Row(index, error=one_line(error))
+            message = one_line(error).encode(errors="backslashreplace").decode()  # may name a file by half a character
+            return Row(index, error=message)
         return Row(index, question, tuple(images))
 
 
@@ -139,11 +140,15 @@ def _check_question(question) -> str:
         raise ValueError(f"The question is a {type(question).__name__}, not text.")
     if not question.strip():
         raise ValueError("The question is empty.")
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"The question holds half a character: {error}.") from error
+    _check_characters(question, "question")
     return question
+
+
+def _check_characters(text: str, kind: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The {kind} holds half a character: {error}.") from error
 
 
 def read_sources(value, folder: Path | None) -> list[bytes | str]:
@@ -176,6 +181,7 @@ def _source(value, folder: Path | None, name: str) -> bytes | str:
         raise ValueError(f"{name} is {kind}: it must be a path, a URL, a data URL, base64 text or bytes.")
     text = value.strip()
     if text.lower().startswith(WEB):
+        _check_characters(text, "address of an image")
         return text
     shown = without_secrets(text)
     shown = f"{name} '{shown if len(shown) <= MAX_NAME else shown[:MAX_NAME] + '...'}'"
