@@ -292,9 +292,7 @@ def open_parquet(files: Sequence[Path], folder: Path | None = None) -> Parquet:
             raise ValueError(f"{file} has other columns or types than {files[0]}: answer them one after the other.")
         names = Counter(schemas[-1].names)
         if twice := next((name for name, times in names.items() if times > 1), None):
-            raise ValueError(
-                f"{file} has {names[twice]} columns '{twice}': rename them, so that each has its own name."
-            )
+            raise ValueError(f"{file} has {names[twice]} columns '{twice}': rename all but one.")
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     if not count:

@@ -111,7 +111,7 @@ def test_a_folder_of_images_has_all_that_are_read_and_tells_what_is_skipped(tmp_
 def test_columns_of_one_name_are_refused(tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array(["What?"])] * 2, names=["question", "question"])
     parquet.write_table(table, tmp_path / "q.parquet")
-    with pytest.raises(ValueError, match="q.parquet has 2 columns 'question': rename them"):
+    with pytest.raises(ValueError, match="q.parquet has 2 columns 'question': rename all but one"):
         open_source([str(tmp_path / "q.parquet")])
 
 
