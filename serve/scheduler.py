@@ -140,14 +140,19 @@ class Row:
         if self.text.is_stopped:
             return self._finish(STOP)
         if self.num_tokens == self.max_new_tokens:
-            return self._finish(LENGTH, *self.text.finish())
+            rest = self.text.finish()
+            return self._finish(STOP if self.text.is_stopped else LENGTH, *rest)
         if self.is_streamed and (text or tokens):
             self._deliver(None)
 
     def fail(self, error: Exception) -> None:
+        """Delivers an error in place of the rest. What the receiver raises concerns no other row, and is logged."""
         if not self.is_done:
             self.is_done = True
-            self.deliver(Piece("", num_tokens=self.num_tokens, error=error))
+            try:
+                self.deliver(Piece("", num_tokens=self.num_tokens, error=error))
+            except Exception:
+                logger.exception("An error could not be delivered")
 
     def _keep(self, text: str = "", tokens: Sequence[Token] = ()) -> None:
         self._texts.append(text)
@@ -247,9 +252,16 @@ class Progress(StoppingCriteria):
         logprobs = self.sampler.logprobs(tokens)
         for index, (row, token_id) in enumerate(zip(self.rows, tokens, strict=True)):
             if not row.is_done:
-                row.add(token_id, token_id in self.end_token_ids, logprobs.get(index))
+                self._add(row, token_id, logprobs.get(index))
         num_left = sum(not row.is_done for row in self.rows)
         self.is_over = not num_left or self.should_pause(self.num_steps, num_left)
+
+    def _add(self, row: Row, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        try:
+            row.add(token_id, token_id in self.end_token_ids, logprobs)
+        except Exception as error:  # of its text or its receiver: the other rows go on
+            logger.exception("An answer failed")
+            row.fail(error)
 
 
 class Scheduler:
@@ -272,6 +284,7 @@ class Scheduler:
         self._num_preparing = 0
         self._is_closed = False
         self._prefill_seconds = self._decoding_since = 0.0
+        self._in_hand: list[Row] = []  # no longer waiting, and not complete
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def __enter__(self):
@@ -284,7 +297,7 @@ class Scheduler:
     @property
     def is_alive(self) -> bool:
         """Whether rows are answered."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._is_closed
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
@@ -317,11 +330,24 @@ class Scheduler:
         if self._thread.is_alive():
             self._thread.join()
 
-    @torch.inference_mode()
     def _run(self) -> None:
+        failure = RuntimeError("The server is stopped.")
+        try:
+            self._answer_rows()
+        except Exception as error:  # a fault of this program: nobody is to wait for ever
+            logger.exception("The scheduler failed: no request is answered any more")
+            failure = error
+        with self._changed:
+            self._is_closed = True
+            rows = [*self._in_hand, *self._waiting]
+        for row in rows:
+            row.fail(failure)
+
+    @torch.inference_mode()
+    def _answer_rows(self) -> None:
         batch: Batch | None = None
         while not self._is_closed:
-            rows = [row for row in self._take(batch) if not row.is_done]
+            rows = self._take(batch)
             batch = batch and self._try(batch.rows, lambda kept: kept, batch)  # others may have been cancelled since
             num_running = len(batch.rows) if batch else 0
             new = self._try(rows, self._prefill, rows, batch is None, num_running=num_running) if rows else None
@@ -330,18 +356,20 @@ class Scheduler:
             batch = batch or new
             if batch and (not new or batch is not new):
                 batch = self._try(batch.rows, self._generate, batch, self._should_pause)
-        for row in [*(batch.rows if batch else []), *self._waiting]:
-            row.fail(RuntimeError("The server is stopped."))
 
     def _take(self, batch: Batch | None) -> list[Row]:
         """The rows that begin now. Without a batch to go on with, waits until there are some."""
-        num_running = len(batch.rows) if batch else 0
+        running = batch.rows if batch else []
+        self._in_hand = [*running]
         with self._changed:
             while not self._is_closed:
-                seconds = self._seconds_to_start(num_running)
+                seconds = self._seconds_to_start(len(running))
                 if seconds is not None and seconds <= 0:
-                    room = self.max_batch_size - num_running
-                    return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+                    room = self.max_batch_size - len(running)
+                    rows = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+                    rows = [row for row in rows if not row.is_done]
+                    self._in_hand += rows
+                    return rows
                 if batch:
                     break
                 self._changed.wait(seconds)
