@@ -248,14 +248,30 @@ def run_quantize(args: argparse.Namespace) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    if args.format != "onnx":
-        raise ValueError(f"--format {args.format} is not there yet: take onnx")
-    with _extra_packages("export", "export"):
-        from flashsloth.export.onnx import export_onnx
+    if args.format == "executorch":
+        _export_executorch(args)
+    elif args.max_length or args.max_views:
+        raise ValueError(
+            "--max-length and --max-views belong to --format executorch: onnx takes prompts of any length"
+        )
+    else:
+        with _extra_packages("export", "export"):
+            from flashsloth.export.onnx import export_onnx
+
+        with contextlib.redirect_stdout(sys.stderr):
+            export_onnx(args.src, args.dst, args.weights or ["float32"])
+    print(args.dst)
+
+
+def _export_executorch(args: argparse.Namespace) -> None:
+    weights = args.weights or ["float32"]
+    if len(weights) > 1:
+        raise ValueError("--weights may be given once with --format executorch: a program holds one kind of weights")
+    with _extra_packages("export --format executorch", "executorch"):
+        from flashsloth.export.executorch import export_executorch
 
     with contextlib.redirect_stdout(sys.stderr):
-        export_onnx(args.src, args.dst, args.weights or ["float32"])
-    print(args.dst)
+        export_executorch(args.src, args.dst, weights[0], args.max_length, args.max_views)
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -829,14 +845,26 @@ def _add_export(commands) -> None:
         "--format",
         choices=["onnx", "executorch"],
         required=True,
-        help="onnx: for onnxruntime, on small machines and in browsers",
+        help="onnx: for onnxruntime, on small machines and in browsers; executorch: for apps on phones",
     )
     export.add_argument(
         "--weights",
         choices=["float32", "float16", "int8", "int4"],
         action="append",
         help="dtype of the weights; may be repeated, and the first is the default of whoever loads the folder "
-        "(default: float32)",
+        "(default: float32); executorch: float32 or int8, once",
+    )
+    export.add_argument(
+        "--max-length",
+        metavar="N",
+        type=_positive,
+        help="executorch: positions of a conversation that memory is reserved for (default: the decoder's limit)",
+    )
+    export.add_argument(
+        "--max-views",
+        metavar="N",
+        type=_positive,
+        help="executorch: views of all images of a conversation (default: those of one image in high resolution)",
     )
 
 

@@ -10,6 +10,7 @@ from flashsloth.folders.json_files import read_json
 
 
 EXPORT_FILE = "export.json"
+EXECUTORCH = "executorch"  # the format of a folder without graphs: one program, for apps
 ONNX_FOLDER = "onnx"
 VISION_ENCODER, EMBED_TOKENS, DECODER = GRAPHS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
 # How the names of graphs end, by the dtype of their weights.
@@ -34,7 +35,7 @@ def read_export(folder: Path) -> dict:
     The record of an exported model.
 
     Raises:
-        ValueError: If the folder holds no exported model, or its record is damaged.
+        ValueError: If the folder holds no exported model, or one for another runtime, or its record is damaged.
     """
     if not is_exported(folder):
         raise ValueError(
@@ -42,6 +43,10 @@ def read_export(folder: Path) -> dict:
             "--format onnx."
         )
     record = read_json(folder / EXPORT_FILE)
+    if record.get("format") == EXECUTORCH:
+        raise ValueError(
+            f"{folder} is an ExecuTorch program, which apps run, and not Python: name the model that it was made from."
+        )
     weights = record.get("weights")
     is_complete = isinstance(weights, dict) and weights and all(_is_graphs(files) for files in weights.values())
     is_complete = is_complete and weights.keys() <= set(WEIGHTS) and record.get("default") in weights
