@@ -264,14 +264,15 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def _export_executorch(args: argparse.Namespace) -> None:
-    weights = args.weights or ["float32"]
-    if len(weights) > 1:
-        raise ValueError("--weights may be given once with --format executorch: a program holds one kind of weights")
+    from flashsloth.folders.exported import program_weights
+
+    weights = program_weights(args.weights or ["float32"])
     with _extra_packages("export --format executorch", "executorch"):
         from flashsloth.export.executorch import export_executorch
 
     with contextlib.redirect_stdout(sys.stderr):
-        export_executorch(args.src, args.dst, weights[0], args.max_length, args.max_views)
+        _log("Lowering takes a minute or more, in which nothing is printed")
+        export_executorch(args.src, args.dst, weights, args.max_length, args.max_views)
 
 
 def run_train(args: argparse.Namespace) -> None:

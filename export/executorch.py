@@ -34,7 +34,7 @@ from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothProces
 from flashsloth.export.cached_decoder import CachedDecoder
 from flashsloth.export.graphs import VisionEncoder, cache_shapes
 from flashsloth.folders.downloads import find_model
-from flashsloth.folders.exported import EXECUTORCH, EXPORT_FILE
+from flashsloth.folders.exported import EXECUTORCH, EXPORT_FILE, program_weights
 from flashsloth.folders.fit import check_generation_config
 from flashsloth.folders.json_files import write_json
 from flashsloth.folders.model_folder import read_model, write_model_parts
@@ -44,7 +44,6 @@ from flashsloth.loading import load_model, load_processor
 
 
 PROGRAM_FILE = "model.pte"
-WEIGHTS = ("float32", "int8")
 PACKAGES = ("flashsloth", "torch", "transformers", "executorch", "torchao")
 # Of the example inputs, with which the decoder is traced: all dynamic axes differ, and none is 0 or 1.
 LENGTH, VIEWS, PATCHES = 7, 3, 5
@@ -109,8 +108,7 @@ def export_executorch(
     >>> export_executorch("flashsloth-3.2b", "flashsloth-3.2b-phone", "int8", max_length=512)
     ```
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights must be among {', '.join(WEIGHTS)}, not {weights}.")
+    weights = program_weights([weights])
     dst = Path(dst)
     with new_folder(dst) as folder, quiet_transformers():
         src = find_model(src)

@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Greedy answers of a vision encoder and a decoder with a cache of its own, in the loop that an app has."""
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -16,11 +17,15 @@ class ProgramLoop:
         vision_encoder (`Callable`), decoder (`Callable`): The two methods of an exported program, from tensors to a
             list of tensors.
         config ([`FlashSlothConfig`]): The model's config.
+
+    Attributes:
+        answer_logits (`list[torch.Tensor]`): Of each token of all answers, of shape `(vocabulary,)`.
+        token_seconds (`list[float]`): What each call of the decoder for one token took.
     """
 
     def __init__(self, vision_encoder: Callable, decoder: Callable, config):
         self.vision_encoder, self.decoder, self.config = vision_encoder, decoder, config
-        self.position, self.images, self.answer_logits = 0, None, []
+        self.position, self.images, self.answer_logits, self.token_seconds = 0, None, [], []
 
     def ask(self, input_ids: torch.Tensor, pixel_values: torch.Tensor | None = None, most: int = 12) -> list[int]:
         """The tokens of an answer; a following call goes on where it ended."""
@@ -33,7 +38,10 @@ class ProgramLoop:
             self.images = views
         images, answer = self.images or without_images(self.config), []
         while len(answer) < most:
+            start = time.perf_counter()
             (logits,) = self.decoder(input_ids, torch.tensor([self.position]), *images)
+            if input_ids.shape[1] == 1:
+                self.token_seconds.append(time.perf_counter() - start)
             self.answer_logits.append(logits[0, -1].clone())
             self.position += input_ids.shape[1]
             images = without_images(self.config)
