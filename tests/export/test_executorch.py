@@ -34,8 +34,8 @@ NUM_EXAM = 28  # questions, each about an image of its own
 NUM_TEXT = 6
 SCENE = SHIPPED_CHECKPOINT.parent.parent / "examples" / "scene.png"
 SCENE_ANSWERS = {"What colour is the square?": "The square is red.", "What colour is the star?": "The star is purple."}
-# How far logits may be from torch's, which are up to 30. XNNPACK's exponentials and products round otherwise.
-LOGITS_TOLERANCE = 0.02
+# How far logits may be from torch's, which are up to 25. XNNPACK rounds products otherwise and approximates functions.
+LOGITS_TOLERANCE = 0.05
 INT8_SHARE = 0.9  # of the answers in int8 that are those of torch; kernels, and so roundings, differ among CPUs
 
 needs_executorch = pytest.mark.skipif(
