@@ -105,7 +105,9 @@ class Decoding:
         return int(np.random.choice(len(scores), p=self._probabilities(scores)))
 
     def _probabilities(self, scores: np.ndarray) -> np.ndarray:
-        scores = scores.astype(np.float64) / self.temperature
+        scores = scores.astype(np.float64)
+        with np.errstate(over="ignore"):  # by a tiny temperature all but the largest become minus infinity
+            scores = (scores - scores.max()) / self.temperature
         if 0 < self.top_k < len(scores):
             scores[scores < np.partition(scores, -self.top_k)[-self.top_k]] = -np.inf
         if self.top_p < 1:

@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import socket
+import warnings
 from pathlib import Path
 
 import uvicorn
@@ -59,6 +60,7 @@ def serve(
     name = name or default_name(model_id)
     # Pillow's own limit, which is Pillow's for all images of a process, is not to be the lower one.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.image_pixels)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the client gets an error, by the server's limit
     with listen_at(host, port) as listener:
         assistant = load(model_id, **loading)
         processor = assistant.processor

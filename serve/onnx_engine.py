@@ -162,7 +162,9 @@ def draw(scores: np.ndarray, sampling: Sampling, generator: np.random.Generator)
     """
     if not sampling.temperature:
         return int(scores.argmax())
-    scores = scores.astype(np.float64) / sampling.temperature
+    scores = scores.astype(np.float64)
+    with np.errstate(over="ignore"):  # by a tiny temperature all but the largest become minus infinity
+        scores = (scores - scores.max()) / sampling.temperature
     if sampling.top_p < 1:
         scores = nucleus(scores, sampling.top_p)
     return int((scores - np.log(generator.standard_exponential(len(scores)))).argmax())

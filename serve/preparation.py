@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from flashsloth.image_reading_flashsloth import ImageError, read_image
+from flashsloth.image_reading_flashsloth import WEB, ImageError, read_image
 from flashsloth.processing_flashsloth import ConversationError
 from flashsloth.serve.protocol import ChatRequest, RequestError
 from flashsloth.serve.row import Prompt
@@ -17,7 +17,6 @@ from flashsloth.serve.row import Prompt
 
 DEFAULT_NEW_TOKENS = 256  # as everywhere in this library
 TOO_LONG = "context_length_exceeded"
-WEB = ("http://", "https://")
 DATA = "data:image/"
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """One answer while it is made: what is asked, how its tokens are chosen, and the pieces of text that they make."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ import numpy as np
 from flashsloth.serve.answer_text import AnswerText
 from flashsloth.serve.sampling import Sampling, TokenLogprobs
 
+
+logger = logging.getLogger(__name__)
 
 STOP, LENGTH = "stop", "length"  # why an answer ended
 
@@ -108,14 +111,19 @@ class Row:
         if self.text.is_stopped:
             return self._finish(STOP)
         if self.num_tokens == self.max_new_tokens:
-            return self._finish(LENGTH, *self.text.finish())
+            rest = self.text.finish()
+            return self._finish(STOP if self.text.is_stopped else LENGTH, *rest)
         if self.is_streamed and (text or tokens):
             self._deliver(None)
 
     def fail(self, error: Exception) -> None:
+        """Delivers an error in place of the rest. What the receiver raises concerns no other row, and is logged."""
         if not self.is_done:
             self.is_done = True
-            self.deliver(Piece("", num_tokens=self.num_tokens, error=error))
+            try:
+                self.deliver(Piece("", num_tokens=self.num_tokens, error=error))
+            except Exception:
+                logger.exception("An error could not be delivered")
 
     def _keep(self, text: str = "", tokens: Sequence[Token] = ()) -> None:
         self._texts.append(text)
@@ -149,5 +157,9 @@ def add_tokens(
     """
     for index, (row, token_id) in enumerate(zip(rows, tokens, strict=True)):
         if not row.is_done:
-            row.add(token_id, token_id in end_token_ids, logprobs.get(index))
+            try:
+                row.add(token_id, token_id in end_token_ids, logprobs.get(index))
+            except Exception as error:  # of its text or its receiver: the other rows go on
+                logger.exception("An answer failed")
+                row.fail(error)
     return sum(not row.is_done for row in rows)

@@ -79,6 +79,7 @@ class Scheduler:
         self._num_preparing = 0
         self._is_closed = False
         self._prefill_seconds = self._decoding_since = 0.0
+        self._in_hand: list[Row] = []  # no longer waiting, and not complete
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def __enter__(self):
@@ -91,7 +92,7 @@ class Scheduler:
     @property
     def is_alive(self) -> bool:
         """Whether rows are answered."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._is_closed
 
     @contextlib.contextmanager
     def preparing(self) -> Iterator[None]:
@@ -125,9 +126,22 @@ class Scheduler:
             self._thread.join()
 
     def _run(self) -> None:
+        failure = RuntimeError("The server is stopped.")
+        try:
+            self._answer_rows()
+        except Exception as error:  # a fault of this program: nobody is to wait for ever
+            logger.exception("The scheduler failed: no request is answered any more")
+            failure = error
+        with self._changed:
+            self._is_closed = True
+            rows = [*self._in_hand, *self._waiting]
+        for row in rows:
+            row.fail(failure)
+
+    def _answer_rows(self) -> None:
         batch: Batch | None = None
         while not self._is_closed:
-            rows = [row for row in self._take(batch) if not row.is_done]
+            rows = self._take(batch)
             batch = batch and self._try(batch.rows, lambda kept: kept, batch)  # others may have been cancelled since
             num_running = len(batch.rows) if batch else 0
             new = self._try(rows, self._prefill, rows, batch is None, num_running=num_running) if rows else None
@@ -136,18 +150,20 @@ class Scheduler:
             batch = batch or new
             if batch and (not new or batch is not new):
                 batch = self._try(batch.rows, self._go_on, batch)
-        for row in [*(batch.rows if batch else []), *self._waiting]:
-            row.fail(RuntimeError("The server is stopped."))
 
     def _take(self, batch: Batch | None) -> list[Row]:
         """The rows that begin now. Without a batch to go on with, waits until there are some."""
-        num_running = len(batch.rows) if batch else 0
+        running = batch.rows if batch else []
+        self._in_hand = [*running]
         with self._changed:
             while not self._is_closed:
-                seconds = self._seconds_to_start(num_running)
+                seconds = self._seconds_to_start(len(running))
                 if seconds is not None and seconds <= 0:
-                    room = self.max_batch_size - num_running
-                    return [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+                    room = self.max_batch_size - len(running)
+                    rows = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+                    rows = [row for row in rows if not row.is_done]
+                    self._in_hand += rows
+                    return rows
                 if batch:
                     break
                 self._changed.wait(seconds)

@@ -41,6 +41,7 @@ HEALTH = "/health"
 PREPARING_THREADS = 2  # images are decoded without Python's lock, so that two keep the model busy
 FETCHING_THREADS = 16  # of requests that wait for other servers
 BODY_SECONDS = 60  # for a whole body to arrive
+BODY_PAUSE_SECONDS = 10  # for the next part of a body: a client that sends none keeps a place from others
 SEND_SECONDS = 60  # for a client to read on
 CLIENT_GONE = 499  # status in the log where there was no one to answer, as nginx has it
 SERVER_ERROR = "server_error"
@@ -129,15 +130,16 @@ class ChatCompletions:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.limits.body_bytes:
             raise too_large
-        body = bytearray()
+        body, stream = bytearray(), request.stream()
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.stream():
+                while (chunk := await asyncio.wait_for(anext(stream, None), BODY_PAUSE_SECONDS)) is not None:
                     body += chunk
                     if len(body) > self.limits.body_bytes:
                         raise too_large
         except TimeoutError as error:
-            raise RequestError(f"The body took more than {BODY_SECONDS} seconds.", None, None, 408) from error
+            message = f"A body has to come within {BODY_SECONDS} seconds, without pauses of {BODY_PAUSE_SECONDS}."
+            raise RequestError(message, None, None, 408) from error
         return bytes(body)
 
     async def _answer(self, chat: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:

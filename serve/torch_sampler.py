@@ -13,6 +13,9 @@ from transformers import LogitsProcessor, TopPLogitsWarper
 from flashsloth.serve.sampling import Sampling, TokenLogprobs
 
 
+LEAST_TEMPERATURE = torch.finfo(torch.float32).tiny  # a smaller one is 0 in the scores' precision, and divides nothing
+
+
 def new_generator(sampling: Sampling, device: torch.device) -> torch.Generator:
     """The source of the noise of one answer."""
     return torch.Generator(device).manual_seed(sampling.noise_seed())
@@ -33,7 +36,7 @@ class RowSampler(LogitsProcessor):
         sampled = [row for row, setting in enumerate(settings) if setting.temperature > 0]
         self.sampled = torch.tensor(sampled, dtype=torch.long, device=device)
         self.sampled_rows = sampled
-        temperatures = [settings[row].temperature for row in sampled]
+        temperatures = [max(settings[row].temperature, LEAST_TEMPERATURE) for row in sampled]
         self.temperatures = torch.tensor(temperatures, device=device).unsqueeze(-1)
         self.kept = [row for row, setting in enumerate(settings) if setting.top_logprobs is not None]
         self._logprobs: torch.Tensor | None = None
@@ -44,7 +47,9 @@ class RowSampler(LogitsProcessor):
             self._logprobs = scores[self.kept].log_softmax(dim=-1)
         if not self.sampled_rows:
             return scores
-        sampled = scores[self.sampled] / self.temperatures
+        sampled = scores[self.sampled]
+        # The largest is 0 then, and stays so however small the temperature is, where others become minus infinity.
+        sampled = (sampled - sampled.amax(dim=-1, keepdim=True)) / self.temperatures
         for index, row in enumerate(self.sampled_rows):
             if self.settings[row].top_p < 1:
                 warper = TopPLogitsWarper(self.settings[row].top_p)

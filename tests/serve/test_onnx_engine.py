@@ -119,6 +119,13 @@ def test_samples_have_the_probabilities_of_the_softmax(temperature, top_p):
     assert counts[-1] == 0, "a suppressed token was sampled"
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-46, 5e-324])
+def test_the_smallest_temperatures_take_the_likeliest_token(temperature):
+    for top_p in (1.0, 0.5):
+        for scores in (SCORES * 100, SCORES[::-1]):
+            assert draw(scores, Sampling(temperature, top_p), np.random.default_rng(0)) == scores.argmax()
+
+
 def test_log_probabilities_add_up_to_one():
     found = log_probabilities(SCORES, 3, 2)
     whole = log_probabilities(SCORES, 0, len(SCORES)).top

@@ -114,7 +114,7 @@ def test_image_that_cannot_be_read(processor, url, words):
 def test_image_with_too_many_pixels(processor):
     limits = replace(LIMITS, image_pixels=1000)
     error = error_of(prepare, chat(data_url(make_image(1))), processor, limits, POSITIONS)
-    assert error.message == "Image 0 has more than 1000 pixels: make it smaller."
+    assert error.message == "Image 0 has more than 1,000 pixels: make it smaller."
 
 
 def test_turns_in_a_wrong_order(processor):

@@ -1,17 +1,18 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Rows that come and go get the answers that each gets alone. The model is random, and a token is a byte."""
 
+import queue
 import time
 
 import pytest
 from samples import make_model
-from scheduler_clients import Client, answer_alone, prompt_of
+from scheduler_clients import SECONDS, Client, answer_alone, prompt_of
 
 from flashsloth import FlashSlothForCausalLM
-from flashsloth.serve.row import Prompt
+from flashsloth.serve.row import Piece, Prompt, Row
 from flashsloth.serve.sampling import Sampling
 from flashsloth.serve.scheduler import Scheduler
-from flashsloth.serve.torch_engine import TorchEngine
+from flashsloth.serve.torch_engine import TorchBatch, TorchEngine
 
 
 LENGTHS = [3, 40, 8, 1, 60, 5, 25]
@@ -117,6 +118,74 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
         running.row.cancel()
         assert Client(scheduler, prompts[1], 5).answer()[1].num_tokens == 5
         assert scheduler.is_alive
+
+
+def test_a_receiver_that_fails_fails_alone(model, processor, prompts, caplog):
+    """At a piece, and again when it gets the error."""
+    calls = []
+
+    def fail(piece: Piece) -> None:
+        calls.append(piece)
+        raise RuntimeError("nobody listens")
+
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        broken = Row(prompts[0], 40, fail, is_streamed=True)
+        other = Row(prompts[1], 40, (pieces := queue.Queue()).put)
+        scheduler.submit([broken, other])
+        piece = pieces.get(timeout=SECONDS)
+        assert piece.error is None and piece.text == answer_alone(model, processor, prompts[1], 40)
+        assert broken.is_done and broken.num_tokens < 40 and calls[-1].error is not None
+        assert Client(scheduler, prompts[2], 3).answer()[1].num_tokens == 3 and scheduler.is_alive
+    assert "nobody listens" in caplog.text
+
+
+def test_rows_that_are_cancelled_between_two_batches_leave_the_others(model, processor, prompts, monkeypatch):
+    """While others are taken, no call of `generate` looks at what is cancelled."""
+    take = Scheduler._take
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        running = Client(scheduler, prompts[0], 900, is_streamed=True)
+        running.wait_for_tokens(2)
+
+        def cancel_and_take(self, batch):
+            running.row.cancel()
+            return take(self, batch)
+
+        monkeypatch.setattr(Scheduler, "_take", cancel_and_take)
+        assert Client(scheduler, prompts[1], 3).answer()[1].num_tokens == 3
+        assert running.row.num_tokens < 900 and scheduler.is_alive
+
+
+def test_a_batch_that_cannot_be_made_smaller_fails_alone(model, processor, prompts, monkeypatch):
+    without_done = TorchBatch.without_done
+
+    def fail_once(self):
+        monkeypatch.setattr(TorchBatch, "without_done", without_done)
+        raise RuntimeError("a fault")
+
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        running = Client(scheduler, prompts[0], 900, is_streamed=True)
+        running.wait_for_tokens(2)
+        monkeypatch.setattr(TorchBatch, "without_done", fail_once)
+        assert Client(scheduler, prompts[1], 3).answer()[1].num_tokens == 3  # its coming ends a call of `generate`
+        assert str(running.answer()[1].error) == "a fault" and scheduler.is_alive
+
+
+@pytest.mark.parametrize("part", ["_take", "_try"])
+def test_nobody_waits_for_a_scheduler_that_has_failed(model, processor, prompts, monkeypatch, part):
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        running = Client(scheduler, prompts[0], 900, is_streamed=True)
+        running.wait_for_tokens(2)
+
+        def fail(self, *args, **options):
+            raise RuntimeError("a fault of the program")
+
+        monkeypatch.setattr(Scheduler, part, fail)
+        waiting = [Client(scheduler, prompt, 5) for prompt in prompts[:4]]
+        for client in (running, *waiting):
+            assert str(client.answer()[1].error) == "a fault of the program"
+        assert not scheduler.is_alive
+        with pytest.raises(RuntimeError, match="closed"):
+            Client(scheduler, prompts[1], 3)
 
 
 def test_closing_fails_what_is_not_complete(model, processor, prompts):

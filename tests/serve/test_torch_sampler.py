@@ -36,6 +36,15 @@ def test_samples_have_the_probabilities_of_the_softmax(temperature, top_p):
     assert counts[-1] == 0, "a suppressed token was sampled"
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-37, 1e-46, 5e-324])
+def test_the_smallest_temperatures_take_the_likeliest_token(temperature):
+    for top_p in (1.0, 0.5):
+        choose = sampler(Sampling(temperature, top_p, seed=1, top_logprobs=1), Sampling(temperature, top_p, seed=2))
+        scores = torch.stack([SCORES * 100, SCORES.flip(0)])
+        chosen = choose(torch.zeros(2, 1, dtype=torch.long), scores)
+        assert not chosen.isnan().any() and chosen.argmax(dim=-1).tolist() == [0, 5]
+
+
 def test_greedy_row_beside_sampled_ones_is_untouched():
     choose = sampler(Sampling(1.0, seed=1), Sampling(), Sampling(1.5, 0.9, seed=2))
     scores = choose(torch.zeros(3, 1, dtype=torch.long), SCORES.expand(3, -1).clone())
