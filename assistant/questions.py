@@ -4,16 +4,12 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from PIL import Image
 
-from flashsloth.image_reading_flashsloth import ImageError, read_image, without_secrets
+from flashsloth.image_reading_flashsloth import ImageError, is_address, read_image, without_secrets
 
 
-FILE_URL = "file://"
-NOT_A_FILE = ("http://", "https://", "data:")  # how the names of images begin that are no files
 MAX_NAME = 100  # characters of a name that are shown
 
 
@@ -22,7 +18,7 @@ def read_images(images) -> list[Image.Image]:
     Opens the images of one question.
 
     Args:
-        images: `None`, one image or a list of them: files, URLs, PIL images, arrays, tensors or bytes.
+        images: `None`, one image or a list of them: files, URLs, PIL images, arrays, tensors, bytes or open files.
 
     Raises:
         ImageError: If one cannot be used; the message names it, without the secrets of an address.
@@ -78,11 +74,10 @@ def _read(source, name: str) -> Image.Image:
     if not isinstance(source, (str, Path)):
         return read_image(source, name)
     address = str(source)
-    if address.lower().startswith(FILE_URL):
-        address = url2pathname(urlparse(address).path)
     shown = without_secrets(address)
-    if not address.lower().startswith(NOT_A_FILE) and not os.path.isfile(address):
-        problem = "is a folder" if os.path.isdir(address) else "does not exist"
+    file = os.path.expanduser(address)
+    if not is_address(address) and not os.path.isfile(file):
+        problem = "is a folder" if os.path.isdir(file) else "does not exist"
         raise ImageError(f"The image '{shown}' {problem}: give an image file or a URL.")
     shown = shown if len(shown) <= MAX_NAME else f"{shown[:MAX_NAME]}..."
     return read_image(address, f"The image '{shown}'")

@@ -2,6 +2,7 @@
 """Model folders by name: folders of this machine, and Hub repositories, of which only what is needed is downloaded."""
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 from httpx2 import HTTPError
@@ -19,7 +20,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from flashsloth.folders.errors import one_line
 from flashsloth.folders.git_lfs import check_is_fetched
-from flashsloth.image_reading_flashsloth import without_secrets
+from flashsloth.image_reading_flashsloth import RASTER_FORMATS, without_secrets
 
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ WEIGHT_FILES = (
 )
 SUBFOLDERS = ("*/*",)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # the usual ones
+IMAGE_SUFFIXES = tuple(chain.from_iterable(RASTER_FORMATS.values()))  # endings of the images that are read
 
 REFUSED = (401, 403)  # status codes of HTTP
 

@@ -24,6 +24,7 @@ from flashsloth.loading import check_folder
 from flashsloth.parts import find_for_backend
 from flashsloth.serve import answer_files
 from flashsloth.serve.answer_files import Answered, Journal
+from flashsloth.serve.answer_table import check_rows
 from flashsloth.serve.asking import ModelOptions
 from flashsloth.serve.dataset import answer_batches, ray_session
 from flashsloth.serve.questions import Questions
@@ -65,10 +66,17 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class AnsweredRows:
-    """The rows of a source with their answers, which may be gone through several times."""
+    """
+    The rows of a source with their answers, which may be gone through several times.
+
+    Args:
+        questions ([`~flashsloth.serve.questions.Questions`]): The rows.
+        journal ([`Journal`], *optional*): Their answers; without it all rows come, with empty ones.
+        options ([`RunOptions`]): The names of the columns that are added.
+    """
 
     questions: Questions
-    journal: Journal
+    journal: Journal | None
     options: RunOptions
 
     @property
@@ -91,9 +99,9 @@ class AnsweredRows:
     def __iter__(self) -> Iterator[dict]:
         asked = self.questions
         common = {} if asked.question is None else {asked.question_column: asked.question}
-        rows = islice(asked.source.rows(self.columns), self.journal.num_answered)
+        rows = islice(asked.source.rows(self.columns), self.journal and self.journal.num_answered)
         for index, fields in enumerate(rows):
-            answered = self.journal.read(index)
+            answered = self.journal.read(index) if self.journal else Answered(index, "", None)
             added = {self.options.answer_column: answered.answer, self.options.error_column: answered.error}
             yield {**fields, **common, **added}
 
@@ -111,16 +119,20 @@ def answer_questions(questions: Questions, model: ModelOptions, options: RunOpti
         `dict`: The report.
 
     Raises:
-        ValueError: If the model cannot be loaded, the folder holds other answers or another run writes into it, a
-            column is there already, or there are fewer GPUs or cores than workers.
+        ValueError: If the model cannot be loaded, the folder holds other answers or another run writes into it, it is
+            in the folder of the questions, a column is there already, the answers' file cannot hold a value of the
+            rows, or there are fewer GPUs or cores than workers.
         OSError: If a worker fails, or the Hub cannot be reached.
     """
     _check_columns(questions, options)
+    _check_output(questions, options)
     folder = find_for_backend(model.backend, model.model, model.revision, model.dtype)
     run = _describe(questions, model, folder)
     answer_files.check_run(options.output, run)
     if model.backend == "torch" and not model.trust_remote_code:
         check_folder(folder)
+    if answer_files.finished_report(options.output) is None:
+        _check_rows(questions, options)
     with locked(options.output):
         answer_files.check_run(options.output, run)
         report = answer_files.finished_report(options.output)
@@ -135,7 +147,7 @@ def answer_questions(questions: Questions, model: ModelOptions, options: RunOpti
 
 def _ask_rest(questions: Questions, model: ModelOptions, options: RunOptions, run: dict) -> dict:
     start = time.perf_counter()
-    with Journal(options.output / answer_files.UNFINISHED) as journal:
+    with Journal(options.output / answer_files.UNFINISHED, questions.source.num_rows) as journal:
         before = journal.num_answered
         total = questions.source.num_rows
         if before:
@@ -189,6 +201,27 @@ def _check_columns(questions: Questions, options: RunOptions) -> None:
             raise ValueError(f"{questions.source.name} has a column '{added}': name another one by {option}.")
     if options.answer_column == options.error_column:
         raise ValueError(f"--answer-column and --error-column are both '{options.answer_column}': name two columns.")
+
+
+def _check_output(questions: Questions, options: RunOptions) -> None:
+    source = questions.source
+    if source.is_folder and options.output.resolve().is_relative_to(source.folder.resolve()):
+        raise ValueError(
+            f"--output '{options.output}' is in the folder of the questions, '{source.folder}', which would have the "
+            "answers among its questions: name a folder elsewhere."
+        )
+
+
+def _check_rows(questions: Questions, options: RunOptions) -> None:
+    """Goes through the rows as the end will, if they are on this machine: those of the Hub are downloaded once."""
+    if questions.source.folder is None:
+        return
+    rows = AnsweredRows(questions, None, options)
+    if options.file_format == "parquet":
+        check_rows(rows, rows.schema)
+    else:
+        for _ in rows:  # a damaged value fails here
+            pass
 
 
 def _check_file(options: RunOptions) -> None:

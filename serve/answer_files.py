@@ -13,14 +13,13 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from itertools import islice
 from pathlib import Path
 
 import pyarrow
-from pyarrow.parquet import ParquetWriter
 
 from flashsloth.folders.errors import one_line
 from flashsloth.folders.json_files import read_json, write_json
+from flashsloth.serve.answer_table import write_parquet
 
 
 FORMATS = ("jsonl", "parquet")
@@ -30,7 +29,6 @@ UNFINISHED = "answers.unfinished.jsonl"
 RUN = "run.json"
 ANOTHER = "name another folder with --output, or remove this one."
 UNANSWERED = -1
-GROUP_ROWS = 1024  # of a Parquet file that are held at once
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,13 @@ class Journal:
 
     Args:
         file (`Path`): The file; half a line at its end, which a kill may leave, is cut off.
+        num_rows (`int`, *optional*): How many rows there are, where that is known.
 
     Raises:
-        ValueError: If another line is damaged.
+        ValueError: If another line is damaged, or is about a row that does not exist.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, num_rows: int | None = None):
         self._places = array("q")
         self._file = file.open("a+b")
         self._end = 0
@@ -71,7 +70,9 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             try:
-                self._note(Answered(**json.loads(line)))
+                answered = Answered(**json.loads(line))
+                _check_index(answered.index, num_rows)
+                self._note(answered)
             except (ValueError, TypeError) as error:
                 self._file.close()
                 raise ValueError(f"{file}, line {number} is damaged ({one_line(error)}): {ANOTHER}") from error
@@ -117,6 +118,12 @@ class Journal:
         """The rows with an error, in their order."""
         answers = (self.read(index) for index, place in enumerate(self._places) if place != UNANSWERED)
         return (answered for answered in answers if answered.error is not None)
+
+
+def _check_index(index, num_rows: int | None) -> None:
+    if type(index) is not int or index < 0 or num_rows is not None and index >= num_rows:
+        known = "" if num_rows is None else f" up to {num_rows - 1}"
+        raise ValueError(f"its index is {index!r}, and must be a whole number from 0{known}")
 
 
 def finished_report(folder: Path) -> dict | None:
@@ -170,11 +177,11 @@ def finish(folder: Path, rows: Iterable[dict], schema: pyarrow.Schema | None, fi
         `Path`: The file of the answers.
 
     Raises:
-        ValueError: If the values of a column have no common type in Parquet.
+        ValueError: If Parquet cannot hold a value; see [`~flashsloth.serve.answer_table.write_parquet`].
     """
     file = folder / ANSWERS.format(file_format)
     if file_format == "parquet":
-        _write_whole(file, lambda unfinished: _write_parquet(rows, schema, unfinished))
+        _write_whole(file, lambda unfinished: write_parquet(rows, schema, unfinished))
     else:
         _write_whole(file, lambda unfinished: _write_json_lines(rows, unfinished))
     _write_whole(folder / REPORT, lambda unfinished: write_json(report, unfinished))
@@ -200,36 +207,6 @@ def _write_whole(file: Path, write) -> None:
 def _write_json_lines(rows: Iterable[dict], file: Path) -> None:
     with file.open("wb") as lines:
         lines.writelines(map(_encode, rows))
-
-
-def _write_parquet(rows: Iterable[dict], schema: pyarrow.Schema | None, file: Path) -> None:
-    schema = schema or _schema_of(rows)
-    with ParquetWriter(file, schema) as writer:
-        for group in _groups(rows):
-            writer.write_table(pyarrow.Table.from_pylist(group, schema))
-
-
-def _groups(rows: Iterable[dict]) -> Iterator[list[dict]]:
-    rows = iter(rows)
-    while group := list(islice(rows, GROUP_ROWS)):
-        yield group
-
-
-def _schema_of(rows: Iterable[dict]) -> pyarrow.Schema:
-    """The types that the values of all rows have in common."""
-    schema = pyarrow.schema([])
-    for group in _groups(rows):
-        try:
-            names = dict.fromkeys(name for row in group for name in row)
-            columns = {name: [row.get(name) for row in group] for name in names}
-            found = pyarrow.table(columns).schema
-            schema = pyarrow.unify_schemas([schema, found], promote_options="permissive")
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-            raise ValueError(
-                f"The values of a column have no type in common ({one_line(error)}): the same command with --format "
-                "jsonl writes the answers, and asks no row again."
-            ) from error
-    return schema
 
 
 def _encode(row: dict) -> bytes:

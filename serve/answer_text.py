@@ -45,12 +45,7 @@ class AnswerText:
         if note is not None:
             self._notes.append((self._decoded, note))
         self._hold(self._stream.step(self._tokenizer.backend_tokenizer, token_id) or "")
-        starts = [self._held.find(stop) for stop in self.stop]
-        found = [start for start in starts if start >= 0]
-        if found:
-            self.is_stopped = True
-            return self._end(min(found))
-        return self._release(len(self._held) - self._num_uncertain())
+        return self._stopped() or self._release(len(self._held) - self._num_uncertain())
 
     def finish(self) -> tuple[str, list]:
         """What is left, once the last token has come."""
@@ -58,7 +53,16 @@ class AnswerText:
             return "", []
         text = self._tokenizer.decode(self._token_ids, skip_special_tokens=True)
         self._hold(text[self._decoded :])  # half a character at the end
-        return self._end(len(self._held))
+        return self._stopped() or self._end(len(self._held))
+
+    def _stopped(self) -> tuple[str, list] | None:
+        """What comes before the first stop string; `None` if there is none."""
+        starts = [self._held.find(stop) for stop in self.stop]
+        found = [start for start in starts if start >= 0]
+        if not found:
+            return None
+        self.is_stopped = True
+        return self._end(min(found))
 
     def _hold(self, text: str) -> None:
         self._decoded += len(text)

@@ -4,7 +4,6 @@ What is asked of a row: its question, and its images as they are encoded or as a
 are, so that the machines that answer need none of them; a row that cannot be asked says why.
 """
 
-import base64
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,19 @@ from urllib.request import url2pathname
 import fsspec
 
 from flashsloth.folders.errors import one_line
-from flashsloth.image_reading_flashsloth import without_secrets
+from flashsloth.image_reading_flashsloth import (
+    DATA,
+    FILE,
+    WEB,
+    decode_base64,
+    is_address,
+    read_data_url,
+    without_secrets,
+)
 from flashsloth.serve.sources import Source
 
 
 IMAGE_COLUMNS = ("image", "images")
-WEB = ("http://", "https://")
 # Paths of a data set that is streamed from the Hub, some of them within archives.
 HUB_PATH = re.compile(r"((zip|tar|gzip|bz2|xz|zstd|lz4)://[^:]*::)*hf://")
 MAX_NAME = 100  # characters of a name that are shown
@@ -83,7 +89,8 @@ class Questions:
             question = _check_question(fields.get(self.question_column)) if self.question is None else self.question
             images = read_sources(fields.get(self.image_column), self.images or self.source.folder)
         except (ValueError, OSError) as error:
-            return Row(index, error=one_line(error))
+            message = one_line(error).encode(errors="backslashreplace").decode()  # may name a file by half a character
+            return Row(index, error=message)
         return Row(index, question, tuple(images))
 
 
@@ -133,11 +140,15 @@ def _check_question(question) -> str:
         raise ValueError(f"The question is a {type(question).__name__}, not text.")
     if not question.strip():
         raise ValueError("The question is empty.")
-    try:
-        question.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"The question holds half a character: {error}.") from error
+    _check_characters(question, "question")
     return question
+
+
+def _check_characters(text: str, kind: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"The {kind} holds half a character: {error}.") from error
 
 
 def read_sources(value, folder: Path | None) -> list[bytes | str]:
@@ -170,17 +181,21 @@ def _source(value, folder: Path | None, name: str) -> bytes | str:
         raise ValueError(f"{name} is {kind}: it must be a path, a URL, a data URL, base64 text or bytes.")
     text = value.strip()
     if text.lower().startswith(WEB):
+        _check_characters(text, "address of an image")
         return text
     shown = without_secrets(text)
     shown = f"{name} '{shown if len(shown) <= MAX_NAME else shown[:MAX_NAME] + '...'}'"
-    if text.startswith("data:"):
-        return _decoded(text.partition(",")[2], f"{shown} holds no base64 data.")
+    if text.lower().startswith(DATA):
+        return read_data_url(text, shown)
     if folder is None:
         if HUB_PATH.match(text):
             with fsspec.open(text, "rb") as file:
                 return file.read()
         return _decoded(text, f"{shown} is neither a URL nor base64 data, which rows of the Hub must hold.")
-    path = Path(url2pathname(urlparse(text).path)) if text.startswith("file://") else folder / text
+    is_file_url = text.lower().startswith(FILE)
+    if is_address(text) and not is_file_url:
+        raise ValueError(f"{shown} cannot be fetched: its scheme is neither http, https, data nor file.")
+    path = Path(url2pathname(urlparse(text).path)) if is_file_url else folder / text
     if os.path.isfile(path):  # says no, too, where a text is too long for a path, or holds what none may hold
         return path.read_bytes()
     return _decoded(text, f"{shown} does not exist, and is neither a URL nor base64 data.")
@@ -188,7 +203,7 @@ def _source(value, folder: Path | None, name: str) -> bytes | str:
 
 def _decoded(text: str, problem: str) -> bytes:
     try:
-        content = base64.b64decode(text, validate=True)
+        content = decode_base64(text)
     except ValueError as error:
         raise ValueError(problem) from error
     if not content:

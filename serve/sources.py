@@ -6,9 +6,11 @@ row by row, in an order that never changes, so that a row is known by its number
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from pyarrow.parquet import ParquetFile
 from flashsloth.folders.downloads import IMAGE_SUFFIXES, download_error
 from flashsloth.folders.errors import one_line
 
+
+logger = logging.getLogger(__name__)
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
@@ -44,6 +48,7 @@ class Source(ABC):
         num_rows (`int`, *optional*): How many there are, where that is known before they are read.
         schema (`pyarrow.Schema`, *optional*): Types of the columns, where they are known before they are read.
         folder (`Path`, *optional*): What relative paths of images start from; without it rows may name no local files.
+        is_folder (`bool`, *optional*, defaults to `False`): Whether the rows are all that is in `folder`.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Source(ABC):
     num_rows: int | None
     schema: pyarrow.Schema | None
     folder: Path | None
+    is_folder: bool = field(default=False, kw_only=True)
 
     @abstractmethod
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict]:
@@ -59,6 +65,7 @@ class Source(ABC):
         Reads the rows from the one of number `start`, with these columns at least.
 
         Raises:
+            ValueError: If a value is damaged; the message names its column and row.
             OSError: If they can no longer be read.
         """
 
@@ -94,7 +101,7 @@ def open_source(questions: Sequence[str], subset: str | None = None, split: str 
         if value is not None:
             raise ValueError(f"'{questions[0]}' is local, and has no {option}: leave out --{option} ({value}).")
     if any(path.is_dir() for path in paths):
-        return _open_folder(paths)
+        return replace(_open_folder(paths), is_folder=True)
     kinds = {path.suffix.lower() for path in paths}
     if kinds <= set(JSON_LINES):
         return open_json_lines(paths)
@@ -127,6 +134,9 @@ def _open_folder(paths: list[Path]) -> Source:
         return open_json_lines(lines, folder)
     if not images:
         raise ValueError(f"{folder} holds neither {', nor '.join(KINDS)}.")
+    if others := Counter(file.suffix or "no ending" for file in set(files) - set(images)):
+        kinds = ", ".join(f"{count:,} of {suffix}" for suffix, count in others.most_common())
+        logger.info("Files that are skipped, as they are no images that are read here: %s", kinds)
     return open_images(images, folder)
 
 
@@ -217,21 +227,45 @@ class Parquet(Source):
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict]:
         for file in self.files:
             with ParquetFile(file, buffer_size=READ_BYTES) as table:
-                yield from _rows_of(table, columns, start)
+                yield from _rows_of(table, columns, start, file)
                 start = max(0, start - table.metadata.num_rows)
 
 
-def _rows_of(table: ParquetFile, columns: Sequence[str], start: int) -> Iterator[dict]:
+def _rows_of(table: ParquetFile, columns: Sequence[str], start: int, file: Path) -> Iterator[dict]:
     """The rows of a file from one on; groups of rows before it are not read."""
-    groups = []
+    groups, before = [], 0
     for group in range(table.num_row_groups):
         size = table.metadata.row_group(group).num_rows
         if groups or start < size:
             groups.append(group)
         else:
             start -= size
+            before += size
     batches = table.iter_batches(READ_ROWS, row_groups=groups, columns=list(columns)) if groups else ()
-    return islice((row for batch in batches for row in batch.to_pylist()), start, None)
+    return islice(_rows_in(batches, before, file), start, None)
+
+
+def _rows_in(batches: Iterable[pyarrow.RecordBatch], before: int, file: Path) -> Iterator[dict]:
+    """The rows of batches, of which the first follows so many rows of the file."""
+    for batch in batches:
+        try:
+            rows = batch.to_pylist()
+        except Exception as error:  # of whatever library makes values of Python: pytz, pandas, zoneinfo
+            raise _damaged(batch, before, file, error) from error
+        yield from rows
+        before += batch.num_rows
+
+
+def _damaged(batch: pyarrow.RecordBatch, before: int, file: Path, error: Exception) -> ValueError:
+    """The error of a batch, with the column and row that it is of."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        for row, value in enumerate(column, before + 1):
+            try:
+                value.as_py()
+            except Exception as problem:
+                shown = f"{type(problem).__name__}: {one_line(problem)}"
+                return ValueError(f"{file}, column '{name}', row {row} cannot be read ({shown}): correct it.")
+    return ValueError(f"{file} cannot be read: {one_line(error)}")
 
 
 def open_parquet(files: Sequence[Path], folder: Path | None = None) -> Parquet:
@@ -243,7 +277,8 @@ def open_parquet(files: Sequence[Path], folder: Path | None = None) -> Parquet:
         folder (`Path`, *optional*): What relative paths of images start from; that of the first file if unset.
 
     Raises:
-        ValueError: If a file is damaged, its schema is not that of the first, or if there are no rows.
+        ValueError: If a file is damaged, its schema is not that of the first, two columns have one name, or if there
+            are no rows.
     """
     digest, schemas, count = hashlib.sha256(), [], 0
     for file in files:
@@ -255,6 +290,9 @@ def open_parquet(files: Sequence[Path], folder: Path | None = None) -> Parquet:
             raise ValueError(f"{file} cannot be read as Parquet: {one_line(error)}") from error
         if schemas[-1] != schemas[0]:
             raise ValueError(f"{file} has other columns or types than {files[0]}: answer them one after the other.")
+        names = Counter(schemas[-1].names)
+        if twice := next((name for name, times in names.items() if times > 1), None):
+            raise ValueError(f"{file} has {names[twice]} columns '{twice}': rename all but one.")
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     if not count:

@@ -16,14 +16,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import BmpImagePlugin, EpsImagePlugin, Image
 from samples import encode_image, make_image
 
 from flashsloth import FlashSlothImageProcessor, image_reading_flashsloth
-from flashsloth.image_reading_flashsloth import ImageError, read_image, read_images, without_secrets
+from flashsloth.image_reading_flashsloth import (
+    RASTER_FORMATS,
+    ImageError,
+    read_image,
+    read_images,
+    without_secrets,
+)
 
 
 RAW = {"do_rescale": False, "do_normalize": False}
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n%%EOF\n"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,7 @@ def damaged_sources(tmp_path) -> dict:
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "cut.png").write_bytes(good[: len(good) // 2])
     (tmp_path / "closed.png").write_bytes(good)
+    (tmp_path / "drawing.png").write_bytes(POSTSCRIPT)
     with Image.open(tmp_path / "closed.png") as closed:
         pass
     return {
@@ -116,6 +124,13 @@ def damaged_sources(tmp_path) -> dict:
         "complex numbers": np.ones((4, 4, 3), complex),
         "NaN in a float image": Image.fromarray(np.full((4, 4), np.nan, np.float32)),
         "integers above 255": np.full((4, 4, 3), 256),
+        "a PostScript file": tmp_path / "drawing.png",
+        "a data URL that was cut off": f"data:image/png;base64,{base64.b64encode(good).decode()[:-1]}",
+        "a data URL without base64": "data:image/svg+xml,%3Csvg/%3E",
+        "a data URL without content": "data:image/png;base64,",
+        "base64 that was cut off": base64.b64encode(good).decode()[:-1],
+        "an address of FTP": "ftp://user:SECRET@h/a.png",
+        "a file that is open for text": (tmp_path / "notes.txt").open(),
     }
 
 
@@ -144,6 +159,13 @@ BAD_INPUT = {
     "complex numbers": ("invalid image", "holds complex128: pass integers"),
     "NaN in a float image": ("invalid image", "not finite"),
     "integers above 255": ("invalid image", "integers from 0 to 255"),
+    "a PostScript file": ("undecodable image", "drawing.png.* is in the format EPS, which is not read here"),
+    "a data URL that was cut off": ("truncated image", "is a data URL, but its base64 is cut off or damaged"),
+    "a data URL without base64": ("undecodable image", "is a data URL without ';base64' before its comma"),
+    "a data URL without content": ("undecodable image", "holds nothing behind its comma: send the whole image"),
+    "base64 that was cut off": ("truncated image", "is base64 of the format PNG, but is cut off or damaged"),
+    "an address of FTP": ("invalid image", "ftp://h/a.png.* its scheme is neither http, https, data nor file"),
+    "a file that is open for text": ("invalid image", "is a file that is open for text: open it with mode 'rb'"),
 }
 
 
@@ -156,7 +178,7 @@ def test_an_unusable_image_is_named(image_processor, tmp_path, name):
 
 
 def test_a_disk_that_fails(image_processor, monkeypatch):
-    def fail(*args):
+    def fail(*args, **options):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Image, "open", fail)
@@ -187,8 +209,79 @@ def test_decompression_bomb(image_processor, monkeypatch, tmp_path):
     path.write_bytes(encode_image(Image.new("1", (3000, 3000))))
     for limit in (8_000_000, 2_000_000):  # Pillow itself warns at the limit and raises at twice the limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(ValueError, match="bomb.png.*MAX_IMAGE_PIXELS.*bomb"):
+        with pytest.raises(ValueError, match=f"bomb.png.* has more than {limit:,} pixels: make it smaller"):
             image_processor(path)
+
+
+@pytest.mark.parametrize("format", RASTER_FORMATS)
+def test_every_format_of_the_list_is_read(format):
+    image = Image.new("RGB", (32, 32), (200, 100, 50))
+    pixels = np.asarray(read_image(encode_image(image, format), "it"))
+    np.testing.assert_allclose(pixels, np.asarray(image), atol=3)  # some lose a little
+
+
+def test_a_plug_in_reads_heif(monkeypatch):
+    class Heif(BmpImagePlugin.BmpImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self.fp.seek(4)
+            self._bitmap()
+
+    content = b"heif" + encode_image(Image.new("RGB", (4, 4), "red"), "DIB")
+    with pytest.raises(ImageError, match="not in a format"):
+        read_image(content, "it")
+    monkeypatch.setitem(Image.OPEN, "HEIF", (Heif, lambda head: head.startswith(b"heif")))
+    assert read_image(content, "it").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "drawing.png"])
+def test_no_image_starts_a_program(tmp_path, monkeypatch, name):
+    """Pillow gives PostScript to Ghostscript, whatever the file is called."""
+    calls = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: calls.append(args))
+    (tmp_path / name).write_bytes(POSTSCRIPT)
+    for source in (tmp_path / name, POSTSCRIPT, BytesIO(POSTSCRIPT)):
+        with pytest.raises(ImageError, match="is in the format EPS"):
+            read_image(source, "it")
+    assert not calls
+
+
+def test_an_icon_whose_header_hides_a_large_image():
+    icon = bytearray(encode_image(make_image(0, 64, 64), "ICO", sizes=[(64, 64)]))
+    icon[6:8] = bytes((8, 8))  # the size in the directory; the image in it is still 64 x 64
+    with pytest.warns(UserWarning, match="not the expected size"), pytest.raises(ImageError, match="100 pixels"):
+        read_image(bytes(icon), "it", max_pixels=100)
+
+
+def test_open_files_are_read_from_their_beginning(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(encode_image(make_image(0)))
+    with path.open("rb") as file:
+        for _ in range(2):  # the first leaves the file at its end
+            np.testing.assert_array_equal(read_image(file, "it"), make_image(0))
+    with pytest.raises(ImageError, match="closed"):
+        read_image(file, "it")
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "image.png").write_bytes(encode_image(make_image(0)))
+    for source in ("~/image.png", Path("~/image.png"), (tmp_path / "image.png").as_uri()):
+        np.testing.assert_array_equal(read_image(source, "it"), make_image(0))
+
+
+def test_base64_in_lines():
+    lines = base64.encodebytes(encode_image(make_image(0))).decode()
+    for text in (lines, f"data:image/png;base64,{lines}"):
+        np.testing.assert_array_equal(read_image(text, "it"), make_image(0))
+
+
+def test_transparency_is_dropped():
+    """The published code converts to RGB, which keeps the colours that are stored beneath."""
+    image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    assert np.asarray(read_image(encode_image(image), "it")).reshape(-1, 3).tolist() == [[10, 20, 30]] * 16
 
 
 def test_image_with_more_pixels_than_allowed():

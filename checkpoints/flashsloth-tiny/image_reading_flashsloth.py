@@ -10,12 +10,15 @@ import ipaddress
 import os
 import re
 import socket
+import struct
 import time
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 from huggingface_hub.utils import httpx
@@ -46,6 +49,35 @@ MAX_REDIRECTS = 5
 GONE = (404, 410)  # status codes of HTTP
 # How an address begins: with a scheme, of which a path keeps one slash, or with two slashes.
 ADDRESS = re.compile(r"\s*([a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]+:/|//)", re.IGNORECASE)
+# How a text begins that is a URL and no path; a drive of Windows has one letter.
+SCHEME = re.compile(r"\s*(data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+WEB = ("http://", "https://")
+FILE = "file://"
+DATA = "data:"
+BASE64 = ";base64"  # at the end of what a data URL has before its comma
+# What is decoded, by Pillow's names, and the endings of such files; the first five need the fewest imports. All are
+# one file of pixels. Pillow knows others, some of which start programs of the system (EPS: Ghostscript) or read more
+# than one file.
+RASTER_FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "ICO": (".ico",),
+    "DIB": (".dib",),
+    "TGA": (".tga",),
+    "PCX": (".pcx",),
+    "QOI": (".qoi",),
+    "SGI": (".sgi",),
+}
+PLUGIN_FORMATS = ("HEIF",)  # where a plug-in such as pillow-heif has registered them
+HEAD_LENGTH = 16  # bytes at the beginning of a file by which Pillow tells its format
+BASE64_LENGTH = 24  # characters of that many bytes, rounded up
 FORMATS = tuple(ChannelDimension.__members__.values())
 NOT_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 PUBLIC = "public"
@@ -119,9 +151,13 @@ def read_image(
     array are its last axis if that has 1 to 4 entries, else its first; those of a tensor are its first axis if that
     has 1 to 4 entries, else its last. `input_data_format` says it where that is wrong.
 
+    Transparency is dropped, as the published code does: a pixel that is wholly transparent gets the colour that is
+    stored beneath.
+
     Args:
-        source (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str`, `Path` or `bytes`): the image, its file or what
-            that file holds; a string is a path, a URL, a data URL or base64.
+        source (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, `str`, `Path`, `bytes` or an open binary file): the
+            image, its file or what that file holds; a string is a path, a URL, a data URL or base64. An open file is
+            read from its beginning.
         name (`str`): what error messages call the image.
         input_data_format (`str` or `ChannelDimension`, *optional*): `"channels_first"` or `"channels_last"`.
         local_sources (`bool`, *optional*, defaults to `True`): whether strings and paths may name files of this
@@ -130,7 +166,7 @@ def read_image(
             reads the whole file in half the time.
         retry_waits (sequence of `float`, *optional*): seconds to wait before each further try to fetch a URL.
         max_pixels (`int`, *optional*): most pixels of the image, which is not decoded if it has more. Pillow's own
-            limit holds too.
+            limit, `PIL.Image.MAX_IMAGE_PIXELS`, holds too.
 
     Raises:
         ImageError: If the image cannot be used.
@@ -146,6 +182,7 @@ def read_image(
         if reduced and image is not source:
             image.draft(None, (1, 1))
         image.load()  # decodes: a damaged file fails here
+        _check_size(image, name, max_pixels)  # an icon's header may tell another size than the image in it
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
         return _to_rgb(image, name)
@@ -164,7 +201,7 @@ def _first_frame(image: Image.Image) -> Image.Image:
     if image.format == "PNG":  # Pillow cannot go back once a later frame is decoded
         position = image._fp.tell()
         image._fp.seek(0)
-        first = Image.open(image._fp).copy()
+        first = Image.open(image._fp, formats=(image.format,)).copy()
         image._fp.seek(position)
         return first
     frame = image.tell()
@@ -180,26 +217,132 @@ def _open(source, name: str, local_sources: bool, retry_waits: Sequence[float]) 
     if isinstance(source, Path):
         if not local_sources:
             raise ImageError(f"{name} is a file, which may not be read here: send the image.", FORBIDDEN_IMAGE)
-        return Image.open(source)
+        return _open_file(os.path.expanduser(source), name)
+    if hasattr(source, "read"):
+        source = _content_of_file(source, name)
     if isinstance(source, (bytes, bytearray)):
-        return Image.open(BytesIO(source))
+        return _open_file(BytesIO(source), name)
     message = f"{name} is not an image: pass a PIL image, an array or tensor, a path, a URL, a data URL or bytes."
     raise ImageError(message, INVALID_IMAGE)
 
 
+def _open_file(file: str | BytesIO, name: str) -> Image.Image:
+    """Opens a file of one of the formats that are decoded here; its pixels are not decoded yet."""
+    plugin_formats = (format for format in PLUGIN_FORMATS if format in Image.OPEN)
+    try:
+        return Image.open(file, formats=(*RASTER_FORMATS, *plugin_formats))
+    except UnidentifiedImageError as error:
+        format = _format_of(_head_of(file))
+        if format is None or format in RASTER_FORMATS:
+            raise
+        message = f"{name} is in the format {format}, which is not read here: convert it to PNG or JPEG."
+        raise ImageError(message, UNDECODABLE_IMAGE) from error
+
+
+def _head_of(file: str | BytesIO) -> bytes:
+    if isinstance(file, BytesIO):
+        return file.getvalue()[:HEAD_LENGTH]
+    with open(file, "rb") as content:
+        return content.read(HEAD_LENGTH)
+
+
+def _format_of(head: bytes) -> str | None:
+    """Pillow's name for the format of a file that begins with these bytes; nothing else of the file is looked at."""
+    Image.init()
+    for format, (_, accepts) in Image.OPEN.items():
+        try:
+            if accepts is not None and accepts(head) is True:
+                return format
+        except (IndexError, struct.error):  # there are fewer bytes than the format begins with
+            continue
+    return None
+
+
+def _content_of_file(file, name: str) -> bytes:
+    if file.seekable():
+        file.seek(0)
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise ImageError(f"{name} is a file that is open for text: open it with mode 'rb'.", INVALID_IMAGE)
+    return content
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is a URL of any scheme, a data URL included, and no path."""
+    return SCHEME.match(text) is not None
+
+
 def _from_string(source: str, name: str, local_sources: bool, retry_waits: Sequence[float]) -> Path | bytes:
     """The path, or what a URL, a data URL or base64 text holds."""
-    if source.strip()[:8].lower().startswith(("http://", "https://")):
-        return _fetch(source.strip(), name, local_sources, retry_waits)
-    if source[:5].lower() == "data:":
-        source = source.partition(",")[2]
-    elif local_sources and os.path.isfile(source):
-        return Path(source)
+    text = source.strip()
+    start = text[: len(FILE) + 1].lower()
+    if start.startswith(WEB):
+        return _fetch(text, name, local_sources, retry_waits)
+    if start.startswith(DATA):
+        return read_data_url(text, name)
+    if local_sources and os.path.isfile(path := os.path.expanduser(source)):
+        return Path(path)
+    if start.startswith(FILE):
+        return Path(url2pathname(urlparse(text).path))
+    if is_address(source):
+        message = f"{name} cannot be fetched: its scheme is neither http, https, data nor file. Download it first."
+        raise ImageError(message, INVALID_IMAGE)
     try:
-        return base64.b64decode(source, validate=True)
+        return decode_base64(source)
     except ValueError as error:  # of text that is not ASCII, and `binascii.Error`
+        format = _format_of_base64(text)
+        if format is not None:
+            raise _damaged_base64(f"{name} is base64 of the format {format}, but", error) from error
         kinds = "an existing file, nor a URL" if local_sources else "a URL"
         raise ImageError(f"{name} is neither {kinds}, nor base64 data.", MISSING_IMAGE) from error
+
+
+def decode_base64(text: str) -> bytes:
+    """
+    What base64 stands for; it may be broken into lines, as programs print it.
+
+    Raises:
+        ValueError: If it is cut off, or holds other characters.
+    """
+    return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+
+
+def read_data_url(url: str, name: str) -> bytes:
+    """
+    The content of a data URL.
+
+    Args:
+        url (`str`): the data URL.
+        name (`str`): what error messages call it.
+
+    Raises:
+        ImageError: If it has none, or is cut off.
+    """
+    header, comma, data = url.partition(",")
+    try:
+        content = decode_base64(data)
+    except ValueError as error:
+        if not header.lower().endswith(BASE64):
+            message = f"{name} is a data URL without '{BASE64}' before its comma: send its bytes as base64."
+            raise ImageError(message, UNDECODABLE_IMAGE) from error
+        raise _damaged_base64(f"{name} is a data URL, but its base64", error) from error
+    if not content:
+        problem = "holds nothing behind its comma" if comma else "has no comma, and so no content"
+        raise ImageError(f"{name} is a data URL that {problem}: send the whole image.", UNDECODABLE_IMAGE)
+    return content
+
+
+def _damaged_base64(what: str, error: ValueError) -> ImageError:
+    return ImageError(f"{what} is cut off or damaged ({error}): send all of it.", TRUNCATED_IMAGE)
+
+
+def _format_of_base64(text: str) -> str | None:
+    """The format of an image whose base64 begins as this text does, if it begins as one of those read here."""
+    try:
+        format = _format_of(base64.b64decode(text[:BASE64_LENGTH], validate=True)[:HEAD_LENGTH])
+    except ValueError:
+        return None
+    return format if format in RASTER_FORMATS else None
 
 
 def _fetch(url: str, name: str, local_sources: bool, retry_waits: Sequence[float]) -> bytes:
@@ -355,11 +498,9 @@ def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
-    if max_pixels is not None and image.width * image.height > max_pixels:
-        raise ImageError(f"{name} has more than {max_pixels} pixels: make it smaller.", DECOMPRESSION_BOMB)
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise _decompression_bomb(name)
+    limits = [limit for limit in (max_pixels, Image.MAX_IMAGE_PIXELS) if limit is not None]
+    if limits and image.width * image.height > min(limits):
+        raise _too_many_pixels(name, min(limits))
     if max(image.size) > MAX_SIDE:
         message = f"{name} is {max(image.size)} pixels long: cut it to at most {MAX_SIDE}."
         raise ImageError(message, INVALID_IMAGE)
@@ -367,18 +508,14 @@ def _check_size(image: Image.Image, name: str, max_pixels: int | None) -> None:
         raise ImageError(f"{name} has no pixels: its size is {image.width} x {image.height}.", INVALID_IMAGE)
 
 
-def _decompression_bomb(name: str) -> ImageError:
-    message = (
-        f"{name} has more than PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS} pixels and may be a "
-        "decompression bomb: make it smaller, or raise that limit if you trust it."
-    )
-    return ImageError(message, DECOMPRESSION_BOMB)
+def _too_many_pixels(name: str, limit: int) -> ImageError:
+    return ImageError(f"{name} has more than {limit:,} pixels: make it smaller.", DECOMPRESSION_BOMB)
 
 
 def _image_error(name: str, error: Exception) -> ImageError:
     """What an error of Pillow or of the system means for an image."""
     if isinstance(error, Image.DecompressionBombError):
-        return _decompression_bomb(name)
+        return _too_many_pixels(name, Image.MAX_IMAGE_PIXELS)
     if isinstance(error, UnidentifiedImageError):
         message = f"{name} is not in a format that Pillow knows: pass a PNG, JPEG or the like."
         return ImageError(message, UNDECODABLE_IMAGE)

@@ -33,11 +33,18 @@ def test_every_kind_of_image_is_the_same_image(file):
     assert read_images(None) == read_images([]) == []
 
 
+def test_the_home_folder(file, monkeypatch):
+    monkeypatch.setenv("HOME", str(file.parent))
+    monkeypatch.setenv("USERPROFILE", str(file.parent))
+    assert [image.size for image in read_images(["~/a photo.png", Path("~/a photo.png")])] == [(4, 4)] * 2
+
+
 def test_images_that_cannot_be_used(file, tmp_path):
     assert "The image 'nope.png' does not exist" in error_of(read_images, "nope.png")
     assert "The image 'nope.png' does not exist" in error_of(read_images, [file, Path("nope.png")])
     assert "is a folder: give an image file" in error_of(read_images, str(tmp_path))
     assert "Image 1" in error_of(read_images, [file, 3])
+    assert "'ftp://h/a.png' cannot be fetched: its scheme is neither http" in error_of(read_images, "ftp://h/a.png")
     with pytest.raises(ImageError) as error:
         read_images("https://user:secret@127.0.0.1:9/a.png?token=abc")
     assert "secret" not in str(error.value) and "abc" not in str(error.value)

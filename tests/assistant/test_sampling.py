@@ -74,6 +74,15 @@ def test_samples_have_the_odds_of_transformers(top_p, top_k):
         np.testing.assert_allclose(how._probabilities(scores[0]), expected, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-37, 5e-324])
+def test_the_smallest_temperatures_take_the_likeliest_token(temperature):
+    how = Decoding([END], 0, 8, do_sample=True, temperature=temperature, suppress_tokens=[1])
+    for seed in range(10):
+        scores = logits(seed) * 1000
+        assert how.choose(scores, [np.array(PROMPT)], 0) == [np.where(np.arange(12) == 1, -np.inf, scores[0]).argmax()]
+
+
 def test_a_seed_repeats_samples():
     how = Decoding([END], 0, 8, do_sample=True, temperature=2.0)
     draws = []

@@ -2,12 +2,14 @@
 """`flashsloth answer` as users run it: killed and run again, refused in one line, with errors beside their rows."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+import pyarrow
 import pytest
 from datasets import Dataset, Features, Image, Value
 from pyarrow import parquet
@@ -129,6 +131,46 @@ def test_wrong_input_is_one_line_before_anything_is_written(words, message, line
     error = capfd.readouterr().err
     assert status == 2 and message in error and len(error.splitlines()) == 1
     assert not (lines / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1" + "0" * 30, "column 'n', row 2 .*too large.*: give --format jsonl"),
+        ("{}", "column 'n', row 2 .*no child field.*: give --format jsonl"),
+        (r'"\ud800"', "column 'n', row 2 .*surrogates not allowed.*: give --format jsonl"),
+        ("[[1], 1]", "column 'n', row 2 .*: give --format jsonl"),
+    ],
+)
+def test_what_parquet_cannot_hold_is_named_before_anything_is_asked(value, message, tmp_path, capfd):
+    rows = ['{"question": "What?", "n": null}', f'{{"question": "What?", "n": {value}}}']
+    (tmp_path / "q.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    command = ["answer", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "out"), "--format", "parquet"]
+    assert main(command) == 2
+    error = capfd.readouterr().err
+    assert re.search(message, error) and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_damaged_value_of_any_column_is_named_before_anything_is_asked(tmp_path, capfd):
+    taken = pyarrow.array([None, 0], pyarrow.timestamp("us", tz="Europe/Nowhere"))
+    parquet.write_table(pyarrow.table({"question": ["What?"] * 2, "taken": taken}), tmp_path / "q.parquet")
+    for file_format in ("jsonl", "parquet"):
+        command = ["answer", str(tmp_path / "q.parquet"), "--output", str(tmp_path / "out"), "--format", file_format]
+        assert main(command) == 2
+        error = capfd.readouterr().err
+        assert "q.parquet, column 'taken', row 2 cannot be read" in error and len(error.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["set", "set/answers", "set/../set/deep/answers"])
+def test_answers_in_the_folder_of_the_questions_are_refused(output, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("set").mkdir()
+    Path("set/q.jsonl").write_text('{"question": "What?"}', encoding="utf-8")
+    assert main(["answer", "set", "--output", output]) == 2
+    error = capfd.readouterr().err
+    assert f"--output '{output}' is in the folder of the questions" in error and len(error.splitlines()) == 1
+    assert [file.name for file in Path("set").iterdir()] == ["q.jsonl"]
 
 
 def test_a_folder_in_use_is_refused(lines, capfd):

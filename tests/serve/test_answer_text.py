@@ -73,6 +73,16 @@ def test_half_a_character_at_the_end_is_shown_as_one():
     assert answer.finish()[0] == "\ufffd"
 
 
+def test_half_a_character_may_be_a_stop_string():
+    answer = AnswerText(TOKENIZER, ["\ufffd"])
+    for token_id in TOKENIZER.encode("abé", add_special_tokens=False)[:-1]:
+        answer.add(token_id)
+    assert answer.finish()[0] == "" and answer.is_stopped
+    stopped = AnswerText(TOKENIZER, ["b\ufffd"])
+    pieces = [stopped.add(token_id)[0] for token_id in TOKENIZER.encode("abé", add_special_tokens=False)[:-1]]
+    assert "".join(pieces) + stopped.finish()[0] == "a" and stopped.is_stopped
+
+
 def test_tokens_behind_a_stop_string_are_dropped():
     _, _, notes = pieces_of("abcd", "cd")
     assert notes == [0, 1]

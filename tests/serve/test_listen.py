@@ -88,7 +88,7 @@ def test_options_name_the_model_and_limit_requests():
     assert [model.id for model in client.models.list()] == ["sloth"]
     with pytest.raises(openai.BadRequestError, match="at most 1 "):
         ask(SCENE, SCENE)
-    with pytest.raises(openai.BadRequestError, match="more than 1000 pixels"):
+    with pytest.raises(openai.BadRequestError, match="more than 1,000 pixels"):
         ask(SCENE)
     assert ask().usage.completion_tokens
     status, _, log = command.stop(signal.SIGINT)

@@ -34,6 +34,7 @@ def open_rows(folder, *rows, **options):
         ("a.png", [b"file"]),
         (["a.png", "https://example.org/b.png"], [b"file", "https://example.org/b.png"]),
         (DATA_URL, [b"picture"]),
+        (DATA_URL.replace("data:", "Data:"), [b"picture"]),
         (base64.b64encode(bytes(3000)).decode(), [bytes(3000)]),
         (b"raw", [b"raw"]),
         ({"bytes": b"raw", "path": "gone.png"}, [b"raw"]),
@@ -57,7 +58,9 @@ def test_an_address_of_a_file(folder):
         (["a.png", None], "Image 2 of 2 is nothing"),
         (7, "The image is a int"),
         ({"bytes": None, "path": None}, "The image is nothing"),
-        ("data:image/png;base64,", "holds no base64 data"),
+        ("data:image/png;base64,", "holds nothing behind its comma"),
+        (DATA_URL[:-1], "cut off or damaged"),
+        ("ftp://user:SECRET@h/a.png", "'ftp://h/a.png' cannot be fetched: its scheme is neither http, https"),
         ("a\0.png", "does not exist"),
         ("x" * 5000 + ".png", r"'x{100}\.\.\.' does not exist"),
     ],
@@ -76,6 +79,7 @@ def test_rows_of_the_hub_name_no_local_files(folder):
 def test_rows_that_cannot_be_asked_say_why(folder):
     rows = [{"question": "What?", "image": "a.png"}, {}, {"question": None}, {"question": " "}, {"question": 3}]
     rows += [{"question": "\ud800"}, {"question": "What?", "image": "b.png"}, {"question": "Text only?"}]
+    rows += [{"question": "What?", "image": name} for name in ("\ud800.png", "https://h/\ud800.png")]
     found = list(open_rows(folder, *rows).rows([]))
     assert found[0] == Row(0, "What?", (b"file",))
     assert [row.error for row in found[1:5]] == [
@@ -86,6 +90,9 @@ def test_rows_that_cannot_be_asked_say_why(folder):
     ]
     assert "half a character" in found[5].error and "'b.png' does not exist" in found[6].error
     assert found[7] == Row(7, "Text only?")
+    assert r"The image '\ud800.png' does not exist" in found[8].error
+    assert "The address of an image holds half a character" in found[9].error
+    assert all((row.error or "").isascii() for row in found)  # so that it can be handed to another process
 
 
 def test_rows_that_are_done_are_left_out(folder):

@@ -5,15 +5,16 @@ import queue
 import time
 
 import pytest
-import torch
-from samples import make_config, make_model
+from samples import make_model
+from scheduler_clients import SECONDS, Client, answer_alone, prompt_of
 
 from flashsloth import FlashSlothForCausalLM
+from flashsloth.serve.row import Piece, Prompt, Row
 from flashsloth.serve.sampling import Sampling
-from flashsloth.serve.scheduler import Piece, Prompt, Row, Scheduler
+from flashsloth.serve.scheduler import Scheduler
+from flashsloth.serve.torch_engine import TorchBatch, TorchEngine
 
 
-SECONDS = 60  # until a test gives up
 LENGTHS = [3, 40, 8, 1, 60, 5, 25]
 
 
@@ -27,48 +28,13 @@ def prompts(processor, chats) -> list[Prompt]:
     return [prompt_of(processor, chat) for chat in chats.values()]
 
 
-def prompt_of(processor, chat) -> Prompt:
-    inputs = processor.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    return Prompt(inputs["input_ids"][0], inputs.get("pixel_values"))
-
-
-def alone(model, processor, prompt: Prompt, max_new_tokens: int) -> str:
-    """What `generate` answers to one prompt."""
-    images = {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
-    ids = prompt.input_ids[None]
-    output = model.generate(ids, **images, max_new_tokens=max_new_tokens, do_sample=False)
-    return processor.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
-
-
-class Client:
-    """Gets the pieces of one row."""
-
-    def __init__(self, scheduler: Scheduler, prompt: Prompt, max_new_tokens: int, **options):
-        self.pieces: queue.Queue[Piece] = queue.Queue()
-        self.row = Row(prompt, max_new_tokens, self.pieces.put, **options)
-        scheduler.submit([self.row])
-
-    def answer(self) -> tuple[str, Piece]:
-        """The text, and the last piece."""
-        text = ""
-        while True:
-            piece = self.pieces.get(timeout=SECONDS)
-            text += piece.text
-            if piece.finish_reason or piece.error:
-                return text, piece
-
-    def wait_for_tokens(self, number: int) -> None:
-        while self.pieces.get(timeout=SECONDS).num_tokens < number:
-            pass
-
-
 @pytest.mark.parametrize("max_batch_size", [1, 2, 4, 8])
 def test_rows_that_come_one_by_one_are_answered_as_alone(model, processor, prompts, max_batch_size):
-    expected = [alone(model, processor, prompt, length) for prompt, length in zip(prompts, LENGTHS, strict=True)]
+    expected = [
+        answer_alone(model, processor, prompt, length) for prompt, length in zip(prompts, LENGTHS, strict=True)
+    ]
     assert len(set(expected)) > 4, "answers that are the same could not be told apart"
-    with Scheduler(model, processor.tokenizer, max_batch_size) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), max_batch_size) as scheduler:
         clients = []
         for prompt, length in zip(prompts, LENGTHS, strict=True):
             clients.append(Client(scheduler, prompt, length, is_streamed=True))
@@ -80,18 +46,18 @@ def test_rows_that_come_one_by_one_are_answered_as_alone(model, processor, promp
 
 
 def test_late_short_request_overtakes_a_long_one(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 4) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 4) as scheduler:
         long = Client(scheduler, prompts[0], 900, is_streamed=True)
         long.wait_for_tokens(3)
         short = Client(scheduler, prompts[1], 4)
         text, last = short.answer()
-        assert last.num_tokens == 4 and text == alone(model, processor, prompts[1], 4)
+        assert last.num_tokens == 4 and text == answer_alone(model, processor, prompts[1], 4)
         assert not long.row.is_done
         long.row.cancel()
 
 
 def test_full_batch_has_no_room_until_a_row_is_complete(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 1) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
         first = Client(scheduler, prompts[0], 30)
         second = Client(scheduler, prompts[1], 2)
         second.answer()
@@ -99,7 +65,7 @@ def test_full_batch_has_no_room_until_a_row_is_complete(model, processor, prompt
 
 
 def test_row_whose_client_goes_away_frees_its_place(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 1) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
         first = Client(scheduler, prompts[0], 900, is_streamed=True)
         first.wait_for_tokens(2)
         waiting = Client(scheduler, prompts[2], 900)
@@ -113,20 +79,20 @@ def test_sampled_rows_do_not_depend_on_their_batch(model, processor, prompts):
     settings = [Sampling(1.5, 0.9, seed=3, index=index) for index in range(3)]
 
     def answers(max_batch_size: int) -> list[str]:
-        with Scheduler(model, processor.tokenizer, max_batch_size) as scheduler:
+        with Scheduler(TorchEngine(model, processor.tokenizer), max_batch_size) as scheduler:
             clients = [Client(scheduler, prompts[1], 12, sampling=setting) for setting in settings]
             greedy = Client(scheduler, prompts[0], 12)
             return [client.answer()[0] for client in [*clients, greedy]]
 
     together = answers(4)
     assert together == answers(1)
-    assert len(set(together)) == 4 and together[-1] == alone(model, processor, prompts[0], 12)
+    assert len(set(together)) == 4 and together[-1] == answer_alone(model, processor, prompts[0], 12)
 
 
 def test_stop_string_ends_a_row_only(model, processor, prompts):
-    whole = alone(model, processor, prompts[0], 40)
+    whole = answer_alone(model, processor, prompts[0], 40)
     stop = whole[5:7]
-    with Scheduler(model, processor.tokenizer, 2) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
         stopped = Client(scheduler, prompts[0], 40, stop=[stop])
         other = Client(scheduler, prompts[0], 40)
         text, last = stopped.answer()
@@ -143,7 +109,7 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "generate", fail_for_images)
-    with Scheduler(model, processor.tokenizer, 4) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 4) as scheduler:
         running = Client(scheduler, prompts[1], 900, is_streamed=True)
         running.wait_for_tokens(2)
         _, last = Client(scheduler, prompts[0], 5).answer()
@@ -154,44 +120,77 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
         assert scheduler.is_alive
 
 
-def test_too_little_memory_makes_batches_smaller(model, processor, prompts, monkeypatch):
-    generate = type(model).generate
+def test_a_receiver_that_fails_fails_alone(model, processor, prompts, caplog):
+    """At a piece, and again when it gets the error."""
+    calls = []
 
-    def fail_for_many(self, input_ids=None, **kwargs):
-        if input_ids.shape[0] > 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return generate(self, input_ids=input_ids, **kwargs)
+    def fail(piece: Piece) -> None:
+        calls.append(piece)
+        raise RuntimeError("nobody listens")
 
-    with Scheduler(model, processor.tokenizer, 8) as scheduler:
-        expected = [Client(scheduler, prompt, 8).answer()[0] for prompt in prompts]
-        monkeypatch.setattr(type(model), "generate", fail_for_many)
-        with scheduler.preparing():  # so that they begin together
-            clients = [Client(scheduler, prompt, 8) for prompt in prompts]
-        assert [client.answer()[0] for client in clients] == expected
-        assert scheduler.max_batch_size <= 3
-        monkeypatch.setattr(type(model), "generate", lambda *args, **kwargs: fail_for_many(model, torch.zeros(3, 1)))
-        _, last = Client(scheduler, prompts[0], 5).answer()
-        assert isinstance(last.error, torch.OutOfMemoryError)
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        broken = Row(prompts[0], 40, fail, is_streamed=True)
+        other = Row(prompts[1], 40, (pieces := queue.Queue()).put)
+        scheduler.submit([broken, other])
+        piece = pieces.get(timeout=SECONDS)
+        assert piece.error is None and piece.text == answer_alone(model, processor, prompts[1], 40)
+        assert broken.is_done and broken.num_tokens < 40 and calls[-1].error is not None
+        assert Client(scheduler, prompts[2], 3).answer()[1].num_tokens == 3 and scheduler.is_alive
+    assert "nobody listens" in caplog.text
+
+
+def test_rows_that_are_cancelled_between_two_batches_leave_the_others(model, processor, prompts, monkeypatch):
+    """While others are taken, no call of `generate` looks at what is cancelled."""
+    take = Scheduler._take
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        running = Client(scheduler, prompts[0], 900, is_streamed=True)
+        running.wait_for_tokens(2)
+
+        def cancel_and_take(self, batch):
+            running.row.cancel()
+            return take(self, batch)
+
+        monkeypatch.setattr(Scheduler, "_take", cancel_and_take)
+        assert Client(scheduler, prompts[1], 3).answer()[1].num_tokens == 3
+        assert running.row.num_tokens < 900 and scheduler.is_alive
+
+
+def test_a_batch_that_cannot_be_made_smaller_fails_alone(model, processor, prompts, monkeypatch):
+    without_done = TorchBatch.without_done
+
+    def fail_once(self):
+        monkeypatch.setattr(TorchBatch, "without_done", without_done)
+        raise RuntimeError("a fault")
+
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        running = Client(scheduler, prompts[0], 900, is_streamed=True)
+        running.wait_for_tokens(2)
+        monkeypatch.setattr(TorchBatch, "without_done", fail_once)
+        assert Client(scheduler, prompts[1], 3).answer()[1].num_tokens == 3  # its coming ends a call of `generate`
+        assert str(running.answer()[1].error) == "a fault" and scheduler.is_alive
+
+
+@pytest.mark.parametrize("part", ["_take", "_try"])
+def test_nobody_waits_for_a_scheduler_that_has_failed(model, processor, prompts, monkeypatch, part):
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+        running = Client(scheduler, prompts[0], 900, is_streamed=True)
+        running.wait_for_tokens(2)
+
+        def fail(self, *args, **options):
+            raise RuntimeError("a fault of the program")
+
+        monkeypatch.setattr(Scheduler, part, fail)
+        waiting = [Client(scheduler, prompt, 5) for prompt in prompts[:4]]
+        for client in (running, *waiting):
+            assert str(client.answer()[1].error) == "a fault of the program"
+        assert not scheduler.is_alive
+        with pytest.raises(RuntimeError, match="closed"):
+            Client(scheduler, prompts[1], 3)
 
 
 def test_closing_fails_what_is_not_complete(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 1) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
         clients = [Client(scheduler, prompt, 900) for prompt in prompts[:2]]
     assert all(client.answer()[1].error is not None for client in clients)
     with pytest.raises(RuntimeError, match="closed"):
         Client(scheduler, prompts[0], 5)
-
-
-@pytest.mark.parametrize("change", ["sliding window", "min_new_tokens"])
-def test_models_that_rows_cannot_join_answer_in_batches(processor, prompts, change):
-    if change == "sliding window":
-        mistral = {"model_type": "mistral", "sliding_window": 16, "num_key_value_heads": 2}
-        model = make_model(make_config(text_config=mistral))
-    else:
-        model = make_model()
-        model.generation_config.min_new_tokens = 12
-    expected = [alone(model, processor, prompt, 20) for prompt in prompts]
-    with Scheduler(model, processor.tokenizer, 4) as scheduler:
-        assert not scheduler.joins
-        clients = [Client(scheduler, prompt, 20) for prompt in prompts]
-        assert [client.answer()[0] for client in clients] == expected

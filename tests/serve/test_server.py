@@ -24,6 +24,7 @@ from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 from flashsloth.serve import server as server_module
 from flashsloth.serve.scheduler import Scheduler
 from flashsloth.serve.server import make_app
+from flashsloth.serve.torch_engine import TorchEngine
 
 
 ROOT = Path(flashsloth.__file__).parent
@@ -286,6 +287,41 @@ def test_client_that_does_not_send_its_body_loses_its_place(server, monkeypatch)
     connection.http.close()
 
 
+def test_clients_that_pause_within_their_bodies_lose_their_places(loaded, monkeypatch):
+    monkeypatch.setattr(server_module, "BODY_PAUSE_SECONDS", 0.3)
+    with running_server(*loaded, limits=replace(LIMITS, waiting=1), max_batch_size=1) as server:
+        slow = [Connection(server) for _ in range(2)]
+        for connection in slow:
+            connection.http.putrequest("POST", "/v1/chat/completions")
+            connection.http.putheader("Content-Type", "application/json")
+            connection.http.putheader("Content-Length", "99")
+            connection.http.endheaders(b"{")
+        for connection in slow:
+            response = connection.http.getresponse()
+            assert (
+                response.status == 408 and "without pauses of 0.3" in json.loads(response.read())["error"]["message"]
+            )
+            assert connection.socket.recv(1) == b"", "the rest of the body would be taken for a request"
+            connection.http.close()
+        assert text_of(server.client(), question(COLOUR, SCENE)) == "The square is red."
+
+
+def test_clients_hear_of_a_scheduler_that_has_failed(loaded, monkeypatch):
+    with running_server(*loaded) as server:
+        monkeypatch.setattr(Scheduler, "_try", lambda *args, **options: 1 / 0)
+        with pytest.raises(openai.InternalServerError, match="The server failed"):
+            ask(server.client(), question(COLOUR, SCENE))
+        with pytest.raises(openai.InternalServerError, match="The server failed"):  # and later ones
+            ask(server.client(), question(COLOUR, SCENE))
+        connection = Connection(server)
+        assert connection.send("GET", "/health")[::2] == (503, {"status": "failed"})
+        connection.http.close()
+
+
+def test_the_smallest_temperature_is_greedy(client):
+    assert text_of(client, question(COLOUR, SCENE), temperature=1e-40, seed=1) == "The square is red."
+
+
 def test_client_that_does_not_read_its_answer_loses_its_place(loaded, monkeypatch, caplog):
     """Without a server in between, whose machine would keep the whole answer for the client."""
     monkeypatch.setattr(server_module, "SEND_SECONDS", 0.2)
@@ -304,8 +340,8 @@ def test_client_that_does_not_read_its_answer_loses_its_place(loaded, monkeypatc
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
     model, processor = loaded
-    with caplog.at_level(logging.INFO), Scheduler(model, processor.tokenizer, 1) as scheduler:
-        app = make_app(NAME, model, processor, scheduler, replace(LIMITS, waiting=0))
+    with caplog.at_level(logging.INFO), Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
+        app = make_app(NAME, model.config, processor, scheduler, replace(LIMITS, waiting=0))
         for _ in range(2):  # there is one place only
             asyncio.run(app(scope, receive, send))
             assert caplog.messages[-1].startswith("POST /v1/chat/completions 499 ")

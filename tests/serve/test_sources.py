@@ -97,6 +97,35 @@ def test_a_folder_holds_tables_with_their_images_or_images(tmp_path):
         open_source([str(tmp_path)])
 
 
+def test_a_folder_of_images_has_all_that_are_read_and_tells_what_is_skipped(tmp_path, caplog):
+    names = ["a.avif", "b.jp2", "c.PPM", "d.ico", "e.qoi", "f.jfif", "g.webp"]
+    for name in (*names, "notes.txt", "more.txt", "photo.heic", "Makefile"):
+        (tmp_path / name).touch()
+    with caplog.at_level("INFO"):
+        source = open_source([str(tmp_path)])
+    assert [row["image"] for row in source.rows([])] == names
+    (message,) = caplog.messages
+    assert "skipped" in message and "2 of .txt" in message and "1 of .heic" in message and "1 of no ending" in message
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["What?"])] * 2, names=["question", "question"])
+    parquet.write_table(table, tmp_path / "q.parquet")
+    with pytest.raises(ValueError, match="q.parquet has 2 columns 'question': rename all but one"):
+        open_source([str(tmp_path / "q.parquet")])
+
+
+def test_a_value_that_cannot_be_read_is_named_by_its_column_and_row(tmp_path):
+    late = pyarrow.array([None, 0, None], pyarrow.timestamp("us", tz="Europe/Nowhere"))
+    table = {"question": ["What?"] * 3, "taken": late}
+    parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet", row_group_size=1)
+    source = open_source([str(tmp_path / "q.parquet")])
+    assert len(list(source.rows(["question"]))) == 3
+    for start in (0, 1):
+        with pytest.raises(ValueError, match=r"q.parquet, column 'taken', row 2 cannot be read \(.*Europe/Nowhere"):
+            list(source.rows(["question", "taken"], start))
+
+
 def test_the_digest_follows_rows_and_their_order(tmp_path):
     def digest(*rows):
         return open_source([write_lines(tmp_path / "q.jsonl", *rows)]).digest
