@@ -32,6 +32,8 @@ MAX_LENGTH = 384
 NUM_TOKENS = 12
 NUM_EXAM = 28  # questions, each about an image of its own
 NUM_TEXT = 6
+NUM_SMALL_TEXT = 8
+HD_CHECKPOINT = SHIPPED_CHECKPOINT.with_name("flashsloth-tiny-hd")
 SCENE = SHIPPED_CHECKPOINT.parent.parent / "examples" / "scene.png"
 SCENE_ANSWERS = {"What colour is the square?": "The square is red.", "What colour is the star?": "The star is purple."}
 # How far logits may be from torch's, which are up to 25. XNNPACK rounds products otherwise and approximates functions.
@@ -82,10 +84,7 @@ class Answers:
     logits: list[torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def expected(shipped, questions) -> Answers:
-    """Torch's answers."""
-    model, _ = shipped
+def answers_of_torch(model, questions: list[dict]) -> Answers:
     found = Answers([], [])
     for inputs in questions:
         output = model.generate(
@@ -100,14 +99,19 @@ def expected(shipped, questions) -> Answers:
     return found
 
 
-def exported_by_command(made_once, weights: str) -> Path:
-    """The shipped checkpoint, exported by `flashsloth export`."""
+@pytest.fixture(scope="module")
+def expected(shipped, questions) -> Answers:
+    return answers_of_torch(shipped[0], questions)
+
+
+def exported_by_command(made_once, weights: str, checkpoint: Path = SHIPPED_CHECKPOINT) -> Path:
+    """A checkpoint, exported by `flashsloth export`."""
 
     def write(folder: Path) -> None:
         options = [f"--weights={weights}", f"--max-length={MAX_LENGTH}"]
-        assert cli.main(["export", str(SHIPPED_CHECKPOINT), str(folder), "--format=executorch", *options]) == 0
+        assert cli.main(["export", str(checkpoint), str(folder), "--format=executorch", *options]) == 0
 
-    return made_once(f"executorch-{weights}", write)
+    return made_once(f"{checkpoint.name}-executorch-{weights}", write)
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +132,10 @@ def source(tmp_path, processor) -> Path:
     return tmp_path / "model"
 
 
-def answers(folder: Path, shipped, questions) -> Answers:
+def answers(folder: Path, model, questions: list[dict]) -> Answers:
     """Greedy answers by ExecuTorch's runtime, one conversation after the other in the same program."""
     from executorch.runtime import Runtime
 
-    model, _ = shipped
     program = Runtime.get().load_program(folder / "model.pte")
     methods = [program.load_method(name) for name in ("vision_encoder", "decoder")]
     calls = [lambda *inputs, m=method: m.execute([tensor.contiguous() for tensor in inputs]) for method in methods]
@@ -153,7 +156,7 @@ def texts(found: Answers, processor) -> list[str]:
 
 @needs_executorch
 def test_answers_in_float32_are_those_of_torch(float32, shipped, questions, expected):
-    found = answers(float32, shipped, questions)
+    found = answers(float32, shipped[0], questions)
     assert found.tokens == expected.tokens
     assert texts(found, shipped[1])[: len(SCENE_ANSWERS)] == [*SCENE_ANSWERS.values()]
     differences = [(a - b).abs().max().item() for a, b in zip(found.logits, expected.logits, strict=True)]
@@ -163,12 +166,26 @@ def test_answers_in_float32_are_those_of_torch(float32, shipped, questions, expe
 
 @needs_executorch
 def test_answers_in_int8_are_mostly_those_of_torch(int8, float32, shipped, questions, expected):
-    found = answers(int8, shipped, questions)
+    found = answers(int8, shipped[0], questions)
     agree = sum(answer == wanted for answer, wanted in zip(found.tokens, expected.tokens, strict=True))
     print(f"{agree} of {len(questions)} answers agree")  # noqa: T201
     assert agree >= INT8_SHARE * len(questions)
     assert texts(found, shipped[1])[: len(SCENE_ANSWERS)] == [*SCENE_ANSWERS.values()]
     assert (int8 / "model.pte").stat().st_size < 0.5 * (float32 / "model.pte").stat().st_size
+
+
+@needs_executorch
+@pytest.mark.slow
+def test_answers_of_the_hd_checkpoint_are_those_of_torch(made_once):
+    model, processor = load_model_and_processor(str(HD_CHECKPOINT), dtype=torch.float32, device="cpu")
+    exam = make_dataset("small_text", "heldout", NUM_SMALL_TEXT)
+    chats = [user(row["images"][0], row["messages"][0]["content"][1]["text"]) for row in exam]
+    chats += [user(Image.open(SCENE), question) for question in SCENE_ANSWERS]
+    questions = [prepare(processor, [[chat]]) for chat in chats]
+    assert {len(inputs["pixel_values"]) for inputs in questions} == {processor.image_processor.num_views(hd=True)}
+    found = answers(exported_by_command(made_once, "float32", HD_CHECKPOINT), model, questions)
+    assert found.tokens == answers_of_torch(model, questions).tokens
+    assert texts(found, processor)[NUM_SMALL_TEXT:] == [*SCENE_ANSWERS.values()]
 
 
 @needs_executorch
