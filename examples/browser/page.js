@@ -1,0 +1,217 @@
+// Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+/**
+ * The page: what is picked, asked and shown. The model runs in worker.js.
+ *
+ * Its address may end with `?model=FOLDER` (an exported model; "model" beside the page if unset), `&weights=int4` (one
+ * of those that were exported; the first if unset) and `&device=wasm` or `webgpu` (WebGPU where there is one if unset).
+ * Programs find each answer as the `detail` of an event "answer" of the document.
+ */
+
+import { drawOverlay } from "./overlay.js";
+
+// A worker knows no import map: the page tells it where the libraries are.
+const LIBRARIES = {
+    wasm: import.meta.resolve("onnxruntime-web/wasm"),
+    webgpu: import.meta.resolve("onnxruntime-web/webgpu"),
+    tokenizers: import.meta.resolve("@huggingface/tokenizers"),
+    jinja: import.meta.resolve("@huggingface/jinja"),
+};
+const DEFAULT_MODEL = "model";
+const DEVICES = { wasm: "WebAssembly", webgpu: "WebGPU" };
+
+const options = new URLSearchParams(location.search);
+const address = new URL(options.get("model") ?? DEFAULT_MODEL, location.href).href;
+const element = (id) => document.getElementById(id);
+const [stage, file, image, overlay, show] = ["stage", "file", "image", "overlay", "show"].map(element);
+const [chat, form, question, askButton, stopButton] = ["chat", "form", "question", "ask", "stop"].map(element);
+
+const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+const state = {
+    model: null, // what the worker said when it was ready
+    picture: null, // the image's file
+    isSent: false, // whether the model has seen it
+    isBusy: false,
+    afterwards: null, // what waits for the end of an answer
+    asked: "", // the question that is being answered
+    growing: null, // the element of its answer
+};
+
+function say(text) {
+    element("state").textContent = text;
+}
+
+function showError(message) {
+    element("error").textContent = message;
+    element("error").hidden = message === "";
+}
+
+function setBusy(isBusy) {
+    state.isBusy = isBusy;
+    askButton.hidden = isBusy;
+    stopButton.hidden = !isBusy;
+    askButton.disabled = state.model === null;
+    if (!isBusy && state.afterwards) {
+        const act = state.afterwards;
+        state.afterwards = null;
+        act();
+    }
+}
+
+/** Acts at once, or when the answer that is being made has stopped. */
+function whenIdle(act) {
+    if (!state.isBusy) {
+        act();
+        return;
+    }
+    state.afterwards = act;
+    worker.postMessage({ type: "stop" });
+}
+
+function addMessage(kind, text) {
+    const message = document.createElement("li");
+    message.className = kind;
+    message.textContent = text;
+    chat.append(message);
+    message.scrollIntoView({ block: "nearest" });
+    return message;
+}
+
+function beginChat() {
+    chat.replaceChildren();
+    element("facts").textContent = "";
+    overlay.hidden = true;
+    show.disabled = true;
+    state.isSent = false;
+    showError("");
+    if (state.model) {
+        worker.postMessage({ type: "reset" });
+    }
+}
+
+function pick(picked) {
+    if (!picked) {
+        return;
+    }
+    whenIdle(() => {
+        URL.revokeObjectURL(image.src);
+        state.picture = picked;
+        image.src = URL.createObjectURL(picked);
+        image.hidden = false;
+        stage.classList.remove("is-empty");
+        beginChat();
+        question.focus();
+    });
+}
+
+function ask() {
+    if (!state.model || state.isBusy || !question.value.trim()) {
+        return;
+    }
+    showError("");
+    state.asked = question.value;
+    question.value = "";
+    addMessage("question", state.asked);
+    state.growing = addMessage("answer is-growing", "");
+    const images = state.picture && !state.isSent ? [state.picture] : [];
+    setBusy(true);
+    worker.postMessage({ type: "ask", question: state.asked, images, hd: element("hd").checked });
+}
+
+function endAnswer(answer) {
+    const { text, attention, millisecondsToFirstToken, millisecondsPerToken, visualTokens, promptTokens } = answer;
+    state.growing.textContent = text;
+    state.growing.classList.remove("is-growing");
+    state.isSent = state.picture !== null;
+    const perToken = millisecondsPerToken === null ? "" : `, then ${millisecondsPerToken.toFixed(1)} ms per token`;
+    element("facts").textContent =
+        `${promptTokens} tokens before the answer, ${visualTokens} of them visual; ` +
+        `${(millisecondsToFirstToken / 1000).toFixed(2)} s to the first token${perToken}`;
+    if (attention?.length && image.complete) {
+        drawOverlay(overlay, image, attention.at(-1), state.model.config, state.model.tileGrid);
+        show.disabled = false;
+        overlay.hidden = !show.checked;
+    }
+    setBusy(false);
+    document.dispatchEvent(new CustomEvent("answer", { detail: answer }));
+}
+
+function beReady(model) {
+    const { weights, allWeights, device, threads, hd, tileGrid } = model;
+    state.model = model;
+    element("progress").hidden = true;
+    const where = threads > 1 ? `${DEVICES[device]}, ${threads} threads` : DEVICES[device];
+    say(`${decodeURIComponent(address.split("/").filter(Boolean).at(-1))} · ${weights} · ${where}`);
+    element("hd").checked = hd;
+    element("hd").disabled = !tileGrid;
+    const names = allWeights.map((name) => new Option(name, name, name === weights, name === weights));
+    element("weights").replaceChildren(...names);
+    element("weights-option").hidden = allWeights.length < 2;
+    setBusy(false);
+}
+
+function fail({ during, message }) {
+    showError(message);
+    if (during === "load") {
+        element("progress").hidden = true;
+        say("No model");
+        return;
+    }
+    state.growing?.previousElementSibling.remove();
+    state.growing?.remove();
+    question.value ||= state.asked;
+    setBusy(false);
+}
+
+const handlers = {
+    progress({ loaded, total }) {
+        element("progress").value = loaded / total;
+        say(loaded < total ? `Loading ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB` : "Starting …");
+    },
+    ready: beReady,
+    text({ text }) {
+        state.growing.textContent = text;
+        state.growing.scrollIntoView({ block: "nearest" });
+    },
+    answer: endAnswer,
+    error: fail,
+};
+worker.onmessage = ({ data: { type, ...message } }) => handlers[type](message);
+worker.onerror = () => fail({ during: "load", message: "The page's worker cannot start: serve all files of its folder." });
+
+file.onchange = () => pick(file.files[0]);
+stage.ondragover = (event) => {
+    event.preventDefault();
+    stage.classList.add("is-over");
+};
+stage.ondragleave = () => stage.classList.remove("is-over");
+stage.ondrop = (event) => {
+    event.preventDefault();
+    stage.classList.remove("is-over");
+    pick(event.dataTransfer.files[0]);
+};
+document.onpaste = (event) => pick([...event.clipboardData.files].find(({ type }) => type.startsWith("image/")));
+show.onchange = () => (overlay.hidden = !show.checked);
+form.onsubmit = (event) => {
+    event.preventDefault();
+    ask();
+};
+question.onkeydown = (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        ask();
+    }
+};
+stopButton.onclick = () => worker.postMessage({ type: "stop" });
+element("reset").onclick = () => whenIdle(beginChat);
+element("weights").onchange = ({ target }) => {
+    options.set("weights", target.value);
+    location.search = options;
+};
+
+worker.postMessage({
+    type: "load",
+    libraries: LIBRARIES,
+    address,
+    weights: options.get("weights"),
+    device: options.get("device"),
+});
