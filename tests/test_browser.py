@@ -238,6 +238,7 @@ FILES = {
     "a photo": as_file(noise(640, 427), kind="JPEG", quality=85),
     "a photo of an odd size, upside": as_file(noise(333, 251), kind="JPEG", quality=75, exif=ROTATED),
     "a small image": as_file(noise(30, 50)),
+    "a tall image": as_file(noise(70, 500)),
     "a wide image with a profile": as_file(noise(900, 40), icc_profile=SRGB),
     "a transparent image": as_file(noise(200, 150, "RGBA")),
     "a grey transparent image": as_file(noise(100, 80, "LA")),
