@@ -25,7 +25,8 @@ from flashsloth.tiny.data import make_dataset
 pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=str(what_is_missing()))
 SCENE = Path(flashsloth.__file__).parent / "examples" / "scene.png"
 COLOUR, DIGIT = "What colour is the square?", "Which digit is written by hand? Answer briefly."
-MODEL, SLOW, CUT, NO_PROCESSOR, GREEDY = "model", "slow", "cut", "no-processor", "sampling"
+MODEL, SLOW, SHORT, CUT, NO_PROCESSOR, SAMPLING = "model", "slow", "short", "cut", "no-processor", "sampling"
+POSITIONS = 70  # of the decoder of the model SHORT
 
 
 def change(model: Path, folder: Path, **generation_config) -> Path:
@@ -42,7 +43,11 @@ def address(exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     models = {MODEL: exported, SLOW: change(exported, folder / SLOW, min_new_tokens=200)}
     models |= {name: change(exported, folder / name) for name in (CUT, NO_PROCESSOR)}
-    models[GREEDY] = change(exported, folder / GREEDY, repetition_penalty=1.2)
+    models[SAMPLING] = change(exported, folder / SAMPLING, repetition_penalty=1.2)
+    models[SHORT] = change(exported, folder / SHORT, min_new_tokens=200)
+    config = json.loads((models[SHORT] / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = POSITIONS
+    (models[SHORT] / "config.json").write_text(json.dumps(config))
     with open(folder / CUT / "onnx" / "decoder_model_merged.onnx", "r+b") as file:
         file.truncate(1000)
     (folder / NO_PROCESSOR / "processor_config.json").unlink()
@@ -153,8 +158,10 @@ def test_without_an_image_and_in_high_definition(visit, model):
     visitor = visit()
     assert visitor.ask(DIGIT)["text"] == model.ask(None, DIGIT).text
     assert visitor.page.locator("#overlay").is_hidden()
-    visitor.page.check("#hd")
     visitor.pick(SCENE)
+    assert visitor.ask(DIGIT)["visualTokens"] == model.processor.num_visual_tokens
+    visitor.page.check("#hd")
+    assert visitor.shown() == []  # the image is encoded anew
     assert visitor.ask(DIGIT)["tokens"] == tokens_of(model, str(SCENE), DIGIT, hd=True)
     assert overlay_error(visitor, model.ask(SCENE, DIGIT, hd=True, explain=True)) < 1
 
@@ -199,20 +206,44 @@ def test_an_answer_streams_and_can_be_stopped(visit):
     assert visitor.answers()[1]["promptTokens"] > answer["promptTokens"] + len(answer["tokens"])
 
 
-def test_an_image_is_dropped(visit):
+def test_an_answer_ends_with_the_decoder(visit):
+    visitor = visit(f"?model={SHORT}")
+    visitor.pick(SCENE)
+    answer = visitor.ask(COLOUR)
+    assert answer["finishReason"] == "length"
+    assert answer["promptTokens"] + len(answer["tokens"]) == POSITIONS
+    visitor.send(DIGIT)
+    visitor.page.get_by_text(f"but the decoder has {POSITIONS} positions: begin a new one.").wait_for()
+
+
+@pytest.mark.parametrize("place", ["#stage", "#chat"])
+def test_an_image_is_dropped(visit, place):
     visitor = visit()
-    content = base64.b64encode(SCENE.read_bytes()).decode()
     visitor.page.evaluate(
-        """async (content) => {
+        """async ([content, place]) => {
             const files = new DataTransfer();
             const blob = await (await fetch(`data:image/png;base64,${content}`)).blob();
             files.items.add(new File([blob], "scene.png", { type: "image/png" }));
-            const drop = new DragEvent("drop", { dataTransfer: files, bubbles: true });
-            document.querySelector("#stage").dispatchEvent(drop);
+            const drop = new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true });
+            document.querySelector(place).dispatchEvent(drop);
         }""",
-        content,
+        [base64.b64encode(SCENE.read_bytes()).decode(), place],
     )
     assert visitor.ask(COLOUR)["text"] == "The square is red."
+
+
+def test_what_is_no_image_is_refused_at_once(visit):
+    visitor = visit()
+    visitor.pick(SCENE)
+    for name in ("notes.txt", "broken.png"):
+        visitor.page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": b"no image"})
+        visitor.page.get_by_text(f"{name}: The browser cannot decode it. Pick a PNG, JPEG, WebP or GIF.").wait_for()
+    assert visitor.ask(COLOUR)["text"] == "The square is red."  # the image before it stays
+    assert not visitor.error()
+    visitor.page.evaluate("document.dispatchEvent(new DragEvent('drop', { dataTransfer: new DataTransfer() }))")
+    assert visitor.error() == "What was dropped is no file: save the image, and drop its file."
+    visitor.pick(SCENE)  # the same file once more
+    assert visitor.shown() == [] and not visitor.error()
 
 
 VIEWS = """async ([content, type, settings]) => {
@@ -268,8 +299,9 @@ def test_pixels_are_those_of_pillow_to_the_bit(visit, model):
         ("?model=nothing", "/nothing/ is no exported model (it has no usable export.json): write one there"),
         (f"?model={CUT}", "decoder_model_merged.onnx has 1000 bytes, but had"),
         (f"?model={NO_PROCESSOR}", "processor_config.json is missing (404): copy or export the model again."),
-        (f"?model={GREEDY}", "generation_config.json sets repetition_penalty=1.2, but this page decodes greedily"),
+        (f"?model={SAMPLING}", "generation_config.json sets repetition_penalty=1.2, but this page decodes greedily"),
         ("?weights=float16", "holds no weights in float16: take float32 or int4 or int8."),
+        ("?device=gpu", "The address of this page asks for the device gpu: take wasm or webgpu."),
         ("?device=webgpu", "This browser has no WebGPU here: take the device wasm."),
         ("?model=http://127.0.0.1:1/", "cannot be fetched: check the address, and whether its server runs."),
     ],
@@ -291,12 +323,7 @@ def test_missing_libraries_are_said(browser, exported, tmp_path):
 
 def test_a_question_that_fails_leaves_the_chat_as_it_was(visit, model):
     visitor = visit()
-    visitor.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"})
-    visitor.send(COLOUR)
-    visitor.page.get_by_text("The image cannot be decoded: pick a PNG, JPEG, WebP or GIF.").wait_for()
-    assert visitor.shown() == []
     visitor.pick(SCENE)
-    assert not visitor.error()
     first = visitor.ask(COLOUR)
     visitor.send("word " * 1100)
     visitor.page.get_by_text("but the decoder has 1024 positions: begin a new one.").wait_for(timeout=LONG * 1000)

@@ -3,6 +3,8 @@
 
 import { choose } from "./model.js";
 
+const HALF_CHARACTER = /\ufffd+$/; // at the end of the text so far: its other half is in the next token
+
 export class Chat {
     /**
      * @param {Model} model
@@ -43,22 +45,24 @@ export class Chat {
         const newViews = images.map(() => this.imageProcessor.numViews(hd));
         const newIds = this.prompts.encode(question, newViews, this.ids.length > 0);
         const ids = [...this.ids, ...newIds];
-        if (ids.length > this.prompts.longest) {
+        const positions = this.model.config.text_config.max_position_embeddings;
+        if (ids.length >= positions) {
             throw new Error(
-                `The conversation has ${ids.length} tokens with this question, but the decoder has ` +
-                    `${this.prompts.longest} positions: begin a new one.`,
+                `The conversation has ${ids.length} tokens with this question, but the decoder has ${positions} ` +
+                    "positions: begin a new one.",
             );
         }
         const features = [...this.features];
         for (const image of images) {
             features.push(...(await this.model.encode(this.imageProcessor.views(image, hd))));
         }
-        const turn = { ids, features, views: [...this.views, ...newViews], start };
+        const mostTokens = Math.min(this.decoding.maxNewTokens, positions - ids.length);
+        const turn = { ids, features, views: [...this.views, ...newViews], mostTokens, start };
         return this.#answer(turn, onText, isStopped);
     }
 
-    async #answer({ ids, features, views, start }, onText, isStopped) {
-        const { eosTokenIds, maxNewTokens } = this.decoding;
+    async #answer({ ids, features, views, mostTokens, start }, onText, isStopped) {
+        const { eosTokenIds } = this.decoding;
         const [tokens, times] = [[], []];
         let [past, pastLength, newIds] = [this.past, this.pastLength, ids.slice(this.pastLength)];
         let attention = null;
@@ -80,9 +84,9 @@ export class Chat {
                 newIds = [choose(step.logits, this.decoding, tokens.length)];
                 tokens.push(...newIds);
                 times.push(performance.now());
-                onText(this.prompts.decode(tokens));
+                onText(this.prompts.decode(tokens).replace(HALF_CHARACTER, ""));
                 stopped = await isStopped();
-            } while (!stopped && !eosTokenIds.includes(tokens.at(-1)) && tokens.length < maxNewTokens);
+            } while (!stopped && !eosTokenIds.includes(tokens.at(-1)) && tokens.length < mostTokens);
         } catch (error) {
             if (past !== this.past) {
                 this.model.release(past);

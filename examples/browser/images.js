@@ -3,6 +3,15 @@
 
 import { resize } from "./resizing.js";
 
+/** An image as the browser decodes it: upright, and without its colour profile. */
+export async function openImage(blob) {
+    try {
+        return await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    } catch {
+        throw new Error("The browser cannot decode it. Pick a PNG, JPEG, WebP or GIF.");
+    }
+}
+
 /**
  * Decodes an image, upright, without its colour profile and without transparency, as Pillow does.
  *
@@ -10,12 +19,7 @@ import { resize } from "./resizing.js";
  * @returns {Promise<{data: Uint8Array, width: number, height: number}>} Red, green and blue of each pixel, row by row.
  */
 export async function decodeImage(blob) {
-    let bitmap;
-    try {
-        bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-    } catch {
-        throw new Error("The image cannot be decoded: pick a PNG, JPEG, WebP or GIF.");
-    }
+    const bitmap = await openImage(blob);
     const { width, height } = bitmap;
     let pixels;
     try {

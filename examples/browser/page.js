@@ -7,6 +7,7 @@
  * Programs find each answer as the `detail` of an event "answer" of the document.
  */
 
+import { openImage } from "./images.js";
 import { drawOverlay } from "./overlay.js";
 
 // A worker knows no import map: the page tells it where the libraries are.
@@ -20,7 +21,7 @@ const DEFAULT_MODEL = "model";
 const DEVICES = { wasm: "WebAssembly", webgpu: "WebGPU" };
 
 const options = new URLSearchParams(location.search);
-const address = new URL(options.get("model") ?? DEFAULT_MODEL, location.href).href;
+const address = new URL(options.get("model") || DEFAULT_MODEL, location.href).href;
 const element = (id) => document.getElementById(id);
 const [stage, file, image, overlay, show] = ["stage", "file", "image", "overlay", "show"].map(element);
 const [chat, form, question, askButton, stopButton] = ["chat", "form", "question", "ask", "stop"].map(element);
@@ -28,10 +29,11 @@ const [chat, form, question, askButton, stopButton] = ["chat", "form", "question
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const state = {
     model: null, // what the worker said when it was ready
-    picture: null, // the image's file
+    picture: null, // the image's bytes
+    picking: Promise.resolve(), // ends when all that was picked is shown or refused
     isSent: false, // whether the model has seen it
     isBusy: false,
-    afterwards: null, // what waits for the end of an answer
+    afterwards: [], // what waits for the end of an answer
     asked: "", // the question that is being answered
     growing: null, // the element of its answer
 };
@@ -50,10 +52,8 @@ function setBusy(isBusy) {
     askButton.hidden = isBusy;
     stopButton.hidden = !isBusy;
     askButton.disabled = state.model === null;
-    if (!isBusy && state.afterwards) {
-        const act = state.afterwards;
-        state.afterwards = null;
-        act();
+    if (!isBusy) {
+        state.afterwards.splice(0).forEach((act) => act());
     }
 }
 
@@ -63,7 +63,7 @@ function whenIdle(act) {
         act();
         return;
     }
-    state.afterwards = act;
+    state.afterwards.push(act);
     worker.postMessage({ type: "stop" });
 }
 
@@ -88,22 +88,31 @@ function beginChat() {
     }
 }
 
+/** Shows a file that was picked; one that is no image leaves all as it was. */
 function pick(picked) {
-    if (!picked) {
-        return;
-    }
-    whenIdle(() => {
-        URL.revokeObjectURL(image.src);
-        state.picture = picked;
-        image.src = URL.createObjectURL(picked);
-        image.hidden = false;
-        stage.classList.remove("is-empty");
-        beginChat();
-        question.focus();
+    state.picking = state.picking.then(async () => {
+        try {
+            const picture = new Blob([await picked.arrayBuffer()], { type: picked.type }); // the file may change or go
+            (await openImage(picture)).close();
+            whenIdle(() => showPicture(picture));
+        } catch (error) {
+            showError(`${picked.name}: ${error.message}`);
+        }
     });
 }
 
-function ask() {
+function showPicture(picture) {
+    URL.revokeObjectURL(image.src);
+    state.picture = picture;
+    image.src = URL.createObjectURL(picture);
+    image.hidden = false;
+    stage.classList.remove("is-empty");
+    beginChat();
+    question.focus();
+}
+
+async function ask() {
+    await state.picking;
     if (!state.model || state.isBusy || !question.value.trim()) {
         return;
     }
@@ -178,18 +187,27 @@ const handlers = {
 worker.onmessage = ({ data: { type, ...message } }) => handlers[type](message);
 worker.onerror = () => fail({ during: "load", message: "The page's worker cannot start: serve all files of its folder." });
 
-file.onchange = () => pick(file.files[0]);
-stage.ondragover = (event) => {
+file.onchange = () => {
+    [...file.files].forEach(pick);
+    file.value = ""; // so that the same file can be picked again
+};
+// Anywhere on the page: beside the stage, the browser would leave the page for the image.
+document.ondragover = (event) => {
     event.preventDefault();
     stage.classList.add("is-over");
 };
-stage.ondragleave = () => stage.classList.remove("is-over");
-stage.ondrop = (event) => {
+document.ondragleave = () => stage.classList.remove("is-over");
+document.ondrop = (event) => {
     event.preventDefault();
     stage.classList.remove("is-over");
-    pick(event.dataTransfer.files[0]);
+    const [dropped] = event.dataTransfer.files;
+    if (dropped) {
+        pick(dropped);
+    } else {
+        showError("What was dropped is no file: save the image, and drop its file.");
+    }
 };
-document.onpaste = (event) => pick([...event.clipboardData.files].find(({ type }) => type.startsWith("image/")));
+document.onpaste = (event) => [...event.clipboardData.files].slice(0, 1).forEach(pick);
 show.onchange = () => (overlay.hidden = !show.checked);
 form.onsubmit = (event) => {
     event.preventDefault();
@@ -201,6 +219,8 @@ question.onkeydown = (event) => {
         ask();
     }
 };
+// An image is encoded once, when it is first asked about.
+element("hd").onchange = () => state.isSent && whenIdle(beginChat);
 stopButton.onclick = () => worker.postMessage({ type: "stop" });
 element("reset").onclick = () => whenIdle(beginChat);
 element("weights").onchange = ({ target }) => {

@@ -21,7 +21,6 @@ export class Prompts {
     constructor({ Tokenizer, Template }, { tokenizer, tokenizerConfig, processorConfig, chatTemplate }) {
         this.tokenizer = new Tokenizer(tokenizer, tokenizerConfig);
         this.template = new Template(chatTemplate);
-        this.longest = tokenizerConfig.model_max_length;
         this.cleansUp = tokenizerConfig.clean_up_tokenization_spaces ?? false;
         this.numVisualTokens = processorConfig.num_visual_tokens;
         const queries = Array.from({ length: processorConfig.num_query_tokens }, (_, index) => `<query_${index}>`);

@@ -13,7 +13,9 @@ import { Prompts } from "./prompts.js";
 // A WebAssembly module with one SIMD instruction; onnxruntime-web has no build without SIMD.
 const SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
-const state = { chat: null, isStopped: false, isBusy: false };
+const DEVICES = ["wasm", "webgpu"];
+
+const state = { chat: null, isStopped: false };
 
 /** Lets messages in that wait. */
 function pause() {
@@ -38,6 +40,9 @@ async function importLibraries({ wasm, webgpu, tokenizers, jinja }, device) {
 }
 
 async function findDevice(wanted) {
+    if (wanted && !DEVICES.includes(wanted)) {
+        throw new Error(`The address of this page asks for the device ${wanted}: take ${DEVICES.join(" or ")}.`);
+    }
     if (!WebAssembly.validate(Uint8Array.from(SIMD))) {
         throw new Error("This browser has no WebAssembly SIMD, which onnxruntime-web needs: take a newer one.");
     }
@@ -45,6 +50,7 @@ async function findDevice(wanted) {
     if (wanted === "webgpu" && !adapter) {
         throw new Error("This browser has no WebGPU here: take the device wasm.");
     }
+    // WebAssembly is faster than a WebGPU that computes in software.
     return adapter && (wanted || !adapter.info.isFallbackAdapter) ? "webgpu" : "wasm";
 }
 

@@ -15,7 +15,7 @@ import flashsloth
 from flashsloth import cli
 from flashsloth.publish.space import read_space
 from flashsloth.serve import static_space
-from flashsloth.serve.static_space import CDN, write_static_space
+from flashsloth.serve.static_space import CDN, HEADERS, write_static_space
 
 
 ROOT = Path(flashsloth.__file__).parent
@@ -30,17 +30,27 @@ def space(exported, tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(what_is_missing() is not None, reason=str(what_is_missing()))
 def test_the_folder_runs_as_it_is(space):
-    """With libraries of this machine in the place of those of the CDN."""
+    """
+    With the headers that the Hub sends, in a browser that has four cores, and with libraries of this machine in the
+    place of those of the CDN.
+    """
     answered = []
+    worker = (space / "worker.js").read_text(encoding="utf-8")
+    four_cores = "Object.defineProperty(navigator, 'hardwareConcurrency', { get: () => 4 });"
 
     def from_cdn(route) -> None:
         name, path = re.match(rf"{CDN}(.+?)@[\d.]+/(.+)", route.request.url).groups()
         answered.append(name)
         route.fulfill(path=LIBRARIES / name / path, headers={"access-control-allow-origin": "*"})
 
-    with serving(space) as address, chromium() as browser:
+    def with_cores(route) -> None:
+        route.fulfill(body=four_cores + worker, content_type="text/javascript", headers=HEADERS)
+
+    with serving(space, HEADERS) as address, chromium() as browser:
         browser.route(f"{CDN}**", from_cdn)
+        browser.route("**/worker.js", with_cores)
         visitor = Visitor(browser, f"{address}/")
+        assert visitor.page.inner_text("#state").endswith("WebAssembly, 2 threads")
         visitor.pick(SCENE)
         assert visitor.ask("What colour is the square?")["text"] == "The square is red."
         visitor.close()

@@ -4,7 +4,7 @@
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,9 +19,11 @@ BROWSER = Path(flashsloth.__file__).parent / "examples" / "browser"
 LIBRARIES = BROWSER / "node_modules"
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+NO_GPU = ("--disable-gpu",)
+SOFTWARE_WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
 LONG = 120  # seconds that a busy machine may take for a step; none of them is waited for in vain
 SIZE = {"width": 1200, "height": 760}
 
@@ -35,17 +37,27 @@ def what_is_missing() -> str | None:
     return None
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder, and writes no log."""
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder with further headers, and writes no log."""
+
+    def __init__(self, *args, headers: Mapping[str, str], **options):
+        self.further_headers = headers
+        super().__init__(*args, **options)
+
+    def end_headers(self) -> None:
+        for name, value in self.further_headers.items():
+            self.send_header(name, value)
+        super().end_headers()
 
     def log_message(self, *_) -> None:
         pass
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, headers: Mapping[str, str] | None = None) -> Iterator[str]:
     """The address of a folder that is served."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as server:
+    handler = partial(Handler, directory=folder, headers=headers or {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -58,7 +70,7 @@ def serving(folder: Path) -> Iterator[str]:
 def make_site(site: Path, **models: Path) -> Path:
     """A folder with the page, and with models beside it by their names."""
     site.mkdir()
-    for path in BROWSER.iterdir():
+    for path in (*BROWSER.glob("*.*"), LIBRARIES):
         (site / path.name).symlink_to(path)
     for name, model in models.items():
         (site / name).symlink_to(model)
@@ -66,11 +78,11 @@ def make_site(site: Path, **models: Path) -> Path:
 
 
 @contextmanager
-def chromium() -> Iterator[BrowserContext]:
+def chromium(graphics: Sequence[str] = NO_GPU) -> Iterator[BrowserContext]:
     """Chromium, with a profile of its own."""
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
         browser = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=FLAGS, viewport=SIZE
+            profile, executable_path=CHROMIUM, args=[*FLAGS, *graphics], viewport=SIZE
         )
         browser.set_default_timeout(LONG * 1000)
         yield browser
@@ -97,8 +109,9 @@ class Visitor:
 
     def pick(self, image) -> None:
         """Picks an image: a path, or a file's name, type and content."""
+        before = self.page.locator("#image").evaluate("(image) => image.src")
         self.page.set_input_files("#file", image)
-        self.page.wait_for_function("document.querySelector('#image').naturalWidth > 0")
+        self.page.wait_for_function("(before) => document.querySelector('#image').src !== before", arg=before)
 
     def ask(self, question: str) -> dict:
         """Asks, and waits for the answer with its tokens."""
