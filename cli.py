@@ -468,7 +468,7 @@ def _write_static_space(args: argparse.Namespace) -> None:
 def run_serve(args: argparse.Namespace) -> None:
     with _extra_packages("serve", "serve"):
         from flashsloth.serve import listen, preparation
-    from flashsloth.loading import SHIPPED_CHECKPOINT
+    from flashsloth.parts import SHIPPED_CHECKPOINT
 
     if args.allow_private_addresses and not args.allow_image_urls:
         raise ValueError("--allow-private-addresses is about image URLs: add --allow-image-urls, or leave it out.")
@@ -496,6 +496,7 @@ def run_serve(args: argparse.Namespace) -> None:
             name=args.model_name,
             api_key=args.api_key,
             revision=args.revision,
+            backend=args.backend,
             dtype=args.dtype,
             trust_remote_code=args.trust_remote_code,
         )
@@ -1027,7 +1028,7 @@ def _add_demo(commands) -> None:
 
 def _add_serve(commands) -> None:
     serve = _add_command(commands, "serve", run_serve, "answer requests of OpenAI clients over HTTP")
-    _add_model_options(serve, default="the shipped checkpoint")
+    _add_model_options(serve, default="the shipped checkpoint", takes_exported=True)
     serve.add_argument("--model-name", metavar="NAME", help="its name for clients (default: that of M)")
     serve.add_argument(
         "--host", metavar="H", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks (%(default)s)"

@@ -41,6 +41,9 @@ class OnnxBackend:
     Args:
         model ([`OnnxModel`]): Its graphs.
         processor ([`FlashSlothProcessor`]): Its processor.
+
+    Attributes:
+        settings (`dict`): Of its generation config, by [`~flashsloth.assistant.sampling.read_generation_config`].
     """
 
     tensor_type = "np"
@@ -48,7 +51,7 @@ class OnnxBackend:
     def __init__(self, model: OnnxModel, processor):
         self.model, self.processor = model, processor
         self.eos_token_ids = model.config.eos_token_ids
-        self._settings = read_generation_config(model.folder, model.config)
+        self.settings = read_generation_config(model.folder, model.config)
 
     @property
     def folder(self) -> str:
@@ -73,7 +76,7 @@ class OnnxBackend:
         Raises:
             ValueError: If an option is wrong, or needs torch.
         """
-        how = decoding(options, self._settings)
+        how = decoding(options, self.settings)
         input_ids, mask, features = self._whole(inputs, memory or Memory())
         past, past_length = self.model.empty_past(len(input_ids)), 0
         if memory is not None and memory.past is not None:
@@ -115,7 +118,7 @@ class OnnxBackend:
         answers = [_Row(ids, self.processor.tokenizer, how) for ids in input_ids]
         new_ids = input_ids[:, past_length:]
         for length in range(how.max_new_tokens):
-            logits, past = self.model.decode(self._inputs(new_ids, mask, features, past_length), past)
+            logits, past = self.model.decode(self.model.decoder_inputs(new_ids, mask, features, past_length), past)
             past_length += new_ids.shape[1]
             features = None  # later positions hold no images and no query tokens
             chosen = how.choose(logits[:, -1], [row.sequence for row in answers], length)
@@ -127,14 +130,6 @@ class OnnxBackend:
             new_ids = np.array([[row.sequence[-1]] for row in answers])
             mask = np.concatenate([mask, np.ones_like(new_ids)], axis=1)
         return [row.tokens for row in answers], past, past_length
-
-    def _inputs(
-        self, new_ids: np.ndarray, mask: np.ndarray, features: Features | None, past_length: int
-    ) -> dict[str, np.ndarray]:
-        """The decoder's inputs for positions behind a cache; padding counts for nothing."""
-        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
-        embedded = self.model.embed(new_ids, features, past_length)
-        return {**embedded, "attention_mask": mask, "position_ids": positions[:, past_length:]}
 
     def attention(
         self,
@@ -158,7 +153,7 @@ class OnnxBackend:
         num_views = features.view_mask.shape[1]
         queries = pooling = np.zeros((num_views, config.num_patches), np.float32)
         if config.num_query_tokens:
-            decoder_inputs = self._inputs(input_ids, mask, features, 0)
+            decoder_inputs = self.model.decoder_inputs(input_ids, mask, features, 0)
             attentions, _ = self.model.decode(decoder_inputs, self.model.empty_past(1), "query_attentions")
             last_slot = np.isin(input_ids[0], config.query_token_ids).nonzero()[0][-config.num_query_tokens :]
             queries = attentions[0, last_slot].mean(axis=0).reshape(num_views, -1)

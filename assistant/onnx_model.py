@@ -137,6 +137,23 @@ class OnnxModel:
             embedded["patches"] = features.patches.reshape(rows, -1, features.patches.shape[-1])
         return embedded
 
+    def decoder_inputs(
+        self, new_ids: np.ndarray, mask: np.ndarray, features: Features | None, past_length: int
+    ) -> dict[str, np.ndarray]:
+        """
+        The decoder's inputs for positions behind a cache; padding counts for nothing.
+
+        Args:
+            new_ids (`np.ndarray` of shape `(B, L)`): Tokens of these positions.
+            mask (`np.ndarray` of shape `(B, past_length + L)`): 0 for padding, the cache's included.
+            features ([`Features`], *optional*): Of the images in the whole sequences; not needed once no position
+                holds images or query tokens.
+            past_length (`int`): Positions in the cache.
+        """
+        positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
+        embedded = self.embed(new_ids, features, past_length)
+        return {**embedded, "attention_mask": mask, "position_ids": positions[:, past_length:]}
+
     def decode(self, inputs: dict[str, np.ndarray], past: list, output: str = "logits") -> tuple[np.ndarray, list]:
         """
         Runs the decoder.

@@ -78,15 +78,27 @@ class Decoding:
             sequences (`list[np.ndarray]`): The tokens of each row, prompt and answer.
             length (`int`): Tokens of the answers so far.
         """
-        return [self._choose(row.astype(np.float32), ids, length) for row, ids in zip(logits, sequences, strict=True)]
+        return [self._choose(self.scores(*row, length)) for row in zip(logits, sequences, strict=True)]
 
-    def _choose(self, scores: np.ndarray, ids: np.ndarray, length: int) -> int:
+    def scores(self, logits: np.ndarray, ids: np.ndarray, length: int) -> np.ndarray:
+        """
+        The scores of the tokens that may come next, without those of sampling.
+
+        Args:
+            logits (`np.ndarray` of shape `(vocabulary,)`): Of the last position of a row.
+            ids (`np.ndarray`): The tokens of the row, prompt and answer.
+            length (`int`): Tokens of the answer so far.
+        """
+        scores = logits.astype(np.float32)
         if self.repetition_penalty != 1:
             seen = scores[ids]
             scores[ids] = np.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
         if length < self.min_new_tokens:
             scores[self.eos_token_id] = -np.inf
         scores[list(self.suppress_tokens)] = -np.inf
+        return scores
+
+    def _choose(self, scores: np.ndarray) -> int:
         if not self.do_sample:
             return int(scores.argmax())
         # numpy's own generator, which transformers.set_seed seeds as well as torch's
@@ -97,14 +109,21 @@ class Decoding:
         if 0 < self.top_k < len(scores):
             scores[scores < np.partition(scores, -self.top_k)[-self.top_k]] = -np.inf
         if self.top_p < 1:
-            order = scores.argsort(kind="stable")
-            is_rest = _softmax(scores)[order].cumsum() <= 1 - self.top_p
-            is_rest[-1] = False
-            scores[order[is_rest]] = -np.inf
+            scores = nucleus(scores, self.top_p)
         if self.min_p > 0:
             probabilities = _softmax(scores)
             scores[probabilities < self.min_p * probabilities.max()] = -np.inf
         return _softmax(scores)
+
+
+def nucleus(scores: np.ndarray, top_p: float) -> np.ndarray:
+    """Scores `(vocabulary,)` of the likeliest tokens that have the probability `top_p` together; -inf for the rest."""
+    order = scores.argsort(kind="stable")
+    is_rest = _softmax(scores)[order].cumsum() <= 1 - top_p
+    is_rest[-1] = False
+    kept = scores.copy()
+    kept[order[is_rest]] = -np.inf
+    return kept
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

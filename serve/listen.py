@@ -10,10 +10,11 @@ from pathlib import Path
 import uvicorn
 from PIL import Image
 
+from flashsloth.assistant.assistant import Assistant, load
 from flashsloth.folders.downloads import is_folder
-from flashsloth.loading import load_model_and_processor
 from flashsloth.serve.preparation import Limits
-from flashsloth.serve.scheduler import Piece, Prompt, Row, Scheduler
+from flashsloth.serve.row import Piece, Prompt, Row
+from flashsloth.serve.scheduler import Engine, Scheduler
 from flashsloth.serve.server import make_app
 
 
@@ -47,7 +48,7 @@ def serve(
         hd (`bool`, *optional*): High definition for requests that do not say; the checkpoint's default if unset.
         name (`str`, *optional*): The model's name for clients; by default that of its folder or repository.
         api_key (`str`, *optional*): Key that clients must send; by default that of the environment, if it has one.
-        loading: Of [`load_model_and_processor`].
+        loading: Of [`~flashsloth.assistant.assistant.load`].
 
     Raises:
         ValueError: If the address cannot be listened at, or the model cannot be loaded.
@@ -59,14 +60,15 @@ def serve(
     # Pillow's own limit, which is Pillow's for all images of a process, is not to be the lower one.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.image_pixels)
     with listen_at(host, port) as listener:
-        model, processor = load_model_and_processor(model_id, **loading)
+        assistant = load(model_id, **loading)
+        processor = assistant.processor
         processor.image_processor.local_sources = False
         if hd is not None:
             processor.image_processor.hd = hd
-        with Scheduler(model, processor.tokenizer, max_batch_size) as scheduler:
+        with Scheduler(new_engine(assistant), max_batch_size) as scheduler:
             warm_up(scheduler, processor)
-            app = make_app(name, model, processor, scheduler, limits, api_key)
-            logger.info("Serving %s at %s, on %s", name, url_of(listener), model.device)
+            app = make_app(name, assistant.model.config, processor, scheduler, limits, api_key)
+            logger.info("Serving %s at %s, on %s", name, url_of(listener), assistant.backend.describe())
             make_server(app).run(sockets=[listener])
 
 
@@ -106,6 +108,17 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
+def new_engine(assistant: Assistant) -> Engine:
+    """What answers batches with the model of an assistant."""
+    if assistant.backend.tensor_type == "np":
+        from flashsloth.serve.onnx_engine import OnnxEngine
+
+        return OnnxEngine(assistant.backend)
+    from flashsloth.serve.torch_engine import TorchEngine
+
+    return TorchEngine(assistant.model, assistant.processor.tokenizer)
+
+
 def warm_up(scheduler: Scheduler, processor) -> None:
     """
     Answers one question, so that the first client does not wait for what is done once, and a model that cannot
@@ -120,7 +133,7 @@ def warm_up(scheduler: Scheduler, processor) -> None:
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
-        return_tensors="pt",
+        return_tensors="np",
     )
     pieces: queue.Queue[Piece] = queue.Queue()
     scheduler.submit([Row(Prompt(inputs["input_ids"][0], inputs["pixel_values"]), WARM_UP_TOKENS, pieces.put)])

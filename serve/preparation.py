@@ -6,13 +6,13 @@ tokenized. This runs in threads of its own, beside the model's.
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from PIL import Image
 
 from flashsloth.image_reading_flashsloth import ImageError, read_image
 from flashsloth.processing_flashsloth import ConversationError
 from flashsloth.serve.protocol import ChatRequest, RequestError
-from flashsloth.serve.scheduler import Prompt
+from flashsloth.serve.row import Prompt
 
 
 DEFAULT_NEW_TOKENS = 256  # as everywhere in this library
@@ -91,19 +91,19 @@ def prepare(request: ChatRequest, processor, limits: Limits, max_positions: int)
     """
     # One after the other: a photo takes a hundred times the memory of its views.
     views = [
-        processor.image_processor(_read(url, f"Image {index}", limits), hd=request.hd, return_tensors="pt")
+        processor.image_processor(_read(url, f"Image {index}", limits), hd=request.hd, return_tensors="np")
         for index, url in enumerate(request.images)
     ]
     messages = [{**message, "content": _with_stand_ins(message["content"])} for message in request.messages]
     try:
         inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", hd=request.hd
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="np", hd=request.hd
         )
     except ConversationError as error:
         raise RequestError(str(error), "messages", "invalid_value") from error
     except ValueError as error:
         raise RequestError(str(error), "messages", TOO_LONG) from error
-    pixel_values = torch.cat([one["pixel_values"] for one in views]) if views else None
+    pixel_values = np.concatenate([one["pixel_values"] for one in views]) if views else None
     prompt = Prompt(inputs["input_ids"][0], pixel_values)
     return prompt, _max_new_tokens(len(prompt.input_ids), request.max_new_tokens, limits, max_positions)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flashsloth.serve.protocol import RequestError
-from flashsloth.serve.scheduler import Piece, Token
+from flashsloth.serve.row import Piece, Token
 
 
 DONE = b"data: [DONE]\n\n"

@@ -18,7 +18,6 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -29,8 +28,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flashsloth.serve.preparation import Limits, check_limits, is_web, prepare
 from flashsloth.serve.protocol import ChatRequest, RequestError, parse_json, parse_request
 from flashsloth.serve.responses import DONE, Completion, error_event
+from flashsloth.serve.row import Piece, Prompt, Row
 from flashsloth.serve.sampling import Sampling
-from flashsloth.serve.scheduler import Piece, Prompt, Row, Scheduler
+from flashsloth.serve.scheduler import Scheduler
 
 
 logger = logging.getLogger(__name__)
@@ -99,15 +99,15 @@ class ChatCompletions:
 
     Args:
         name (`str`): The model's name for clients.
-        model: A FlashSloth model that generates.
+        config ([`FlashSlothConfig`]): The config of the model.
         processor: Its processor.
         scheduler ([`Scheduler`]): Answers with the model.
         limits ([`Limits`]): Those of a request.
     """
 
-    def __init__(self, name: str, model, processor, scheduler: Scheduler, limits: Limits):
+    def __init__(self, name: str, config, processor, scheduler: Scheduler, limits: Limits):
         self.name, self.processor, self.scheduler, self.limits = name, processor, scheduler, limits
-        self.max_positions = model.config.text_config.max_position_embeddings
+        self.max_positions = config.text_config.max_position_embeddings
         self.places = Places(scheduler.max_batch_size + limits.waiting)
         self.preparing = ThreadPoolExecutor(PREPARING_THREADS, "prepare")
         self.fetching = ThreadPoolExecutor(FETCHING_THREADS, "fetch")
@@ -262,13 +262,15 @@ class Gate:
         return RequestError(message, None, "invalid_api_key", 401, headers={"WWW-Authenticate": "Bearer"})
 
 
-def make_app(name: str, model, processor, scheduler: Scheduler, limits: Limits, api_key: str | None = None) -> ASGIApp:
+def make_app(
+    name: str, config, processor, scheduler: Scheduler, limits: Limits, api_key: str | None = None
+) -> ASGIApp:
     """
     The server as an ASGI application.
 
     Args:
         name (`str`): The model's name for clients.
-        model: A FlashSloth model that generates.
+        config ([`FlashSlothConfig`]): The config of the model.
         processor: Its processor.
         scheduler ([`Scheduler`]): Answers with the model; is started and closed by the caller.
         limits ([`Limits`]): Those of a request.
@@ -289,7 +291,7 @@ def make_app(name: str, model, processor, scheduler: Scheduler, limits: Limits, 
         return JSONResponse({"status": status}, 200 if scheduler.is_alive else 503)
 
     routes = [
-        Route(CHAT, ChatCompletions(name, model, processor, scheduler, limits), methods=["POST"]),
+        Route(CHAT, ChatCompletions(name, config, processor, scheduler, limits), methods=["POST"]),
         Route(MODELS, list_models),
         Route(f"{MODELS}/{{name:path}}", describe_model),
         Route(HEALTH, health),
@@ -327,7 +329,7 @@ def _fault() -> RequestError:
 
 def _check(piece: Piece) -> None:
     """Raises a [`RequestError`] if there is no answer."""
-    if isinstance(piece.error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(piece.error, MemoryError):
         raise overloaded("The server has too little memory for this request now.") from piece.error
     if piece.error is not None:
         raise _fault() from piece.error

@@ -89,7 +89,7 @@ def test_logits_are_those_of_torch(by_torch, by_onnx):
         by_onnx._prepare(rows, None, False), by_onnx.backend.new_memory()
     )
     model = by_onnx.model
-    logits, _ = model.decode(by_onnx.backend._inputs(input_ids, mask, features, 0), model.empty_past(len(rows)))
+    logits, _ = model.decode(model.decoder_inputs(input_ids, mask, features, 0), model.empty_past(len(rows)))
     np.testing.assert_allclose(logits[:, -1], expected, atol=1e-4)
 
 

@@ -9,8 +9,8 @@ from samples import make_tokenizer
 
 from flashsloth.serve.protocol import RequestError
 from flashsloth.serve.responses import Completion, error_event
+from flashsloth.serve.row import Piece, Token
 from flashsloth.serve.sampling import TokenLogprobs
-from flashsloth.serve.scheduler import Piece, Token
 
 
 TOKENIZER = make_tokenizer()

@@ -1,19 +1,19 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Rows that come and go get the answers that each gets alone. The model is random, and a token is a byte."""
 
-import queue
 import time
 
 import pytest
-import torch
-from samples import make_config, make_model
+from samples import make_model
+from scheduler_clients import Client, answer_alone, prompt_of
 
 from flashsloth import FlashSlothForCausalLM
+from flashsloth.serve.row import Prompt
 from flashsloth.serve.sampling import Sampling
-from flashsloth.serve.scheduler import Piece, Prompt, Row, Scheduler
+from flashsloth.serve.scheduler import Scheduler
+from flashsloth.serve.torch_engine import TorchEngine
 
 
-SECONDS = 60  # until a test gives up
 LENGTHS = [3, 40, 8, 1, 60, 5, 25]
 
 
@@ -27,48 +27,13 @@ def prompts(processor, chats) -> list[Prompt]:
     return [prompt_of(processor, chat) for chat in chats.values()]
 
 
-def prompt_of(processor, chat) -> Prompt:
-    inputs = processor.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    return Prompt(inputs["input_ids"][0], inputs.get("pixel_values"))
-
-
-def alone(model, processor, prompt: Prompt, max_new_tokens: int) -> str:
-    """What `generate` answers to one prompt."""
-    images = {} if prompt.pixel_values is None else {"pixel_values": prompt.pixel_values}
-    ids = prompt.input_ids[None]
-    output = model.generate(ids, **images, max_new_tokens=max_new_tokens, do_sample=False)
-    return processor.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
-
-
-class Client:
-    """Gets the pieces of one row."""
-
-    def __init__(self, scheduler: Scheduler, prompt: Prompt, max_new_tokens: int, **options):
-        self.pieces: queue.Queue[Piece] = queue.Queue()
-        self.row = Row(prompt, max_new_tokens, self.pieces.put, **options)
-        scheduler.submit([self.row])
-
-    def answer(self) -> tuple[str, Piece]:
-        """The text, and the last piece."""
-        text = ""
-        while True:
-            piece = self.pieces.get(timeout=SECONDS)
-            text += piece.text
-            if piece.finish_reason or piece.error:
-                return text, piece
-
-    def wait_for_tokens(self, number: int) -> None:
-        while self.pieces.get(timeout=SECONDS).num_tokens < number:
-            pass
-
-
 @pytest.mark.parametrize("max_batch_size", [1, 2, 4, 8])
 def test_rows_that_come_one_by_one_are_answered_as_alone(model, processor, prompts, max_batch_size):
-    expected = [alone(model, processor, prompt, length) for prompt, length in zip(prompts, LENGTHS, strict=True)]
+    expected = [
+        answer_alone(model, processor, prompt, length) for prompt, length in zip(prompts, LENGTHS, strict=True)
+    ]
     assert len(set(expected)) > 4, "answers that are the same could not be told apart"
-    with Scheduler(model, processor.tokenizer, max_batch_size) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), max_batch_size) as scheduler:
         clients = []
         for prompt, length in zip(prompts, LENGTHS, strict=True):
             clients.append(Client(scheduler, prompt, length, is_streamed=True))
@@ -80,18 +45,18 @@ def test_rows_that_come_one_by_one_are_answered_as_alone(model, processor, promp
 
 
 def test_late_short_request_overtakes_a_long_one(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 4) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 4) as scheduler:
         long = Client(scheduler, prompts[0], 900, is_streamed=True)
         long.wait_for_tokens(3)
         short = Client(scheduler, prompts[1], 4)
         text, last = short.answer()
-        assert last.num_tokens == 4 and text == alone(model, processor, prompts[1], 4)
+        assert last.num_tokens == 4 and text == answer_alone(model, processor, prompts[1], 4)
         assert not long.row.is_done
         long.row.cancel()
 
 
 def test_full_batch_has_no_room_until_a_row_is_complete(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 1) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
         first = Client(scheduler, prompts[0], 30)
         second = Client(scheduler, prompts[1], 2)
         second.answer()
@@ -99,7 +64,7 @@ def test_full_batch_has_no_room_until_a_row_is_complete(model, processor, prompt
 
 
 def test_row_whose_client_goes_away_frees_its_place(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 1) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
         first = Client(scheduler, prompts[0], 900, is_streamed=True)
         first.wait_for_tokens(2)
         waiting = Client(scheduler, prompts[2], 900)
@@ -113,20 +78,20 @@ def test_sampled_rows_do_not_depend_on_their_batch(model, processor, prompts):
     settings = [Sampling(1.5, 0.9, seed=3, index=index) for index in range(3)]
 
     def answers(max_batch_size: int) -> list[str]:
-        with Scheduler(model, processor.tokenizer, max_batch_size) as scheduler:
+        with Scheduler(TorchEngine(model, processor.tokenizer), max_batch_size) as scheduler:
             clients = [Client(scheduler, prompts[1], 12, sampling=setting) for setting in settings]
             greedy = Client(scheduler, prompts[0], 12)
             return [client.answer()[0] for client in [*clients, greedy]]
 
     together = answers(4)
     assert together == answers(1)
-    assert len(set(together)) == 4 and together[-1] == alone(model, processor, prompts[0], 12)
+    assert len(set(together)) == 4 and together[-1] == answer_alone(model, processor, prompts[0], 12)
 
 
 def test_stop_string_ends_a_row_only(model, processor, prompts):
-    whole = alone(model, processor, prompts[0], 40)
+    whole = answer_alone(model, processor, prompts[0], 40)
     stop = whole[5:7]
-    with Scheduler(model, processor.tokenizer, 2) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
         stopped = Client(scheduler, prompts[0], 40, stop=[stop])
         other = Client(scheduler, prompts[0], 40)
         text, last = stopped.answer()
@@ -143,7 +108,7 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "generate", fail_for_images)
-    with Scheduler(model, processor.tokenizer, 4) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 4) as scheduler:
         running = Client(scheduler, prompts[1], 900, is_streamed=True)
         running.wait_for_tokens(2)
         _, last = Client(scheduler, prompts[0], 5).answer()
@@ -154,44 +119,9 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
         assert scheduler.is_alive
 
 
-def test_too_little_memory_makes_batches_smaller(model, processor, prompts, monkeypatch):
-    generate = type(model).generate
-
-    def fail_for_many(self, input_ids=None, **kwargs):
-        if input_ids.shape[0] > 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return generate(self, input_ids=input_ids, **kwargs)
-
-    with Scheduler(model, processor.tokenizer, 8) as scheduler:
-        expected = [Client(scheduler, prompt, 8).answer()[0] for prompt in prompts]
-        monkeypatch.setattr(type(model), "generate", fail_for_many)
-        with scheduler.preparing():  # so that they begin together
-            clients = [Client(scheduler, prompt, 8) for prompt in prompts]
-        assert [client.answer()[0] for client in clients] == expected
-        assert scheduler.max_batch_size <= 3
-        monkeypatch.setattr(type(model), "generate", lambda *args, **kwargs: fail_for_many(model, torch.zeros(3, 1)))
-        _, last = Client(scheduler, prompts[0], 5).answer()
-        assert isinstance(last.error, torch.OutOfMemoryError)
-
-
 def test_closing_fails_what_is_not_complete(model, processor, prompts):
-    with Scheduler(model, processor.tokenizer, 1) as scheduler:
+    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
         clients = [Client(scheduler, prompt, 900) for prompt in prompts[:2]]
     assert all(client.answer()[1].error is not None for client in clients)
     with pytest.raises(RuntimeError, match="closed"):
         Client(scheduler, prompts[0], 5)
-
-
-@pytest.mark.parametrize("change", ["sliding window", "min_new_tokens"])
-def test_models_that_rows_cannot_join_answer_in_batches(processor, prompts, change):
-    if change == "sliding window":
-        mistral = {"model_type": "mistral", "sliding_window": 16, "num_key_value_heads": 2}
-        model = make_model(make_config(text_config=mistral))
-    else:
-        model = make_model()
-        model.generation_config.min_new_tokens = 12
-    expected = [alone(model, processor, prompt, 20) for prompt in prompts]
-    with Scheduler(model, processor.tokenizer, 4) as scheduler:
-        assert not scheduler.joins
-        clients = [Client(scheduler, prompt, 20) for prompt in prompts]
-        assert [client.answer()[0] for client in clients] == expected

@@ -24,6 +24,7 @@ from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 from flashsloth.serve import server as server_module
 from flashsloth.serve.scheduler import Scheduler
 from flashsloth.serve.server import make_app
+from flashsloth.serve.torch_engine import TorchEngine
 
 
 ROOT = Path(flashsloth.__file__).parent
@@ -304,8 +305,8 @@ def test_client_that_does_not_read_its_answer_loses_its_place(loaded, monkeypatc
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
     model, processor = loaded
-    with caplog.at_level(logging.INFO), Scheduler(model, processor.tokenizer, 1) as scheduler:
-        app = make_app(NAME, model, processor, scheduler, replace(LIMITS, waiting=0))
+    with caplog.at_level(logging.INFO), Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
+        app = make_app(NAME, model.config, processor, scheduler, replace(LIMITS, waiting=0))
         for _ in range(2):  # there is one place only
             asyncio.run(app(scope, receive, send))
             assert caplog.messages[-1].startswith("POST /v1/chat/completions 499 ")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import openai
 
-from flashsloth.serve.listen import listen_at, make_server, url_of
+from flashsloth.assistant.assistant import Assistant
+from flashsloth.assistant.torch_backend import TorchBackend
+from flashsloth.serve.listen import listen_at, make_server, new_engine, url_of
 from flashsloth.serve.preparation import Limits
 from flashsloth.serve.scheduler import Scheduler
 from flashsloth.serve.server import make_app
@@ -37,11 +39,22 @@ class RunningServer:
 def running_server(
     model, processor, limits: Limits = LIMITS, max_batch_size: int = 4, api_key: str | None = None
 ) -> Iterator[RunningServer]:
-    """Serves a model until the context ends."""
+    """Serves a model of transformers until the context ends."""
+    assistant = Assistant(TorchBackend(model, processor), processor)
+    with running_server_of(assistant, limits, max_batch_size, api_key) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_server_of(
+    assistant: Assistant, limits: Limits = LIMITS, max_batch_size: int = 4, api_key: str | None = None
+) -> Iterator[RunningServer]:
+    """Serves the model of an assistant until the context ends."""
     listener = listen_at("127.0.0.1", 0)
     url = url_of(listener)
-    with Scheduler(model, processor.tokenizer, max_batch_size) as scheduler:
-        server = make_server(make_app(NAME, model, processor, scheduler, limits, api_key))
+    with Scheduler(new_engine(assistant), max_batch_size) as scheduler:
+        app = make_app(NAME, assistant.model.config, assistant.processor, scheduler, limits, api_key)
+        server = make_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
