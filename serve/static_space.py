@@ -101,9 +101,9 @@ def _index() -> str:
     """The page, with libraries from the CDN."""
     text = (PAGE / INDEX_FILE).read_text(encoding="utf-8")
     packages = json.loads((PAGE / LOCK_FILE).read_text(encoding="utf-8"))["packages"]
-    for name, package in packages.items():
-        library = name.removeprefix(LOCAL_LIBRARIES)
-        text = text.replace(f"./{name}/", f"{CDN}{library}@{package.get('version')}/")
+    for name in (name for name in packages if name.startswith(LOCAL_LIBRARIES)):
+        library = f"{name.removeprefix(LOCAL_LIBRARIES)}@{packages[name]['version']}"
+        text = text.replace(f"./{name}/", f"{CDN}{library}/")
     return text
 
 

@@ -309,6 +309,8 @@ def test_pixels_are_those_of_pillow_to_the_bit(visit, model):
 def test_what_cannot_be_loaded_is_said_in_one_line(visit, query, says):
     visitor = visit(query)
     assert says in visitor.error() and "\n" not in visitor.error()
+    visitor.pick(SCENE)
+    assert says in visitor.error()  # until there is a model
     assert visitor.page.inner_text("#state") == "No model" and visitor.page.locator("#ask").is_disabled()
 
 

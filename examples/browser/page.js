@@ -29,9 +29,10 @@ const [chat, form, question, askButton, stopButton] = ["chat", "form", "question
 const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
 const state = {
     model: null, // what the worker said when it was ready
-    picture: null, // the image's bytes
+    loadError: "", // why there is no model
+    blob: null, // the image
     picking: Promise.resolve(), // ends when all that was picked is shown or refused
-    isSent: false, // whether the model has seen it
+    isSent: false, // whether the model has seen the image
     isBusy: false,
     afterwards: [], // what waits for the end of an answer
     asked: "", // the question that is being answered
@@ -52,6 +53,7 @@ function setBusy(isBusy) {
     askButton.hidden = isBusy;
     stopButton.hidden = !isBusy;
     askButton.disabled = state.model === null;
+    element("hd").disabled = isBusy || !state.model?.tileGrid;
     if (!isBusy) {
         state.afterwards.splice(0).forEach((act) => act());
     }
@@ -82,7 +84,7 @@ function beginChat() {
     overlay.hidden = true;
     show.disabled = true;
     state.isSent = false;
-    showError("");
+    showError(state.loadError);
     if (state.model) {
         worker.postMessage({ type: "reset" });
     }
@@ -92,19 +94,19 @@ function beginChat() {
 function pick(picked) {
     state.picking = state.picking.then(async () => {
         try {
-            const picture = new Blob([await picked.arrayBuffer()], { type: picked.type }); // the file may change or go
-            (await openImage(picture)).close();
-            whenIdle(() => showPicture(picture));
+            const blob = new Blob([await picked.arrayBuffer()], { type: picked.type }); // the file may change or go
+            (await openImage(blob)).close();
+            whenIdle(() => showImage(blob));
         } catch (error) {
             showError(`${picked.name}: ${error.message}`);
         }
     });
 }
 
-function showPicture(picture) {
+function showImage(blob) {
     URL.revokeObjectURL(image.src);
-    state.picture = picture;
-    image.src = URL.createObjectURL(picture);
+    state.blob = blob;
+    image.src = URL.createObjectURL(blob);
     image.hidden = false;
     stage.classList.remove("is-empty");
     beginChat();
@@ -121,7 +123,7 @@ async function ask() {
     question.value = "";
     addMessage("question", state.asked);
     state.growing = addMessage("answer is-growing", "");
-    const images = state.picture && !state.isSent ? [state.picture] : [];
+    const images = state.blob && !state.isSent ? [state.blob] : [];
     setBusy(true);
     worker.postMessage({ type: "ask", question: state.asked, images, hd: element("hd").checked });
 }
@@ -130,7 +132,7 @@ function endAnswer(answer) {
     const { text, attention, millisecondsToFirstToken, millisecondsPerToken, visualTokens, promptTokens } = answer;
     state.growing.textContent = text;
     state.growing.classList.remove("is-growing");
-    state.isSent = state.picture !== null;
+    state.isSent = state.blob !== null;
     const perToken = millisecondsPerToken === null ? "" : `, then ${millisecondsPerToken.toFixed(1)} ms per token`;
     element("facts").textContent =
         `${promptTokens} tokens before the answer, ${visualTokens} of them visual; ` +
@@ -145,13 +147,12 @@ function endAnswer(answer) {
 }
 
 function beReady(model) {
-    const { weights, allWeights, device, threads, hd, tileGrid } = model;
+    const { weights, allWeights, device, threads, hd } = model;
     state.model = model;
     element("progress").hidden = true;
     const where = threads > 1 ? `${DEVICES[device]}, ${threads} threads` : DEVICES[device];
     say(`${decodeURIComponent(address.split("/").filter(Boolean).at(-1))} · ${weights} · ${where}`);
     element("hd").checked = hd;
-    element("hd").disabled = !tileGrid;
     const names = allWeights.map((name) => new Option(name, name, name === weights, name === weights));
     element("weights").replaceChildren(...names);
     element("weights-option").hidden = allWeights.length < 2;
@@ -161,6 +162,7 @@ function beReady(model) {
 function fail({ during, message }) {
     showError(message);
     if (during === "load") {
+        state.loadError = message;
         element("progress").hidden = true;
         say("No model");
         return;
