@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser_page import LONG, Visitor, chromium, make_site, serving, what_is_missing
+from browser_page import BROWSER, LONG, Visitor, chromium, make_site, serving, what_is_missing
 from PIL import Image, ImageCms
 
 import flashsloth
@@ -321,6 +321,12 @@ def test_missing_libraries_are_said(browser, exported, tmp_path):
         visitor = Visitor(browser, f"{address}/index.html")
         assert "The libraries of this page cannot be loaded: run npm ci in its folder" in visitor.error()
         visitor.close()
+
+
+def test_a_page_that_is_not_served_says_so(browser):
+    visitor = Visitor(browser, (BROWSER / "index.html").as_uri())
+    assert visitor.error() == "The page cannot start from files: serve its folder, as python -m http.server does."
+    visitor.close()
 
 
 def test_a_question_that_fails_leaves_the_chat_as_it_was(visit, model):

@@ -81,7 +81,8 @@ export class Model {
             try {
                 sessions[graph] = await ort.InferenceSession.create(bytes, options);
             } catch (error) {
-                throw new Error(`onnxruntime-web cannot load the graph ${graph} on ${device}: ${error.message ?? error}`);
+                const problem = `onnxruntime-web cannot load the graph ${graph} on ${device}: ${error.message ?? error}`;
+                throw new Error(`${problem} Copy the model again, or export it with other weights.`);
             }
         }
         return new Model(ort, sessions, config);
@@ -160,7 +161,7 @@ export class Model {
         Object.values(past).forEach((tensor) => tensor.dispose());
     }
 
-    /** The decoder's inputs that follow from tokens and features; see `onnx_model.py`. */
+    /** The decoder's inputs that follow from tokens and features; see `assistant/onnx_model.py`. */
     async #embed(ids, features, pastLength) {
         const { config, width, patchWidth } = this;
         const views = Math.max(1, features.length); // one view that the row does not have, or one patch, stands for none
