@@ -439,6 +439,9 @@ def _print_sizes(sizes: dict[str, int]) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
+    if args.static:
+        _write_static_space(args)
+        return
     with _extra_packages("demo", "demo"):
         from flashsloth.serve import demo, space
 
@@ -450,6 +453,16 @@ def run_demo(args: argparse.Namespace) -> None:
             return
         loaded = demo.load_models(models, **options, on_loading=lambda name: _log(f"Loading {name}"))
         demo.run(loaded, host=args.host, port=args.port, share=args.share)
+
+
+def _write_static_space(args: argparse.Namespace) -> None:
+    from flashsloth.serve.static_space import write_static_space
+
+    if not args.space:
+        raise ValueError("--static is about --space DIR, which it makes a page of static files: add that.")
+    if len(args.model or []) != 1:
+        raise ValueError("--static needs one --model: a folder that `flashsloth export M DIR --format onnx` wrote.")
+    print(write_static_space(args.space, args.model[0]))
 
 
 def run_serve(args: argparse.Namespace) -> None:
@@ -1005,6 +1018,11 @@ def _add_demo(commands) -> None:
     demo.add_argument("--share", action="store_true", help="make a public address too, by Gradio's service")
     demo.add_argument(
         "--space", metavar="DIR", help="write the demo as a Space of the Hub to DIR, and do not serve it"
+    )
+    demo.add_argument(
+        "--static",
+        action="store_true",
+        help="make it a Space of static files, which runs --model, an exported folder, in its visitors' browsers",
     )
 
 

@@ -36,6 +36,7 @@ SECTIONS = {
     "Notes of a folder to publish": "publish/test_notes",
     "What a model card is given": "publish/test_card",
     "What a Space is made of": "serve/test_space",
+    "What a static Space is made of": "serve/test_static_space",
     "Spaces to publish": "publish/test_space",
 }
 
