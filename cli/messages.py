@@ -10,6 +10,7 @@ PROG = "flashsloth"
 
 
 def log(message: str) -> None:
+    """Writes a line to standard error, at once and without the secrets of addresses."""
     print(without_secrets(message), file=sys.stderr, flush=True)
 
 

@@ -12,12 +12,14 @@ EXPORTED_DTYPES = ("int8", "int4")  # of exported models, beside float32 and flo
 
 
 def add_command(commands, name: str, run, summary: str) -> OneLineParser:
+    """Adds a command, whose arguments are given to `run`."""
     command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     command.set_defaults(run=run, prog=command.prog)
     return command
 
 
 def add_model_options(command: argparse.ArgumentParser, default: str, takes_exported: bool = False) -> None:
+    """Adds the options that say which model a command uses, and how; `default` is what the help calls its default."""
     command.add_argument("--model", metavar="M", help=f"model folder, or owner/name on the Hub (default: {default})")
     command.add_argument(
         "--revision", metavar="R", help="commit, branch or tag of the model on the Hub (default: its main branch)"

@@ -1,5 +1,5 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
-"""All commands in one parser, and what their words are wrong about."""
+"""All commands in one parser, and which of the words given are wrong."""
 
 import argparse
 import sys
@@ -21,7 +21,8 @@ def _version() -> str:
     return __version__
 
 
-def _build_parser() -> OneLineParser:
+def build_parser() -> OneLineParser:
+    """The parser of all commands."""
     parser = OneLineParser(prog=PROG, description="FlashSloth: small, fast vision-language models.")
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("--traceback", action="store_true", help="print the traceback of an error")
@@ -45,7 +46,8 @@ def _build_parser() -> OneLineParser:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    args, unknown = _build_parser().parse_known_args(argv)
+    """Parses the words of a command; those of the process if `argv` is `None`. Wrong ones end it with status 2."""
+    args, unknown = build_parser().parse_known_args(argv)
     command = OneLineParser(prog=args.prog)
     for word in sys.argv[1:] if argv is None else argv:
         if not _is_text(word):
