@@ -21,7 +21,6 @@ ROOT_MODULES = {
     "__main__",
     "arguments",
     "attention_maps",
-    "cli",
     "loading",
     "parts",
     "configuration_flashsloth",

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from samples import make_model, prepare, user
 
 from flashsloth import cli, load
+from flashsloth.export.cached_decoder import without_images
 from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 from flashsloth.tiny.data import make_dataset, text_row
 
@@ -213,6 +214,21 @@ def test_the_record_describes_the_program(float32, shipped):
     assert record["constants"]["get_max_context_len"] == MAX_LENGTH
     assert record["constants"]["get_max_views"] == processor.image_processor.num_views(hd=True)
     assert record["constants"]["get_suppressed_token_ids"] == model.generation_config.suppress_tokens
+
+
+@needs_executorch
+def test_a_call_beyond_the_bounds_fails_and_the_next_one_works(float32, shipped, questions, expected):
+    from executorch.runtime import Runtime
+
+    model, _ = shipped
+    decoder = Runtime.get().load_program(float32 / "model.pte").load_method("decoder")
+    for length, position in ((1, MAX_LENGTH), (20, MAX_LENGTH - 10), (MAX_LENGTH + 1, 0)):
+        input_ids = torch.zeros(1, length, dtype=torch.long)
+        with pytest.raises(RuntimeError, match="failed with error"):
+            decoder.execute([input_ids, torch.tensor([position]), *without_images(model.config)])
+    index = next(index for index, inputs in enumerate(questions) if "pixel_values" not in inputs)
+    loop = ProgramLoop(None, lambda *inputs: decoder.execute(list(inputs)), model.config)
+    assert loop.ask(questions[index]["input_ids"], None, NUM_TOKENS) == expected.tokens[index]
 
 
 @needs_executorch
