@@ -21,7 +21,7 @@ SECTIONS = {
     "Model folders": "test_bad_folders",
     "Parts of a model folder that do not fit": "folders/test_fit",
     "Chat templates": "folders/test_chat_template",
-    "The command line": "test_cli",
+    "The command line": "cli/test_program",
     "Settings of a training stage": "train/test_config",
     "Evaluation during training": "train/test_evaluation",
     "What a training stage is given": "train/test_sft",
@@ -36,6 +36,7 @@ SECTIONS = {
     "Notes of a folder to publish": "publish/test_notes",
     "What a model card is given": "publish/test_card",
     "What a Space is made of": "serve/test_space",
+    "What a static Space is made of": "serve/test_static_space",
     "Spaces to publish": "publish/test_space",
 }
 

@@ -1,15 +1,19 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """
-What an exported model folder holds: graphs in `onnx/`, by the names that transformers.js and the ONNX community use,
-and `export.json`, the record of the export, which says what graph belongs to which weights.
+What an exported model folder holds. Of onnx: graphs in `onnx/`, by the names that transformers.js and the ONNX
+community use, and `export.json`, the record of the export, which says what graph belongs to which weights. Of
+executorch: a program, and a record that says how to call it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from flashsloth.folders.json_files import read_json
 
 
 EXPORT_FILE = "export.json"
+EXECUTORCH = "executorch"  # the format of a folder without graphs: one program, for apps
+EXECUTORCH_WEIGHTS = ("float32", "int8")
 ONNX_FOLDER = "onnx"
 VISION_ENCODER, EMBED_TOKENS, DECODER = GRAPHS = ("vision_encoder", "embed_tokens", "decoder_model_merged")
 # How the names of graphs end, by the dtype of their weights.
@@ -34,7 +38,7 @@ def read_export(folder: Path) -> dict:
     The record of an exported model.
 
     Raises:
-        ValueError: If the folder holds no exported model, or its record is damaged.
+        ValueError: If the folder holds no exported model, or one for another runtime, or its record is damaged.
     """
     if not is_exported(folder):
         raise ValueError(
@@ -42,6 +46,11 @@ def read_export(folder: Path) -> dict:
             "--format onnx."
         )
     record = read_json(folder / EXPORT_FILE)
+    if record.get("format") == EXECUTORCH:
+        raise ValueError(
+            f"{folder} holds an ExecuTorch program, which apps run and flashsloth does not: name the model that it "
+            "was made from."
+        )
     weights = record.get("weights")
     is_complete = isinstance(weights, dict) and weights and all(_is_graphs(files) for files in weights.values())
     is_complete = is_complete and weights.keys() <= set(WEIGHTS) and record.get("default") in weights
@@ -53,6 +62,21 @@ def read_export(folder: Path) -> dict:
     if not is_complete:
         raise ValueError(f"{folder / EXPORT_FILE} does not name the graphs of the model. Export it again.")
     return record
+
+
+def program_weights(weights: Sequence[str]) -> str:
+    """
+    The one kind of weights of an ExecuTorch program, of what is asked for.
+
+    Raises:
+        ValueError: If it is another kind, or several.
+    """
+    if len(weights) != 1 or weights[0] not in EXECUTORCH_WEIGHTS:
+        raise ValueError(
+            f"An ExecuTorch program holds one kind of weights, {' or '.join(EXECUTORCH_WEIGHTS)}, not "
+            f"{', '.join(weights) or 'none'}."
+        )
+    return weights[0]
 
 
 def chosen_dtype(record: dict, dtype: str, where) -> str:

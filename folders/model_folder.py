@@ -15,7 +15,7 @@ from transformers.utils import CONFIG_NAME
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM, FlashSlothImageProcessor, FlashSlothProcessor
 from flashsloth.folders.config_file import check_depth, read_config_file
 from flashsloth.folders.errors import config_errors
-from flashsloth.folders.exported import is_exported
+from flashsloth.folders.exported import is_exported, read_export
 from flashsloth.folders.kind import RUN_RESULT, check_is_flashsloth
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
@@ -132,6 +132,7 @@ def check_weights(folder: Path, config: FlashSlothConfig) -> Checkpoint:
     if read_config_file(file).get("transformers_weights") is not None:
         raise ValueError(f"{file} names a file of weights (transformers_weights). Remove that field from it.")
     if is_exported(folder):
+        read_export(folder)  # says so if Python runs it by no means
         raise ValueError(
             f"{folder} is an exported model, which onnxruntime runs: load it with backend='onnxruntime' (--backend "
             "onnxruntime), or name the model that it was made from."

@@ -30,13 +30,16 @@ from flashsloth.publish.values import check_repo_id
 
 
 MESSAGE = "Upload FlashSloth demo"
-SDK = "gradio"
 REQUIREMENTS_FILE = "requirements.txt"
+# By the SDK of a Space that `flashsloth demo --space` wrote: the files by which the Hub runs it, beside its app file.
+SDKS = {"gradio": [REQUIREMENTS_FILE], "static": []}
+APP_FILES = {"gradio": "app.py", "static": "index.html"}
 # Folders that `flashsloth demo --space` writes. What a new Space lacks of them is removed from the old one.
-OWN_FOLDERS = ("flashsloth/", "models/")
+OWN_FOLDERS = ("flashsloth/", "models/", "model/")
 BY_PRODUCTS = {"__pycache__", ".gradio"}  # of a Space that was run in its folder
 HIDDEN_FILES = {".gitattributes", ".gitignore"}
-TEXTS = (".py", ".md", ".txt", ".json", ".jinja", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".csv", ".html", ".css")
+TEXTS = (".py", ".md", ".txt", ".json", ".jinja", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".csv")
+TEXTS += (".html", ".css", ".js")
 
 
 def read_space(folder) -> dict[str, Path | bytes]:
@@ -51,8 +54,8 @@ def read_space(folder) -> dict[str, Path | bytes]:
         folder's.
 
     Raises:
-        ValueError: If it is no Gradio Space, or holds a file that must not be uploaded. The message names all of these
-            problems at once.
+        ValueError: If it is no Gradio or static Space, or holds a file that must not be uploaded. The message names
+            all of these problems at once.
     """
     folder = Path(folder)
     _check_kind(folder)
@@ -145,7 +148,7 @@ def preview_space(folder, repo_id: str) -> dict[str, int]:
 def _check_kind(folder: Path) -> None:
     """
     Raises:
-        ValueError: If the folder is no Gradio Space.
+        ValueError: If the folder is no Gradio or static Space.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: name one that flashsloth demo --space wrote.")
@@ -154,13 +157,14 @@ def _check_kind(folder: Path) -> None:
     if (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{folder} is a model, not a Space: leave out --space, or name a Space's folder.")
     metadata = _metadata(folder / REPOCARD_NAME)
-    if metadata.get("sdk") != SDK:
+    sdk = metadata.get("sdk")
+    if sdk not in SDKS:
         raise ValueError(
-            f"{folder} is no Gradio Space: its {REPOCARD_NAME} does not say 'sdk: {SDK}'. Name a folder that "
-            "flashsloth demo --space wrote."
+            f"{folder} is no Gradio or static Space: its {REPOCARD_NAME} says neither 'sdk: gradio' nor "
+            "'sdk: static'. Name a folder that flashsloth demo --space wrote."
         )
-    app_file = metadata.get("app_file", "app.py")
-    for name in (app_file, REQUIREMENTS_FILE):
+    app_file = metadata.get("app_file", APP_FILES[sdk])
+    for name in (app_file, *SDKS[sdk]):
         if not (folder / str(name)).is_file():
             raise ValueError(f"{folder} lacks {name}, by which the Hub runs it: write the Space again.")
 

@@ -61,6 +61,7 @@ class TorchBatch:
     cache: DynamicCache
     pad_token_id: int
 
+    @memory_errors()
     @torch.inference_mode()
     def without_done(self) -> "TorchBatch | None":
         """The rows that are not complete, without padding that all of them have; `None` if there is none."""

@@ -25,7 +25,8 @@ stray = {name for name in names if not name.startswith("flashsloth/") or name.st
 checkpoints = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("checkpoints/*/*")}
 configs = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("train/configs/*.yaml")}
 examples = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("examples/*.png")}
-missing = (checkpoints | configs | examples | {"flashsloth/py.typed"}) - names
+pages = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("examples/browser/*.*")}
+missing = (checkpoints | configs | examples | pages | {"flashsloth/py.typed"}) - names
 print(f"{Path(wheel).name}: {len(names)} files, {len(checkpoints)} of them in embedded checkpoints")
 if stray or missing or not checkpoints or not configs:
     sys.exit(f"error: the wheel has stray files {sorted(stray)} and lacks {sorted(missing)}")

@@ -8,7 +8,7 @@ FlashSloth of a few thousand parameters, its processor, and conversations, all m
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -83,18 +83,27 @@ def processor() -> FlashSlothProcessor:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory) -> Path:
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Gives the folder of a name, for all tests, which must not change it. What makes it runs in one process only."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        with FileLock(base / f"{name}.lock"):
+            if not (base / name).exists():
+                make(base / name)
+        return base / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def exported(made_once) -> Path:
     """The shipped checkpoint as ONNX graphs in float32, int8 and int4; one for all tests, which must not change it."""
     from flashsloth.export.onnx import export_onnx
 
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the first process exports for all
-        base = base.parent
-    folder = base / "exported"
-    with FileLock(base / "exported.lock"):
-        if not folder.exists():
-            export_onnx(SHIPPED_CHECKPOINT, folder, ["float32", "int8", "int4"])
-    return folder
+    return made_once("exported", lambda folder: export_onnx(SHIPPED_CHECKPOINT, folder, ["float32", "int8", "int4"]))
 
 
 @pytest.fixture(scope="module")

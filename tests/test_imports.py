@@ -50,7 +50,7 @@ FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 
 def modules_of(root: Path) -> dict[str, Path]:
-    """All modules of the package by their name in it, such as "cli" or "train.data.rows"; "train.__init__" is one."""
+    """The modules of the package by their names in it, such as "parts" or "train.data.rows"; "cli.__init__" is one."""
     packages = (file.parent for file in root.glob("*/__init__.py") if file.parent.name not in NO_PART_OF_IT)
     files = [*root.glob("*.py"), *(file for package in packages for file in package.rglob("*.py"))]
     return {".".join(file.relative_to(root).with_suffix("").parts): file for file in sorted(files)}
@@ -163,7 +163,7 @@ def test_nothing_imports_tests(modules):
         ("publish.card", "from flashsloth.train.record import RunRecord", "publish.card imports train.record"),
         ("convert.names", "def f():\n    from flashsloth.publish import hub", "convert.names imports publish.hub"),
         ("folders.tensors", "import flashsloth.loading", "folders.tensors imports loading: loading is above folders"),
-        ("loading", "from . import cli", "loading imports cli: cli is above loading"),
+        ("loading", "from . import cli", "loading imports cli.__init__: cli is above loading"),
         ("train.data.rows", "from ..config import StageConfig", "train.data.rows imports train.config"),
         ("tiny.data", "from flashsloth.bench import main", "tiny.data imports bench.__init__"),
         (

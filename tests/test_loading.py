@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from samples import make_image, make_model, prepare, user
 from without_package import WITHOUT_PACKAGE
 
-from flashsloth import cli
+from flashsloth import cli, loading
 from flashsloth.loading import find_flashsloth, load_model, load_model_and_processor, load_processor
+from flashsloth.parts import SHIPPED_CHECKPOINT
 
 
 REPO = "lab/flashsloth"
@@ -215,3 +216,14 @@ def test_ask_what_cannot_be_loaded(folder, hub, monkeypatch, capsys):
     hub.fail("GET", "model.safetensors", 500)
     assert "Run the command again" in error(1, "--model", REPO)
     assert ask("--model", "sloth/secret") == ask("--model", REPO) == 0
+
+
+@pytest.mark.parametrize(
+    ("is_fast", "dtype", "expected"),
+    [(False, "fast", torch.float32), (True, "fast", torch.bfloat16), (False, "auto", torch.bfloat16)],
+)
+def test_bfloat16_is_replaced_on_a_cpu_that_is_slow_at_it(is_fast, dtype, expected, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(loading, "has_fast_bfloat16", lambda: is_fast)
+    model, _ = load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype=dtype)
+    assert model.dtype == expected

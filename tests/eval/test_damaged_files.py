@@ -14,6 +14,7 @@ import pytest
 from benchmark_files import TASKS, write_benchmark
 
 from flashsloth import cli, loading
+from flashsloth.cli import parser
 from flashsloth.eval import asking, report
 from flashsloth.eval import run as evaluation
 from flashsloth.folders import digest
@@ -46,7 +47,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(report, "versions", lambda has_model: {"flashsloth": "1"})
     monkeypatch.setattr(evaluation, "versions", lambda has_model: {"flashsloth": "1"})
     monkeypatch.setattr(digest, "MODEL_FILES", ("config.json",))
-    monkeypatch.setattr(cli, "_build_parser", functools.cache(cli._build_parser))
+    monkeypatch.setattr(parser, "build_parser", functools.cache(parser.build_parser))
 
 
 def places(value, path: tuple = ()) -> list[tuple]:

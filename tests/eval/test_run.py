@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_files import TASKS, read_lines, write_benchmark
+from benchmark_files import read_lines, write_benchmark
 
 from flashsloth import cli, loading
 from flashsloth.eval import asking
@@ -31,10 +31,6 @@ def arguments_of(files, output: Path, *more: str) -> list[str]:
 
 def last_line(capsys) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def test_the_command_knows_every_benchmark():
-    assert set(cli.EVAL_TASKS) == set(BENCHMARKS) == set(TASKS)
 
 
 def test_from_question_file_to_score(any_benchmark, tmp_path, capsys):
@@ -263,28 +259,6 @@ def test_scores_to_write_need_labels_and_a_folder(tmp_path, capsys, monkeypatch,
         assert cli.main([*command, "--labels", str(files.labels)]) == 2
         assert "and owner/name is none: name one" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "eval needs --task"),
-        (["--task", "gqa"], "eval needs --questions"),
-        (["--task", "gqa", "--questions", "q"], "eval needs --output"),
-        (["--task", "gqa", "--questions", "q", "--output", "o"], "either --model, which is asked, or --answers"),
-        (
-            ["--task", "gqa", "--questions", "q", "--output", "o", "--model", "m", "--answers", "a"],
-            "either --model, which is asked, or --answers",
-        ),
-        (["--task", "gqa", "--questions", "q", "--output", "o", "--answers", "a", "--write"], "--write needs --model"),
-        (["--compare", "a", "b", "--model", "m"], "leave out --model"),
-        (["--compare", "a", "b"], "is not there"),
-    ],
-)
-def test_options_that_do_not_belong_together(arguments, message, capsys):
-    assert cli.main(["eval", *arguments]) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
 def test_a_missing_package_is_named_before_anything_is_asked(tmp_path, capsys, monkeypatch):

@@ -179,9 +179,10 @@ def test_the_command(source, exported, tmp_path, capsys):
     assert cli.main(["ask", "--max-new-tokens", "2", *model, "What is this?"]) == 0
     output = capsys.readouterr()
     assert "Loaded onto cpu in int8, by onnxruntime" in output.err
+    again = [str(source), str(tmp_path / "again")]
     for command, message in (
-        (["export", str(exported), str(tmp_path / "again"), "--format", "onnx"], "is an exported model"),
-        (["export", str(source), str(tmp_path / "again"), "--format", "executorch"], "is not there yet"),
+        (["export", str(exported), again[1], "--format", "onnx"], "is an exported model"),
+        (["export", *again, "--format=onnx", "--max-views=5"], "--max-views belong to --format executorch"),
         (["ask", "--model", str(source), "--backend", "onnxruntime", "What?"], "is no exported model: it has no"),
         (["ask", *model, "--dtype", "int4", "What?"], "holds no weights in int4: take int8, or export"),
         (["ask", *model, "--device", "mps", "What?"], "has no device 'mps' here"),

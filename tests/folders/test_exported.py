@@ -14,6 +14,7 @@ from flashsloth.folders.exported import (
     files_of,
     graph_file,
     is_exported,
+    program_weights,
     read_export,
 )
 
@@ -75,3 +76,21 @@ DAMAGED = {
 def test_a_damaged_record_is_named(tmp_path, changes):
     (tmp_path / EXPORT_FILE).write_text(json.dumps(record(**changes)), encoding="utf-8")
     assert "export.json does not name the graphs of the model" in error_of(read_export, tmp_path)
+
+
+def test_a_program_is_not_read_as_graphs(tmp_path):
+    (tmp_path / EXPORT_FILE).write_text(json.dumps({"format": "executorch", "weights": "int8"}), encoding="utf-8")
+    assert f"{tmp_path} holds an ExecuTorch program, which apps run" in error_of(read_export, tmp_path)
+
+
+@pytest.mark.parametrize("weights", [["float16"], ["int4"], ["int8", "float32"], []])
+def test_a_program_holds_one_kind_of_weights(weights):
+    message = error_of(program_weights, weights)
+    assert (
+        message
+        == f"An ExecuTorch program holds one kind of weights, float32 or int8, not {', '.join(weights) or 'none'}."
+    )
+
+
+def test_the_weights_of_a_program():
+    assert [program_weights([name]) for name in ("float32", "int8")] == ["float32", "int8"]

@@ -105,7 +105,7 @@ def test_the_origin_of_a_converted_model_is_told_without_paths(folder):
 BAD_INPUT = {
     "no folder": (shutil.rmtree, "is not a folder: name one that flashsloth demo --space wrote"),
     "a model": (lambda folder: shutil.copy(TINY / "config.json", folder), "is a model, not a Space"),
-    "no card": (lambda folder: (folder / "README.md").unlink(), "does not say 'sdk: gradio'"),
+    "no card": (lambda folder: (folder / "README.md").unlink(), "says neither 'sdk: gradio' nor 'sdk: static'"),
     "a card that is not YAML": (
         lambda folder: (folder / "README.md").write_text("---\nsdk: [\n---\n"),
         "is not valid YAML",
