@@ -130,6 +130,7 @@ def load_model(folder: Path, trust_remote_code: bool = False, **options):
     Raises:
         ValueError: If the weights are damaged, incomplete, not those of the config or not finite, the generation
             config does not fit, or the weights are int4 on a machine that cannot compute with them.
+        MemoryError: If the memory is too little for the weights.
     """
     config = load_config(folder, trust_remote_code)
     check_runs_here(folder, config)
@@ -196,6 +197,7 @@ def load_model_and_processor(
             damaged, needs code that is not trusted, or has int4 weights, which this machine cannot run.
         FileNotFoundError: If `model_id` can only be a folder, and there is none.
         OSError: If the Hub cannot be reached, or the connection is lost.
+        MemoryError: If the memory is too little for the weights.
     """
     device = default_device() if device is None else find_device(device)
     folder = find_flashsloth(model_id, revision)

@@ -63,6 +63,7 @@ def load(
         ValueError: If there is no such backend or device, or the model cannot be used; see
             [`~flashsloth.loading.load_model_and_processor`], which also tells the other errors.
     """
+    check_hd(hd)
     if backend not in BACKENDS:
         raise ValueError(f"There is no backend {backend!r}: pass one of {', '.join(BACKENDS)}.")
     if backend == "onnxruntime":
@@ -101,6 +102,15 @@ def _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_
     return Assistant(OnnxBackend(model, processor), processor, hd)
 
 
+def check_hd(hd: bool | None) -> None:
+    """
+    Raises:
+        ValueError: If it is neither a truth value nor `None`.
+    """
+    if hd is not None and not isinstance(hd, bool):
+        raise ValueError(f"hd is {hd!r}: pass True, False, or None for the checkpoint's default.")
+
+
 class Assistant:
     """
     A loaded model, which [`load`] gives.
@@ -115,6 +125,7 @@ class Assistant:
     """
 
     def __init__(self, backend, processor, hd: bool | None = None):
+        check_hd(hd)
         self.backend, self.processor, self.hd = backend, processor, hd
 
     @property
@@ -153,7 +164,7 @@ class Assistant:
                 option is unknown or has no effect.
         """
         options = generation_options(options)
-        if isinstance(question, str):
+        if not isinstance(question, (list, tuple)):
             return self._answer([(read_images(images), question)], system, hd, explain, options, Watch())[0]
         pairs = list(zip(images_by_question(images, len(question)), question, strict=True))
         if not pairs:
@@ -199,10 +210,17 @@ class Assistant:
         """
         from flashsloth.assistant.chat import Chat
 
+        check_hd(hd)
         return Chat(self, system, hd)
 
     def uses_hd(self, hd: bool | None) -> bool:
-        """Whether images are processed in high definition in a call with this `hd`."""
+        """
+        Whether images are processed in high definition in a call with this `hd`.
+
+        Raises:
+            ValueError: If it is neither a truth value nor `None`.
+        """
+        check_hd(hd)
         chosen = self.hd if hd is None else hd
         return self.processor.image_processor.hd if chosen is None else chosen
 

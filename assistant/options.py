@@ -21,6 +21,9 @@ ONE_ANSWER = (
 )
 # What `max_new_tokens` and a prompt's own length decide.
 WITHOUT_EFFECT = ("max_length", "min_length")
+# What a whole chat has.
+OF_A_CHAT = ("system", "hd")
+LEAST_TEMPERATURE = 1e-30  # by less, scores of float32 become infinite, and no token has a probability
 # What does not go with a cache that is kept between turns.
 NOT_IN_CHATS = ("num_beams", "use_cache", "cache_implementation", "cache_config")
 
@@ -38,6 +41,8 @@ def generation_options(options: dict) -> dict:
             raise ValueError(f"{name} does not go with one answer of text: call model.model.generate for it.")
         if name in WITHOUT_EFFECT:
             raise ValueError(f"{name} has no effect beside max_new_tokens: use max_new_tokens or min_new_tokens.")
+        if name == "seed":
+            raise ValueError("seed is no option of generate: call transformers.set_seed before.")
         if name not in known or name.startswith("_"):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -46,6 +51,11 @@ def generation_options(options: dict) -> dict:
     sampling = [name for name in SAMPLING if options.get(name) is not None]
     if sampling and not options["do_sample"]:
         raise ValueError(f"{sampling[0]}={options[sampling[0]]} has no effect without do_sample=True: add it.")
+    if 0 < (options.get("temperature") or 0) < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"temperature={options['temperature']} is below {LEAST_TEMPERATURE}: leave out do_sample and temperature, "
+            "which takes the likeliest token."
+        )
     limit = options["max_new_tokens"]
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ValueError(f"max_new_tokens is {limit!r}: pass a whole number of 1 or more.")
@@ -72,6 +82,9 @@ def chat_options(options: dict) -> dict:
     Raises:
         ValueError: As [`generation_options`], and for what does not go with a cache that is kept.
     """
+    for name in OF_A_CHAT:
+        if name in options:
+            raise ValueError(f"{name} is one of the whole chat: begin it by model.chat({name}=...).")
     for name in NOT_IN_CHATS:
         if options.get(name) not in (None, 1, True):
             raise ValueError(f"{name} does not go with a chat, which keeps one cache: call ask of the model for it.")

@@ -105,9 +105,7 @@ class Decoding:
         return int(np.random.choice(len(scores), p=self._probabilities(scores)))
 
     def _probabilities(self, scores: np.ndarray) -> np.ndarray:
-        scores = scores.astype(np.float64)
-        with np.errstate(over="ignore"):  # by a tiny temperature all but the largest become minus infinity
-            scores = (scores - scores.max()) / self.temperature
+        scores = divided(scores, self.temperature)
         if 0 < self.top_k < len(scores):
             scores[scores < np.partition(scores, -self.top_k)[-self.top_k]] = -np.inf
         if self.top_p < 1:
@@ -116,6 +114,13 @@ class Decoding:
             probabilities = _softmax(scores)
             scores[probabilities < self.min_p * probabilities.max()] = -np.inf
         return _softmax(scores)
+
+
+def divided(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Scores `(vocabulary,)` by a temperature above 0, of which the largest is 0."""
+    scores = scores.astype(np.float64)
+    with np.errstate(over="ignore"):  # by a tiny temperature all others become minus infinity
+        return (scores - scores.max()) / temperature
 
 
 def nucleus(scores: np.ndarray, top_p: float) -> np.ndarray:

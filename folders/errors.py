@@ -15,6 +15,10 @@ from safetensors import SafetensorError
 UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
+# How libraries say that memory is too little, where they have no class of errors for it.
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad allocation", "bad_alloc")
+
+
 def one_line(error: BaseException) -> str:
     """A library's error message without line breaks, to be quoted in one of ours."""
     return " ".join(str(error).split())
@@ -37,11 +41,20 @@ def config_errors(where) -> Iterator[None]:
         raise ValueError(f"{where} does not describe a model that can be built ({reason}).") from error
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever library, is one of too little memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY)
+
+
 @contextmanager
 def weight_errors(folder) -> Iterator[None]:
     """
     Errors of weights, while a model is loaded: files that are missing or cut short, and shapes that its config does
     not have. A `ValueError` passes as it is, and so does a lost connection.
+
+    Raises:
+        MemoryError: If the memory of the machine or the GPU is too little for them.
     """
     try:
         yield
@@ -49,8 +62,13 @@ def weight_errors(folder) -> Iterator[None]:
         raise
     except ImportError as error:  # quantized weights need the library that made them
         raise ValueError(f"The model {folder} needs a package that is not installed: {one_line(error)}") from error
-    except (OSError, SafetensorError, *UNFORESEEN) as error:
+    except (OSError, SafetensorError, MemoryError, *UNFORESEEN) as error:
         reason = one_line(error).rstrip(".")
+        if is_out_of_memory(error):
+            raise MemoryError(
+                f"The model {folder} does not fit into the memory ({reason or 'no details'}): take a smaller dtype "
+                "such as bfloat16, quantized weights, or a machine with more memory."
+            ) from error
         raise ValueError(
             f"The model {folder} cannot be loaded: {reason}. Download it again, or save it again."
         ) from error

@@ -13,7 +13,7 @@ import onnxruntime
 
 from flashsloth.assistant.onnx_backend import OnnxBackend
 from flashsloth.assistant.onnx_model import Features
-from flashsloth.assistant.sampling import decoding, nucleus
+from flashsloth.assistant.sampling import decoding, divided, nucleus
 from flashsloth.serve.row import Row, add_tokens
 from flashsloth.serve.sampling import Sampling, TokenLogprobs
 from flashsloth.serve.scheduler import ShouldPause
@@ -162,9 +162,7 @@ def draw(scores: np.ndarray, sampling: Sampling, generator: np.random.Generator)
     """
     if not sampling.temperature:
         return int(scores.argmax())
-    scores = scores.astype(np.float64)
-    with np.errstate(over="ignore"):  # by a tiny temperature all but the largest become minus infinity
-        scores = (scores - scores.max()) / sampling.temperature
+    scores = divided(scores, sampling.temperature)
     if sampling.top_p < 1:
         scores = nucleus(scores, sampling.top_p)
     return int((scores - np.log(generator.standard_exponential(len(scores)))).argmax())

@@ -156,10 +156,11 @@ def add_tokens(
         `int`: How many rows are not complete.
     """
     for index, (row, token_id) in enumerate(zip(rows, tokens, strict=True)):
-        if not row.is_done:
-            try:
-                row.add(token_id, token_id in end_token_ids, logprobs.get(index))
-            except Exception as error:  # of its text or its receiver: the other rows go on
-                logger.exception("An answer failed")
-                row.fail(error)
+        if row.is_done:
+            continue
+        try:
+            row.add(token_id, token_id in end_token_ids, logprobs.get(index))
+        except Exception as error:  # of its text or its receiver: the other rows go on
+            logger.exception("An answer failed")
+            row.fail(error)
     return sum(not row.is_done for row in rows)

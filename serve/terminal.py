@@ -198,6 +198,10 @@ class TerminalChat:
             self._note(self._cost(answer))
 
     def _answer(self, question: str, images: list[Image.Image]) -> Answer:
+        with self.lines.without_echo():
+            return self._write_answer(question, images)
+
+    def _write_answer(self, question: str, images: list[Image.Image]) -> Answer:
         """Writes an answer while it is made. One that Ctrl-C stops stays in the conversation as far as it went."""
         stream = self.chat.stream(question, images, **self.options)
         self.has_begun = False

@@ -7,7 +7,7 @@ read as it is from a pipe, from a terminal that cannot move its cursor (`TERM=du
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flashsloth.serve.terminal_completion import Completion
@@ -15,11 +15,14 @@ from flashsloth.serve.terminal_completion import Completion
 
 try:
     import readline
+    import termios
 except ModuleNotFoundError:  # Python on Windows
-    readline = None
+    readline = termios = None
 
 
 CONTINUED = "... "  # the prompt behind a line that ends in a backslash
+BYTE_ORDER_MARK = "\ufeff"  # which some editors write at the beginning of a file
+LOCAL_MODES = 3  # their index in the attributes of a terminal
 MAX_HISTORY = 1000  # lines that are kept
 
 
@@ -82,7 +85,7 @@ class Lines:
         try:
             line = self._edited(prompt) if self.can_edit else self._plain(prompt)
         except UnicodeDecodeError as error:
-            raise ValueError(f"The line is not valid UTF-8 ({error.reason}): encode it so.") from error
+            raise ValueError(f"The line is not valid UTF-8 ({error.reason}): save the input as UTF-8.") from error
         return line
 
     def _edited(self, prompt: str) -> str | None:
@@ -100,10 +103,34 @@ class Lines:
             screen = sys.stdout if sys.stdout.isatty() else sys.stderr
             screen.write(prompt)
             screen.flush()
-        line = sys.stdin.readline()
-        if not line and self.is_interactive:
-            screen.write("\n")
+            line = sys.stdin.readline()
+            if not line:
+                screen.write("\n")
+        else:
+            line = self._piped()
         return line.removesuffix("\n").removesuffix("\r") if line else None
+
+    def _piped(self) -> str:
+        """A line of a pipe alone: a text file would decode those behind it too, and fail at the wrong one."""
+        content = getattr(sys.stdin, "buffer", None)  # a program may have put text in the place of the pipe
+        line = sys.stdin.readline() if content is None else content.readline().decode("utf-8")
+        return line.removeprefix(BYTE_ORDER_MARK) if self.number == 1 else line
+
+    @contextlib.contextmanager
+    def without_echo(self) -> Iterator[None]:
+        """What is typed meanwhile stays off the screen. The next prompt shows it."""
+        if not self.is_interactive or termios is None or sys.stdin is not sys.__stdin__:
+            yield
+            return
+        terminal = sys.stdin.fileno()
+        before = termios.tcgetattr(terminal)
+        silent = [*before]
+        silent[LOCAL_MODES] &= ~termios.ECHO
+        termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+        try:
+            yield
+        finally:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
     def _set_up(self) -> None:
         is_editline = "libedit" in (readline.__doc__ or "")  # of macOS

@@ -124,6 +124,9 @@ def test_explanations_are_of_each_row_and_of_tiles(shipped):
 BAD_CALLS = [
     (("nope.png", COLOUR), {}, "The image 'nope.png' does not exist"),
     ((SCENE, ""), {}, "The question is empty"),
+    ((SCENE, None), {}, "The question is None: pass text"),
+    ((SCENE, 3), {}, "The question is 3: pass text"),
+    ((SCENE, COLOUR), {"hd": "yes"}, "hd is 'yes': pass True, False, or None"),
     ((SCENE, COLOUR), {"max_tokens": 3}, "max_tokens is no option of generate"),
     ((SCENE, COLOUR), {"temperature": 0.5}, "has no effect without do_sample=True"),
     ((None, "word " * 3000), {}, "shorten the text"),
@@ -142,6 +145,16 @@ def test_bad_batches(shipped):
     assert "images is 1 entries for 2 questions" in error_of(shipped.ask, [SCENE], [COLOUR, COLOUR])
     with pytest.raises(ImageError):
         shipped.ask([SCENE, "nope.png"], [COLOUR, COLOUR])
+
+
+def test_high_definition_is_a_truth_value(shipped):
+    for hd in ("yes", 1, "off"):
+        message = f"hd is {hd!r}: pass True, False, or None"
+        assert message in error_of(flashsloth.load, "there is no such folder", hd=hd)  # before anything is loaded
+        assert message in error_of(shipped.chat, hd=hd)
+    chat = shipped.chat()
+    chat.hd = "off"
+    assert "hd is 'off'" in error_of(chat.ask, "Hello?")
 
 
 def test_what_cannot_be_loaded(tmp_path):

@@ -20,6 +20,8 @@ BAD_OPTIONS = [
     ({"_from_model_config": True}, "_from_model_config is no option"),
     ({"temperature": 0.7}, "temperature=0.7 has no effect without do_sample=True"),
     ({"top_p": 0.7, "do_sample": False}, "top_p=0.7 has no effect"),
+    ({"seed": 1}, "seed is no option of generate: call transformers.set_seed before"),
+    ({"temperature": 1e-40, "do_sample": True}, "temperature=1e-40 is below 1e-30: leave out do_sample"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ({"max_new_tokens": True}, "max_new_tokens is True"),
     ({"max_new_tokens": None}, "max_new_tokens is None"),
@@ -38,6 +40,11 @@ def test_options_that_are_refused(options, message):
 def test_beams_cannot_be_streamed():
     assert "num_beams=3 cannot be streamed" in error_of(streaming_options, {"num_beams": 3})
     assert streaming_options({"num_beams": 1})["num_beams"] == 1
+
+
+def test_what_a_whole_chat_has_is_no_option_of_a_turn():
+    assert "hd is one of the whole chat: begin it by model.chat(hd=...)" in error_of(chat_options, {"hd": True})
+    assert "begin it by model.chat(system=...)" in error_of(chat_options, {"system": None})
 
 
 def test_a_chat_keeps_one_cache():

@@ -1,8 +1,13 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """What libraries raise becomes one line that says what and what to do."""
 
+import errno
+import os
+
 import pytest
+import torch
 from model_folders import error_of
+from safetensors import SafetensorError
 from tokenizers import Regex, normalizers
 
 from flashsloth.folders.errors import config_errors, one_line, reading_errors, weight_errors
@@ -22,6 +27,30 @@ def test_a_library_gives_up(error):
     assert "c.json does not describe a model that can be built" in error_of(fail, config_errors("c.json"), error)
     message = error_of(fail, weight_errors("folder"), error)
     assert message.startswith("The model folder cannot be loaded: ") and message.endswith("or save it again.")
+
+
+def allocation_error() -> RuntimeError:
+    """torch's, of a CPU."""
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        allocation_error(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        SafetensorError("Cannot allocate memory (os error 12)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory_is_no_fault_of_the_folder(error):
+    with pytest.raises(MemoryError, match="The model folder does not fit into the memory") as found:
+        fail(weight_errors("folder"), error)
+    assert "ownload" not in str(found.value) and "smaller dtype" in str(found.value)
 
 
 def test_our_own_errors_pass():

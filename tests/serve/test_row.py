@@ -50,6 +50,23 @@ def test_stop_string_ends_an_answer():
     assert "".join(piece.text for piece in pieces) == "ab" and pieces[-1].finish_reason == "stop"
 
 
+def test_half_a_character_at_the_limit_may_be_a_stop_string():
+    row, pieces = row_of(stop=["\ufffd"], max_new_tokens=2)
+    give(row, "aé")
+    assert [(piece.text, piece.finish_reason) for piece in pieces] == [("a", "stop")]
+
+
+def test_row_whose_receiver_fails_leaves_the_others(caplog):
+    def fail(piece: Piece) -> None:
+        raise RuntimeError("nobody listens")
+
+    broken, (other, pieces) = Row(Prompt([1]), 20, fail, is_streamed=True), row_of(max_new_tokens=1)
+    broken.begin(TOKENIZER)
+    (token,) = TOKENIZER("a", add_special_tokens=False).input_ids
+    assert add_tokens([broken, other], [token, token], {END}, {}) == 0
+    assert broken.is_done and pieces[0].text == "a" and "nobody listens" in caplog.text
+
+
 def test_cancelled_row_delivers_nothing_more():
     row, pieces = row_of(is_streamed=True)
     give(row, "ab")

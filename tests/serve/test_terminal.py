@@ -248,6 +248,18 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(dumb, folder):
     assert all(message["content"] for message in saved["messages"])
 
 
+def test_what_is_typed_while_an_answer_comes_is_not_in_it(dumb):
+    dumb.terminal.sendline("Hello?")
+    dumb.terminal.expect(r"\n\w+ ")
+    dumb.terminal.send("xyzzy")
+    dumb.terminal.expect(r"\w+ \w+ \w+ ")
+    dumb.terminal.sendintr()
+    assert "xyzzy" not in dumb.terminal.after + dumb.read()
+    dumb.terminal.send("/hd off")
+    dumb.terminal.expect("/hd off")  # what is typed is shown again
+    dumb.enter("")
+
+
 def test_a_dumb_terminal_gets_text_only(dumb):
     assert "[scene.png] " in dumb.enter(f"/image {SCENE}") + dumb.terminal.after
     dumb.terminal.send("never asked")
@@ -309,7 +321,7 @@ def test_a_pipe_gets_answers_only(monkeypatch, capsys):
     [
         (b"/image nope.png\nWhat?\n", "line 1: The image 'nope.png' does not exist: give an image file or a URL."),
         (b"\n/zzz\nWhat?\n", "line 2: There is no command /zzz: /help lists all."),
-        (b"\xff\nWhat?\n", "line 1: The line is not valid UTF-8 (invalid start byte): encode it so."),
+        (b"\xff\nWhat?\n", "line 1: The line is not valid UTF-8 (invalid start byte): save the input as UTF-8."),
     ],
 )
 def test_the_first_line_that_fails_ends_a_pipe(script, says, monkeypatch, capsys):

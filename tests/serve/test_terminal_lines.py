@@ -28,6 +28,17 @@ def test_entries_of_a_pipe(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")  # no prompt
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(monkeypatch):
+    lines = piped(b"\xef\xbb\xbf/image a.png\n\xef\xbb\xbfb\n", monkeypatch)
+    assert [lines.read(""), lines.read("")] == ["/image a.png", "\ufeffb"]
+
+
+def test_the_line_that_is_no_utf_8_is_the_one_that_fails(monkeypatch):
+    lines = piped("Größe?\n".encode() + "Größe?\n".encode("latin-1"), monkeypatch)
+    assert lines.read("") == "Größe?"
+    assert "The line is not valid UTF-8" in error_of(lines.read, "") and lines.number == 2
+
+
 def test_input_that_cannot_be_read(monkeypatch):
     assert "The line is not valid UTF-8" in error_of(piped(b"\xff\n", monkeypatch).read, "")
     monkeypatch.setattr(sys, "stdin", None)

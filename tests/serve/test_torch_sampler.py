@@ -40,9 +40,9 @@ def test_samples_have_the_probabilities_of_the_softmax(temperature, top_p):
 def test_the_smallest_temperatures_take_the_likeliest_token(temperature):
     for top_p in (1.0, 0.5):
         choose = sampler(Sampling(temperature, top_p, seed=1, top_logprobs=1), Sampling(temperature, top_p, seed=2))
-        scores = torch.stack([SCORES * 100, SCORES.flip(0)])
+        scores = torch.stack([SCORES.flip(0) * 100, SCORES])
         chosen = choose(torch.zeros(2, 1, dtype=torch.long), scores)
-        assert not chosen.isnan().any() and chosen.argmax(dim=-1).tolist() == [0, 5]
+        assert not chosen.isnan().any() and chosen.argmax(dim=-1).tolist() == [5, 0]
 
 
 def test_greedy_row_beside_sampled_ones_is_untouched():
