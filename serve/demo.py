@@ -22,6 +22,7 @@ from flashsloth.assistant.assistant import Assistant, load
 from flashsloth.folders.downloads import is_folder
 from flashsloth.loading import SHIPPED_CHECKPOINT
 from flashsloth.serve.demo_chats import Conversation, Conversations, Limits, read_uploads
+from flashsloth.serve.demo_requests import CheckedBlocks, refusal
 
 
 SHIPPED_MODELS = (str(SHIPPED_CHECKPOINT), f"{SHIPPED_CHECKPOINT}-hd")
@@ -173,6 +174,8 @@ class Demo:
 
     def take_example(self, event: gr.SelectData) -> tuple:
         """Puts an example into the text box, and chooses a model for it. Of the event, only the number counts."""
+        if event.index not in range(len(QUESTIONS)):
+            raise refusal(f"There is no such example: there are {len(QUESTIONS)}.")
         image, question, needs_hd = QUESTIONS[event.index]
         fitting = [name for name, model in self.models.items() if model.uses_hd(None)] if needs_hd else []
         message = {"text": question, "files": [str(self.kept / image)]}
@@ -197,7 +200,7 @@ class Demo:
 
     def _page(self) -> gr.Blocks:
         age = self.limits.file_age
-        with gr.Blocks(title="FlashSloth", analytics_enabled=False, delete_cache=(age, age)) as blocks:
+        with CheckedBlocks(title="FlashSloth", analytics_enabled=False, delete_cache=(age, age)) as blocks:
             gr.Markdown("# FlashSloth\nAsk about one image or several, and see what the model looks at.")
             with gr.Row():
                 with gr.Column(scale=3, min_width=420):
@@ -309,7 +312,7 @@ def running(
         OSError: If no public address can be made.
     """
     _check_address(host, port)
-    with _folders() as (uploads, kept), _gradio_environment(uploads):
+    with _without_leftovers(), _folders() as (uploads, kept), _gradio_environment(uploads):
         demo = Demo(models, uploads, kept, limits)
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -348,6 +351,19 @@ def run(models: Mapping[str, Assistant], on_ready: Callable[[str], None] = annou
     with running(models, **options) as demo:
         on_ready(demo.address)
         threading.Event().wait()
+
+
+@contextlib.contextmanager
+def _without_leftovers() -> Iterator[None]:
+    """Removes folders that Gradio makes for another kind of page, if they were not there and are empty."""
+    edits = Path(tempfile.gettempdir()) / "gradio" / "vibe_edit_history"
+    new = [folder for folder in (edits, edits.parent) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):  # of a folder that is not empty, or was never made
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ PACKAGE_FILES = (
     "assistant/*.py",
     "folders/*.py",
 )
-PACKAGE_FILES += ("serve/__init__.py", "serve/demo.py", "serve/demo_chats.py")
+PACKAGE_FILES += ("serve/__init__.py", "serve/demo.py", "serve/demo_chats.py", "serve/demo_requests.py")
 NOTES = (CURVES_FILE, EVALUATION_FILE, PROVENANCE_FILE, TRAINING_FILE)  # which no program needs to load a model
 MAX_BYTES = 10**9  # of copied models; https://huggingface.co/docs/hub/storage-limits gives a Space no more for free
 # https://huggingface.co/docs/hub/spaces-gpus: the free one, and the smallest GPU that computes in bfloat16.
@@ -64,7 +64,9 @@ MAX_CPU_PARAMETERS = 500_000_000  # above, an answer takes a free CPU minutes
 APP = '''# Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """The FlashSloth demo. `flashsloth demo --space` wrote this folder; flashsloth/ is the part of it that runs here."""
 
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 from flashsloth.serve.demo import load_models, run
@@ -76,8 +78,10 @@ MODELS = [
 ]
 
 if __name__ == "__main__":
-    models = load_models(MODELS, dtype={dtype}, trust_remote_code={trust_remote_code!r})
-    run(models, host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends as Ctrl-C ends it, and leaves no files
+    with contextlib.suppress(KeyboardInterrupt):
+        models = load_models(MODELS, dtype={dtype}, trust_remote_code={trust_remote_code!r})
+        run(models, host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
 '''
 
 TEXT = """# FlashSloth

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
+from gradio import processing_utils
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.utils import Status
@@ -47,6 +48,16 @@ FLAGS = (
 ).split()
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
+# The model's words. Gradio shows three dots, "Loading content", like a message until the first of them are there.
+ANSWERS = "#chat .bot.message:not(:has([role=status]))"
+# All at once: between a question and its first words, the page shows the buttons and the facts of the answer before.
+IS_ANSWERED = """([answers, number, numAsked]) =>
+    document.querySelectorAll("#chat .user.message").length > numAsked
+    && document.querySelectorAll(answers).length == number
+    && !document.querySelector("#chat [role=status]")
+    && document.querySelector("#question .submit-button")?.checkVisibility()
+    && document.querySelector("#facts")?.innerText.includes("visual tokens;")
+"""
 LONG = 60  # seconds that a busy machine may take for a step; none of them is waited for in vain
 
 
@@ -87,6 +98,7 @@ class Visitor:
 
     def __init__(self, browser, address: str):
         self.requests: list[str] = []
+        self.num_asked = 0  # messages of the visitor before the last one
         self.page = browser.new_page()
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address)
@@ -98,6 +110,7 @@ class Visitor:
         self.page.locator("#question .thumbnail-item").nth(len(images) - 1).wait_for()
 
     def ask(self, question: str) -> None:
+        self.num_asked = self.page.locator("#chat .user.message").count()
         self.question.fill(question)
         self.page.locator("#question .submit-button").click()
 
@@ -106,15 +119,13 @@ class Visitor:
         self.page.get_by_role("option", name=model, exact=True).click()
 
     def answer(self, number: int = 1) -> str:
-        """The last answer, once it is complete and there are so many."""
-        self.page.wait_for_function(f"document.querySelectorAll('#chat .bot.message').length == {number}")
-        self.page.locator("#question .submit-button").wait_for()
-        self.page.locator("#facts").get_by_text("visual tokens;").wait_for()
+        """The last answer, once it is complete and there are so many. What it cost is shown with its last words."""
+        self.page.wait_for_function(IS_ANSWERED, arg=[ANSWERS, number, self.num_asked])
         return self.said()
 
     def said(self) -> str:
         """The model's last words so far."""
-        return self.page.locator("#chat .bot.message").last.inner_text().strip()
+        return self.page.locator(ANSWERS).last.inner_text().strip()
 
     def overlay(self) -> Image.Image:
         """The first image beside the chat."""
@@ -185,7 +196,7 @@ def test_words_appear_one_by_one_until_they_are_stopped(visitor, served):
     visitor.page.get_by_label("number input for Longest answer").fill("900")
     visitor.attach(SCENE)
     visitor.ask(COLOUR)
-    visitor.page.wait_for_function("document.querySelector('#chat .bot.message')?.innerText.trim().length > 20")
+    visitor.page.wait_for_function(f"document.querySelector('{ANSWERS}')?.innerText.trim().length > 20")
     early = visitor.said()
     visitor.question.fill("I write on")
     visitor.page.wait_for_function(
@@ -202,7 +213,7 @@ def test_what_is_wrong_with_an_image_is_said_in_the_chat(visitor, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
     visitor.page.locator("#question input[type=file]").set_input_files(tmp_path / "notes.png")
     visitor.ask("<b>What</b> is\n  *it* &amp; &?")
-    visitor.page.locator("#chat .bot.message").wait_for()
+    visitor.page.locator(ANSWERS).wait_for()
     assert visitor.page.locator("#chat .user.message").inner_text().strip() == "<b>What</b> is\n  *it* &amp; &?"
     assert re.match("⚠️? ?The image 'notes.png' is not in a format that Pillow knows", visitor.said())
     visitor.attach(SCENE)
@@ -313,11 +324,13 @@ def http(served):
         yield http
 
 
-def result_of(served, http, files: list, session: str = "hostile", name: str = "ask", **event) -> dict:
+def result_of(served, http, files: list, session: str = "hostile", name: str = "ask", **sent) -> dict:
     """What the page's function answers to a message with these files, however they are named."""
     number = next(number for number, fn in served.blocks.fns.items() if fn.name == name)
-    data = [{"text": COLOUR, "files": files}, STANDARD, *SETTINGS] if name == "ask" else []
-    asked = http.post("queue/join", json={"data": data, "fn_index": number, "session_hash": session, **event})
+    message = sent.pop("message", {"text": COLOUR, "files": files})
+    settings = sent.pop("settings", [STANDARD, *SETTINGS])
+    data = [message, *settings] if name == "ask" else []
+    asked = http.post("queue/join", json={"data": data, "fn_index": number, "session_hash": session, **sent})
     assert asked.status_code == 200, asked.text
     with http.stream("GET", "queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
@@ -355,6 +368,26 @@ def test_a_message_names_uploads_only(served, http, secret, tmp_path, monkeypatc
             assert "root:" not in shown and "/file=" not in shown, file
             assert not answer["success"] or "⚠" in shown, file
     assert secret.requests == []
+
+
+def test_nothing_that_is_sent_prints_a_traceback_or_is_fetched(served, http, monkeypatch, capfd):
+    fetched = []
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", lambda *args: fetched.append(args))
+    upload = http.post("upload", files={"files": ("a.png", b"no image")}).json()[0]
+    files = [None, {"path": None}, named("\0"), named(str(Path(upload).parent)), "http://example.com/a.png"]
+    files += [named("http://example.com/a.png"), named("HTTP://example.com/a.png"), named(upload)]
+    messages = [{"text": COLOUR, "files": [file]} for file in files]
+    messages += [None, {}, [], "text", 7, {"text": None, "files": None}, {"text": COLOUR, "files": None}]
+    for message in messages:
+        answer = result_of(served, http, [], message=message)
+        assert not answer["success"] or "⚠" in json.dumps(answer, ensure_ascii=False), message
+    for settings in (["no such model", *SETTINGS], [None, *SETTINGS], [STANDARD, None, 0, 1, 32], [STANDARD]):
+        assert not result_of(served, http, [], settings=settings)["success"]
+    for index in (-1, 99, None, "0"):
+        event = {"index": index, "value": ""}
+        assert not result_of(served, http, [], name="take_example", event_data=event)["success"]
+    output = capfd.readouterr()
+    assert "Traceback" not in output.err + output.out and not fetched
 
 
 def test_an_example_is_chosen_by_its_number_only(served, http):

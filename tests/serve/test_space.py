@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -53,14 +54,16 @@ def card(folder: Path) -> dict:
     return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
 
 
-def test_the_folder_runs_by_itself(folder):
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_the_folder_runs_by_itself_until_it_is_told_to_stop(folder, tmp_path, sign):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment = {**kept, "GRADIO_SERVER_PORT": port, "HF_HUB_OFFLINE": "1"}
+    environment = {**kept, "GRADIO_SERVER_PORT": port, "HF_HUB_OFFLINE": "1", "TMPDIR": str(tmp_path)}
     program = ALONE.format(paths=[str(ROOT), str(ROOT.parent), ""])
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:
         try:
             address = process.stdout.readline().strip()
             assert address == f"http://127.0.0.1:{port}/"
@@ -69,8 +72,12 @@ def test_the_folder_runs_by_itself(folder):
             messages, *_ = client.predict(message, "flashsloth-tiny-hd", "Pooling", 0, 1, 32, api_name="/ask")
             assert messages[-1]["content"][-1]["text"] == "The square is red."
             client.close()
+            process.send_signal(sign)
+            _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
+    assert process.returncode == 0 and "Traceback" not in errors
+    assert not list(tmp_path.glob("flashsloth-demo-*")) and not (tmp_path / "gradio").exists()
 
 
 def test_the_card_says_how_to_run_it(folder):
