@@ -85,8 +85,8 @@ def export_executorch(
     Args:
         src (`str` or `os.PathLike`): A FlashSloth: a folder, or REPO or REPO@REVISION on the Hub.
         dst (`str` or `os.PathLike`): Folder to write; must not exist, or be empty.
-        weights (`str`, *optional*, defaults to `"float32"`): "int8" for linear layers in 8 bits, whose inputs are
-            quantized when they run; the embeddings of tokens keep float32.
+        weights (`str`, *optional*, defaults to `"float32"`): "int8" for linear layers and convolutions in 8
+            bits, whose inputs are quantized when they come; the embeddings of tokens keep float32.
         max_length (`int`, *optional*): Positions of a conversation, its prompts and answers. The program reserves
             memory for that many. The decoder's own limit if unset.
         max_views (`int`, *optional*): Views of a conversation, of all its images. Those of one image in high
