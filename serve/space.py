@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distribution, requires, version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import gradio
@@ -168,9 +168,9 @@ def write_space(
             trust_remote_code=trust_remote_code,
         )
         texts = {APP_FILE: app, REQUIREMENTS_FILE: _requirements(), REPOCARD_NAME: _readme(models)}
-        texts[LICENSE_FILE] = distribution(flashsloth.__name__).read_text(f"licenses/{LICENSE_FILE}")
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
+        _copy(Path(flashsloth.__file__).parent / LICENSE_FILE, folder / LICENSE_FILE)
         for source, target in _package_files():
             _copy(source, folder / flashsloth.__name__ / target)
         for name, files in copied.items():

@@ -6,7 +6,6 @@ libraries come from a content delivery network (CDN), in the versions that the p
 
 import json
 import shutil
-from importlib.metadata import distribution
 from pathlib import Path
 
 from huggingface_hub import SpaceCardData
@@ -74,8 +73,7 @@ def write_static_space(dst, model) -> Path:
     with new_folder(dst) as folder:
         (folder / INDEX_FILE).write_text(_index(), encoding="utf-8")
         (folder / REPOCARD_NAME).write_text(_readme(model.resolve().name), encoding="utf-8")
-        license_text = distribution(flashsloth.__name__).read_text(f"licenses/{LICENSE_FILE}")
-        (folder / LICENSE_FILE).write_text(license_text, encoding="utf-8")
+        shutil.copyfile(Path(flashsloth.__file__).parent / LICENSE_FILE, folder / LICENSE_FILE)
         for path in (path for pattern in PAGE_FILES for path in PAGE.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
         for name, path in files.items():

@@ -26,7 +26,7 @@ checkpoints = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glo
 configs = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("train/configs/*.yaml")}
 examples = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("examples/*.png")}
 pages = {f"flashsloth/{path.relative_to(root)}" for path in Path(root).glob("examples/browser/*.*")}
-missing = (checkpoints | configs | examples | pages | {"flashsloth/py.typed"}) - names
+missing = (checkpoints | configs | examples | pages | {"flashsloth/py.typed", "flashsloth/LICENSE"}) - names
 print(f"{Path(wheel).name}: {len(names)} files, {len(checkpoints)} of them in embedded checkpoints")
 if stray or missing or not checkpoints or not configs:
     sys.exit(f"error: the wheel has stray files {sorted(stray)} and lacks {sorted(missing)}")
