@@ -33,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 import transformers
@@ -53,6 +54,8 @@ SOAK_CLIENTS = 8
 SOAK_PARTS = 10
 MAX_NEW_TOKENS = 128
 SERVING = " at http"  # of the line by which the server says where it is
+EVENT, DONE, END_OF_CHUNKS = b"data: ", b"data: [DONE]", b"0\r\n"  # lines of a stream
+END_OF_HEAD = b"\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,12 @@ def main(argv: list[str] | None = None) -> None:
 def measure(url: str, args: argparse.Namespace) -> dict:
     """The load of all numbers of clients, and the ratios."""
     questions = [make_question(index) for index in range(args.requests or 96)]
-    bodies = [body_of(question) for question in questions]
+    requests = requests_of(url, [body_of(question) for question in questions])
     results, texts = {}, {}
     for clients in args.clients:
         log(f"{clients} clients")
         start = time.perf_counter()
-        answers = asyncio.run(ask_all(url, bodies, clients))
+        answers = asyncio.run(ask_all(url, requests, clients))
         results[f"{clients} clients"] = figures(answers, time.perf_counter() - start)
         texts[clients] = [answer.text for answer in answers]
     print_table(results, rows=list(next(iter(results.values()))))
@@ -118,8 +121,8 @@ def ratios(url: str, args: argparse.Namespace) -> dict:
     different = 0
     for turn in range(args.turns + 1):
         questions = [make_question(turn * BATCH * args.batches + index) for index in range(BATCH * args.batches)]
-        bodies = [body_of(question) for question in questions]
-        answers, serving = clock(lambda bodies=bodies: asyncio.run(ask_all(url, bodies, BATCH)))
+        requests = requests_of(url, [body_of(question) for question in questions])
+        answers, serving = clock(lambda requests=requests: asyncio.run(ask_all(url, requests, BATCH)))
         batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
         texts, batched = clock(lambda batches=batches: [text for batch in batches for text in ask(batch)])
         _, alone = clock(lambda questions=questions: [ask([question]) for question in questions])
@@ -178,41 +181,62 @@ def body_of(question: Question, **fields) -> dict:
     return {"messages": messages, "temperature": 0, "max_tokens": MAX_NEW_TOKENS, "stream": True, **fields}
 
 
-async def ask_all(url: str, bodies: Sequence[dict], clients: int) -> list[Answered]:
+def requests_of(url: str, bodies: Sequence[dict]) -> list[bytes]:
+    """Requests as they are sent, with the name of the server's model."""
+    name = httpx.get(f"{url}/models").json()["data"][0]["id"]
+    place = urlsplit(url)
+    head = f"POST {place.path}/chat/completions HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json"
+    contents = [json.dumps({"model": name, **body}).encode() for body in bodies]
+    return [f"{head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content for content in contents]
+
+
+async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the server, which stays open from one request to the next."""
+    place = urlsplit(url)
+    return await asyncio.open_connection(place.hostname, place.port)
+
+
+async def ask_all(url: str, requests: Sequence[bytes], clients: int) -> list[Answered]:
     """The answers to all requests, by so many clients, each of which sends the next one when it has an answer."""
-    answers: list[Answered | None] = [None] * len(bodies)
-    todo = iter(enumerate(bodies))
-    async with httpx.AsyncClient(base_url=url, timeout=None) as http:
-        name = (await http.get(f"{url}/models")).json()["data"][0]["id"]
+    answers: list[Answered | None] = [None] * len(requests)
+    todo = iter(enumerate(requests))
 
-        async def client() -> None:
-            for index, body in todo:
-                answers[index] = await ask_one(http, {"model": name, **body})
+    async def client() -> None:
+        reader, writer = await connect(url)
+        for index, request in todo:
+            answers[index] = await ask_one(reader, writer, request)
+        writer.close()
 
-        await asyncio.gather(*(client() for _ in range(clients)))
+    await asyncio.gather(*(client() for _ in range(clients)))
     return answers
 
 
-async def ask_one(http: httpx.AsyncClient, body: dict) -> Answered:
+async def ask_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> Answered:
     """
-    One streamed answer.
+    One streamed answer. HTTP is spoken by hand here: a client library would take as much of the machine as the server,
+    whose load is measured.
 
     Raises:
         RuntimeError: If it is refused, or ends early.
     """
-    start, first, text, is_whole = time.perf_counter(), None, "", False
-    async with http.stream("POST", "chat/completions", json=body) as response:
-        if response.status_code != 200:
-            raise RuntimeError(f"A request was refused: {(await response.aread()).decode()}")
-        async for line in response.aiter_lines():
-            if line == "data: [DONE]":
-                is_whole = True
-            elif line:
-                choices = json.loads(line.removeprefix("data: "))["choices"]
-                piece = "".join(choice["delta"].get("content") or "" for choice in choices)
-                first = first or (time.perf_counter() if piece else None)
-                text += piece
-    if not is_whole or first is None:
+    start, first, text = time.perf_counter(), None, ""
+    writer.write(request)
+    status = await reader.readline()
+    if b" 200 " not in status:
+        head = (await reader.readuntil(END_OF_HEAD)).decode()
+        body = await reader.readexactly(int(re.search(r"content-length: (\d+)", head, re.IGNORECASE)[1]))
+        raise RuntimeError(f"A request was refused: {body.decode()}")
+    while (line := await reader.readline()) != END_OF_CHUNKS:
+        if not line:
+            raise RuntimeError("An answer was lost.")
+        if not line.startswith(EVENT) or line.startswith(DONE):
+            continue
+        choices = json.loads(line.removeprefix(EVENT))["choices"]
+        piece = "".join(choice["delta"].get("content") or "" for choice in choices)
+        first = first or (time.perf_counter() if piece else None)
+        text += piece
+    await reader.readline()  # the empty line behind the last chunk
+    if first is None:
         raise RuntimeError("An answer was lost.")
     return Answered(text, first - start, time.perf_counter() - start)
 
@@ -220,6 +244,7 @@ async def ask_one(http: httpx.AsyncClient, body: dict) -> Answered:
 async def soak(url: str, pid: int, requests: int) -> dict:
     """Good and bad requests by turns, and the server's own memory in MiB in between."""
     good = [body_of(make_question(index)) for index in range(SOAK_CLIENTS * 4)]
+    encoded = requests_of(url, good)
     memory, counts = [], {"answered": 0, "refused": 0, "left": 0}
     start = time.perf_counter()
     async with httpx.AsyncClient(base_url=url, timeout=None) as http:
@@ -227,15 +252,17 @@ async def soak(url: str, pid: int, requests: int) -> dict:
         turns = iter(range(requests))
 
         async def client() -> None:
+            reader, writer = await connect(url)
             for turn in turns:
-                body = {"model": name, **good[turn % len(good)]}
-                kind = "answered" if turn % 2 else await send_bad(http, body, turn // 2)
+                number = turn % len(good)
+                kind = "answered" if turn % 2 else await send_bad(http, {"model": name, **good[number]}, turn // 2)
                 if kind == "answered":
-                    await ask_one(http, body)
+                    await ask_one(reader, writer, encoded[number])
                 counts[kind] += 1
                 if (turn + 1) % max(1, requests // SOAK_PARTS) == 0:
                     memory.append(round(own_memory(pid) / (1 << 20), 1))
                     log(f"{turn + 1} requests, {memory[-1]} MiB")
+            writer.close()
 
         await asyncio.gather(*(client() for _ in range(SOAK_CLIENTS)))
         health = (await http.get(url.removesuffix("/v1") + "/health")).json()["status"]

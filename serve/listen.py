@@ -62,15 +62,15 @@ def serve(
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limits.image_pixels)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the client gets an error, by the server's limit
     with listen_at(host, port) as listener:
-        assistant = load(model_id, **loading)
-        processor = assistant.processor
-        processor.image_processor.local_sources = False
-        if hd is not None:
-            processor.image_processor.hd = hd
-        with Scheduler(new_engine(assistant), max_batch_size) as scheduler:
+        with Scheduler(lambda: new_engine(load(model_id, **loading)), max_batch_size) as scheduler:
+            backend = scheduler.engine.backend
+            processor = backend.processor
+            processor.image_processor.local_sources = False
+            if hd is not None:
+                processor.image_processor.hd = hd
             warm_up(scheduler, processor)
-            app = make_app(name, assistant.model.config, processor, scheduler, limits, api_key)
-            logger.info("Serving %s at %s, on %s", name, url_of(listener), assistant.backend.describe())
+            app = make_app(name, backend.model.config, processor, scheduler, limits, api_key)
+            logger.info("Serving %s at %s, on %s", name, url_of(listener), backend.describe())
             make_server(app).run(sockets=[listener])
 
 
@@ -118,7 +118,7 @@ def new_engine(assistant: Assistant) -> Engine:
         return OnnxEngine(assistant.backend)
     from flashsloth.serve.torch_engine import TorchEngine
 
-    return TorchEngine(assistant.model, assistant.processor.tokenizer)
+    return TorchEngine(assistant.backend)
 
 
 def warm_up(scheduler: Scheduler, processor) -> None:

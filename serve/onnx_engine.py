@@ -92,7 +92,7 @@ class OnnxEngine:
     joins = True
 
     def __init__(self, backend: OnnxBackend):
-        self.model, self.tokenizer = backend.model, backend.processor.tokenizer
+        self.backend, self.model, self.tokenizer = backend, backend.model, backend.processor.tokenizer
         self.decoding = decoding({}, backend.settings)
         self.end_token_ids = set(self.decoding.eos_token_id)
 

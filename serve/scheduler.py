@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from flashsloth.serve.row import Row
@@ -49,10 +50,12 @@ class Engine(Protocol):
     the device is too little.
 
     Attributes:
+        backend: What computes, of an assistant.
         tokenizer: The model's tokenizer.
         joins (`bool`): Whether batches that run can become one.
     """
 
+    backend: object
     tokenizer: object
     joins: bool
 
@@ -65,15 +68,19 @@ class Engine(Protocol):
 
 class Scheduler:
     """
-    Answers rows in batches, in a thread of its own; a context manager.
+    Answers rows in batches, in a thread of its own; a context manager, which begins when the model is loaded.
 
     Args:
-        engine ([`Engine`]): Has the model.
+        load_engine (`Callable[[], Engine]`): Loads the model. It is called by the thread that computes with it: the
+            threads that torch starts belong to the one that first computes, and others have to share the cores with
+            them, which takes a third of a small model's speed.
         max_batch_size (`int`): Most rows that are answered at once. It becomes less if the memory is too little.
     """
 
-    def __init__(self, engine: Engine, max_batch_size: int):
-        self.engine, self.max_batch_size = engine, max_batch_size
+    def __init__(self, load_engine: Callable[[], Engine], max_batch_size: int):
+        self.max_batch_size = max_batch_size
+        self._loading: Future[Engine] = Future()
+        self._load_engine = load_engine
         self._waiting: deque[Row] = deque()
         self._changed = threading.Condition()
         self._num_preparing = 0
@@ -84,6 +91,7 @@ class Scheduler:
 
     def __enter__(self):
         self._thread.start()
+        self.engine = self._loading.result()
         return self
 
     def __exit__(self, *_):
@@ -126,6 +134,11 @@ class Scheduler:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._loading.set_result(self._load_engine())
+        except BaseException as error:
+            self._loading.set_exception(error)
+            return
         failure = RuntimeError("The server is stopped.")
         try:
             self._answer_rows()

@@ -14,9 +14,11 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -94,6 +96,36 @@ def overloaded(message: str, seconds: int = 1) -> RequestError:
     return RequestError(message, None, OVERLOADED, 429, OVERLOADED, {"Retry-After": str(seconds)})
 
 
+class Mail:
+    """
+    Hands the pieces of answers from the model's thread to the event loop, which is woken once for the pieces of all
+    rows of a step.
+    """
+
+    def __init__(self):
+        self._sent: deque[tuple[asyncio.Queue, int, Piece]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_waking = False
+
+    def open(self) -> None:
+        """Makes the running event loop the one that is woken."""
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, pieces: asyncio.Queue, index: int, piece: Piece) -> None:
+        """Puts a piece into the queue of its request, with the number of the answer. Any thread may call."""
+        self._sent.append((pieces, index, piece))
+        if not self._is_waking:
+            self._is_waking = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server was ended by force
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._is_waking = False  # before the queue is emptied: what is sent from now on wakes the loop again
+        while self._sent:
+            pieces, index, piece = self._sent.popleft()
+            pieces.put_nowait((index, piece))
+
+
 class ChatCompletions:
     """
     The endpoint that answers, an ASGI application.
@@ -109,6 +141,7 @@ class ChatCompletions:
     def __init__(self, name: str, config, processor, scheduler: Scheduler, limits: Limits):
         self.name, self.processor, self.scheduler, self.limits = name, processor, scheduler, limits
         self.max_positions = config.text_config.max_position_embeddings
+        self.mail = Mail()
         self.places = Places(scheduler.max_batch_size + limits.waiting)
         self.preparing = ThreadPoolExecutor(PREPARING_THREADS, "prepare")
         self.fetching = ThreadPoolExecutor(FETCHING_THREADS, "fetch")
@@ -145,6 +178,7 @@ class ChatCompletions:
     async def _answer(self, chat: ChatRequest, scope: Scope, receive: Receive, send: Send) -> None:
         cost = scope[COST]
         pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        self.mail.open()
         # A batch waits for an image that is decoded, but not for one that is fetched.
         is_fetched = any(map(is_web, chat.images))
         pool = self.fetching if is_fetched else self.preparing
@@ -176,20 +210,11 @@ class ChatCompletions:
                 row.cancel()
 
     def _rows(self, chat: ChatRequest, prompt: Prompt, max_new_tokens: int, pieces: asyncio.Queue) -> list[Row]:
-        loop = asyncio.get_running_loop()
-
-        def deliver_to(index: int):
-            def deliver(piece: Piece) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: the server was ended by force
-                    loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
-
-            return deliver
-
         return [
             Row(
                 prompt,
                 max_new_tokens,
-                deliver_to(index),
+                partial(self.mail.send, pieces, index),
                 Sampling(chat.temperature, chat.top_p, chat.seed, index, chat.top_logprobs),
                 chat.stop,
                 chat.stream,

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
+from flashsloth.assistant.torch_backend import TorchBackend
 from flashsloth.modeling_flashsloth import CACHE_NAME
 from flashsloth.serve.row import Row, add_tokens
 from flashsloth.serve.scheduler import ShouldPause
@@ -138,15 +139,14 @@ class TorchEngine:
     A model of transformers, for the scheduler.
 
     Args:
-        model: A FlashSloth model that generates.
-        tokenizer: Its tokenizer.
+        backend ([`~flashsloth.assistant.torch_backend.TorchBackend`]): The model and its processor.
     """
 
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model, tokenizer
-        end_token_ids = model.generation_config.eos_token_id
+    def __init__(self, backend: TorchBackend):
+        self.backend, self.model, self.tokenizer = backend, backend.model, backend.processor.tokenizer
+        end_token_ids = self.model.generation_config.eos_token_id
         self.end_token_ids = {end_token_ids} if isinstance(end_token_ids, int) else set(end_token_ids)
-        self.joins = can_join(model)
+        self.joins = can_join(self.model)
 
     @memory_errors()
     @torch.inference_mode()

@@ -46,7 +46,7 @@ def test_soak_counts_what_became_of_each_request(server):
 def test_request_that_is_refused_or_lost_ends_the_benchmark(server):
     good = serving.body_of(make_question(0))
     with pytest.raises(RuntimeError, match="refused.*unknown_parameter"):
-        asyncio.run(serving.ask_all(server.url, [good, {**good, "unknown": 1}], 1))
+        asyncio.run(serving.ask_all(server.url, serving.requests_of(server.url, [good, {**good, "unknown": 1}]), 1))
 
 
 def test_wrong_number(capsys):

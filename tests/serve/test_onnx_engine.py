@@ -63,7 +63,7 @@ def test_rows_that_come_one_by_one_are_answered_as_by_torch_alone(by_onnx, by_to
         for prompt, length in zip(prompts, LENGTHS, strict=True)
     ]
     assert len(set(expected)) > 4, "answers that are the same could not be told apart"
-    with Scheduler(OnnxEngine(by_onnx.backend), max_batch_size) as scheduler:
+    with Scheduler(lambda: OnnxEngine(by_onnx.backend), max_batch_size) as scheduler:
         clients = []
         for prompt, length in zip(prompts, LENGTHS, strict=True):
             clients.append(Client(scheduler, prompt, length, is_streamed=True))
@@ -75,7 +75,7 @@ def test_sampled_rows_do_not_depend_on_their_batch(by_onnx, prompts):
     settings = [Sampling(2.0, 0.95, seed=3, index=index) for index in range(3)]
 
     def answers(max_batch_size: int) -> list[str]:
-        with Scheduler(OnnxEngine(by_onnx.backend), max_batch_size) as scheduler:
+        with Scheduler(lambda: OnnxEngine(by_onnx.backend), max_batch_size) as scheduler:
             clients = [Client(scheduler, prompts[2], 12, sampling=setting) for setting in settings]
             greedy = Client(scheduler, prompts[0], 12)
             return [client.answer()[0] for client in [*clients, greedy]]
@@ -93,7 +93,7 @@ def test_too_little_memory_makes_batches_smaller(by_onnx, prompts, monkeypatch):
             raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")
         return decode(inputs, past, *args)
 
-    with Scheduler(OnnxEngine(by_onnx.backend), 8) as scheduler:
+    with Scheduler(lambda: OnnxEngine(by_onnx.backend), 8) as scheduler:
         expected = [Client(scheduler, prompt, 6).answer()[0] for prompt in prompts]
         monkeypatch.setattr(by_onnx.model, "decode", fail_for_many)
         with scheduler.preparing():  # so that they begin together

@@ -9,6 +9,7 @@ from samples import make_model
 from scheduler_clients import SECONDS, Client, answer_alone, prompt_of
 
 from flashsloth import FlashSlothForCausalLM
+from flashsloth.assistant.torch_backend import TorchBackend
 from flashsloth.serve.row import Piece, Prompt, Row
 from flashsloth.serve.sampling import Sampling
 from flashsloth.serve.scheduler import Scheduler
@@ -34,7 +35,7 @@ def test_rows_that_come_one_by_one_are_answered_as_alone(model, processor, promp
         answer_alone(model, processor, prompt, length) for prompt, length in zip(prompts, LENGTHS, strict=True)
     ]
     assert len(set(expected)) > 4, "answers that are the same could not be told apart"
-    with Scheduler(TorchEngine(model, processor.tokenizer), max_batch_size) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), max_batch_size) as scheduler:
         clients = []
         for prompt, length in zip(prompts, LENGTHS, strict=True):
             clients.append(Client(scheduler, prompt, length, is_streamed=True))
@@ -46,7 +47,7 @@ def test_rows_that_come_one_by_one_are_answered_as_alone(model, processor, promp
 
 
 def test_late_short_request_overtakes_a_long_one(model, processor, prompts):
-    with Scheduler(TorchEngine(model, processor.tokenizer), 4) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 4) as scheduler:
         long = Client(scheduler, prompts[0], 900, is_streamed=True)
         long.wait_for_tokens(3)
         short = Client(scheduler, prompts[1], 4)
@@ -57,7 +58,7 @@ def test_late_short_request_overtakes_a_long_one(model, processor, prompts):
 
 
 def test_full_batch_has_no_room_until_a_row_is_complete(model, processor, prompts):
-    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 1) as scheduler:
         first = Client(scheduler, prompts[0], 30)
         second = Client(scheduler, prompts[1], 2)
         second.answer()
@@ -65,7 +66,7 @@ def test_full_batch_has_no_room_until_a_row_is_complete(model, processor, prompt
 
 
 def test_row_whose_client_goes_away_frees_its_place(model, processor, prompts):
-    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 1) as scheduler:
         first = Client(scheduler, prompts[0], 900, is_streamed=True)
         first.wait_for_tokens(2)
         waiting = Client(scheduler, prompts[2], 900)
@@ -79,7 +80,7 @@ def test_sampled_rows_do_not_depend_on_their_batch(model, processor, prompts):
     settings = [Sampling(1.5, 0.9, seed=3, index=index) for index in range(3)]
 
     def answers(max_batch_size: int) -> list[str]:
-        with Scheduler(TorchEngine(model, processor.tokenizer), max_batch_size) as scheduler:
+        with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), max_batch_size) as scheduler:
             clients = [Client(scheduler, prompts[1], 12, sampling=setting) for setting in settings]
             greedy = Client(scheduler, prompts[0], 12)
             return [client.answer()[0] for client in [*clients, greedy]]
@@ -92,7 +93,7 @@ def test_sampled_rows_do_not_depend_on_their_batch(model, processor, prompts):
 def test_stop_string_ends_a_row_only(model, processor, prompts):
     whole = answer_alone(model, processor, prompts[0], 40)
     stop = whole[5:7]
-    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 2) as scheduler:
         stopped = Client(scheduler, prompts[0], 40, stop=[stop])
         other = Client(scheduler, prompts[0], 40)
         text, last = stopped.answer()
@@ -109,7 +110,7 @@ def test_batch_that_fails_is_reported_and_the_next_is_answered(model, processor,
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "generate", fail_for_images)
-    with Scheduler(TorchEngine(model, processor.tokenizer), 4) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 4) as scheduler:
         running = Client(scheduler, prompts[1], 900, is_streamed=True)
         running.wait_for_tokens(2)
         _, last = Client(scheduler, prompts[0], 5).answer()
@@ -128,7 +129,7 @@ def test_a_receiver_that_fails_fails_alone(model, processor, prompts, caplog):
         calls.append(piece)
         raise RuntimeError("nobody listens")
 
-    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 2) as scheduler:
         broken = Row(prompts[0], 40, fail, is_streamed=True)
         other = Row(prompts[1], 40, (pieces := queue.Queue()).put)
         scheduler.submit([broken, other])
@@ -142,7 +143,7 @@ def test_a_receiver_that_fails_fails_alone(model, processor, prompts, caplog):
 def test_rows_that_are_cancelled_between_two_batches_leave_the_others(model, processor, prompts, monkeypatch):
     """While others are taken, no call of `generate` looks at what is cancelled."""
     take = Scheduler._take
-    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 2) as scheduler:
         running = Client(scheduler, prompts[0], 900, is_streamed=True)
         running.wait_for_tokens(2)
 
@@ -162,7 +163,7 @@ def test_a_batch_that_cannot_be_made_smaller_fails_alone(model, processor, promp
         monkeypatch.setattr(TorchBatch, "without_done", without_done)
         raise RuntimeError("a fault")
 
-    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 2) as scheduler:
         running = Client(scheduler, prompts[0], 900, is_streamed=True)
         running.wait_for_tokens(2)
         monkeypatch.setattr(TorchBatch, "without_done", fail_once)
@@ -172,7 +173,7 @@ def test_a_batch_that_cannot_be_made_smaller_fails_alone(model, processor, promp
 
 @pytest.mark.parametrize("part", ["_take", "_try"])
 def test_nobody_waits_for_a_scheduler_that_has_failed(model, processor, prompts, monkeypatch, part):
-    with Scheduler(TorchEngine(model, processor.tokenizer), 2) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 2) as scheduler:
         running = Client(scheduler, prompts[0], 900, is_streamed=True)
         running.wait_for_tokens(2)
 
@@ -189,7 +190,7 @@ def test_nobody_waits_for_a_scheduler_that_has_failed(model, processor, prompts,
 
 
 def test_closing_fails_what_is_not_complete(model, processor, prompts):
-    with Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 1) as scheduler:
         clients = [Client(scheduler, prompt, 900) for prompt in prompts[:2]]
     assert all(client.answer()[1].error is not None for client in clients)
     with pytest.raises(RuntimeError, match="closed"):

@@ -20,6 +20,7 @@ from samples import encode_image, make_image, make_model
 
 import flashsloth
 from flashsloth.assistant.assistant import load
+from flashsloth.assistant.torch_backend import TorchBackend
 from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 from flashsloth.serve import server as server_module
 from flashsloth.serve.scheduler import Scheduler
@@ -340,7 +341,7 @@ def test_client_that_does_not_read_its_answer_loses_its_place(loaded, monkeypatc
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
     model, processor = loaded
-    with caplog.at_level(logging.INFO), Scheduler(TorchEngine(model, processor.tokenizer), 1) as scheduler:
+    with caplog.at_level(logging.INFO), Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 1) as scheduler:
         app = make_app(NAME, model.config, processor, scheduler, replace(LIMITS, waiting=0))
         for _ in range(2):  # there is one place only
             asyncio.run(app(scope, receive, send))

@@ -6,6 +6,7 @@ import torch
 from samples import make_config, make_model
 from scheduler_clients import Client, answer_alone, prompt_of
 
+from flashsloth.assistant.torch_backend import TorchBackend
 from flashsloth.serve.row import Prompt
 from flashsloth.serve.scheduler import Scheduler
 from flashsloth.serve.torch_engine import TorchEngine
@@ -25,7 +26,7 @@ def test_too_little_memory_makes_batches_smaller(processor, prompts, monkeypatch
             raise torch.OutOfMemoryError("out of memory")
         return generate(self, input_ids=input_ids, **kwargs)
 
-    with Scheduler(TorchEngine(model, processor.tokenizer), 8) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 8) as scheduler:
         expected = [Client(scheduler, prompt, 8).answer()[0] for prompt in prompts]
         monkeypatch.setattr(type(model), "generate", fail_for_many)
         with scheduler.preparing():  # so that they begin together
@@ -46,7 +47,7 @@ def test_models_that_rows_cannot_join_answer_in_batches(processor, prompts, chan
         model = make_model()
         model.generation_config.min_new_tokens = 12
     expected = [answer_alone(model, processor, prompt, 20) for prompt in prompts]
-    with Scheduler(TorchEngine(model, processor.tokenizer), 4) as scheduler:
+    with Scheduler(lambda: TorchEngine(TorchBackend(model, processor)), 4) as scheduler:
         assert not scheduler.engine.joins
         clients = [Client(scheduler, prompt, 20) for prompt in prompts]
         assert [client.answer()[0] for client in clients] == expected

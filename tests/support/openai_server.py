@@ -52,7 +52,7 @@ def running_server_of(
     """Serves the model of an assistant until the context ends."""
     listener = listen_at("127.0.0.1", 0)
     url = url_of(listener)
-    with Scheduler(new_engine(assistant), max_batch_size) as scheduler:
+    with Scheduler(lambda: new_engine(assistant), max_batch_size) as scheduler:
         app = make_app(NAME, assistant.model.config, assistant.processor, scheduler, limits, api_key)
         server = make_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
