@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import is_torch_available
 
 from flashsloth.assistant.answer import Answer, ImageAttention
-from flashsloth.assistant.options import generation_options, streaming_options
+from flashsloth.assistant.options import answer_lengths, end_token_ids, generation_options, streaming_options
 from flashsloth.assistant.questions import images_by_question, read_images, system_messages, user_message
 from flashsloth.assistant.stream import Stream, Watch
 
@@ -261,10 +261,12 @@ class Assistant:
             options (`dict`): Of the generation.
             watch ([`Watch`]): Has followed it.
         """
-        has_ended = bool(tokens) and tokens[-1] in self.backend.eos_token_ids
+        config = self.model.config
+        [longest] = answer_lengths([len(prompt)], options["max_new_tokens"], config)
+        has_ended = bool(tokens) and tokens[-1] in end_token_ids(options, config)
         if watch.is_stopped and not has_ended:
             finish_reason = "interrupted"
-        elif has_ended or (options.get("stop_strings") and len(tokens) < options["max_new_tokens"]):
+        elif has_ended or (options.get("stop_strings") and len(tokens) < longest):
             finish_reason = "stop"
         else:
             finish_reason = "length"

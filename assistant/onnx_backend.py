@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from flashsloth.assistant.onnx_model import Features, OnnxModel
+from flashsloth.assistant.options import answer_lengths, end_token_ids
 from flashsloth.assistant.sampling import Decoding, decoding, read_generation_config
 from flashsloth.assistant.stream import Watch
 from flashsloth.attention_maps import over_image, pooled_patches
@@ -76,13 +77,15 @@ class OnnxBackend:
         Raises:
             ValueError: If an option is wrong, or needs torch.
         """
+        end_token_ids(options, self.model.config)
         how = decoding(options, self.settings)
         input_ids, mask, features = self._whole(inputs, memory or Memory())
+        lengths = answer_lengths(mask.sum(axis=1).tolist(), how.max_new_tokens, self.model.config)
         past, past_length = self.model.empty_past(len(input_ids)), 0
         if memory is not None and memory.past is not None:
             past, past_length = memory.past, memory.past_length
             memory.past = None  # half a turn in it is of no use
-        answers, past, past_length = self._decode(input_ids, mask, features, past, past_length, how, watch)
+        answers, past, past_length = self._decode(input_ids, mask, features, past, past_length, how, lengths, watch)
         if memory is not None:
             ends = [] if answers[0][-1] in self.eos_token_ids else [self._end_token_id()]
             memory.input_ids = np.concatenate([input_ids, [[*answers[0], *ends]]], axis=1)
@@ -112,12 +115,14 @@ class OnnxBackend:
         past: list,
         past_length: int,
         how: Decoding,
+        lengths: list[int],
         watch: Watch,
     ) -> tuple[list[list[int]], list, int]:
         """The answers, with their ends; then keys and values, and of how many positions."""
-        answers = [_Row(ids, self.processor.tokenizer, how) for ids in input_ids]
+        rows = zip(input_ids, lengths, strict=True)
+        answers = [_Row(ids, self.processor.tokenizer, how, longest) for ids, longest in rows]
         new_ids = input_ids[:, past_length:]
-        for length in range(how.max_new_tokens):
+        for length in range(max(lengths)):
             logits, past = self.model.decode(self.model.decoder_inputs(new_ids, mask, features, past_length), past)
             past_length += new_ids.shape[1]
             features = None  # later positions hold no images and no query tokens
@@ -169,12 +174,12 @@ class OnnxBackend:
 class _Row:
     """One answer while it grows: its tokens, and the whole sequence, which goes on with padding behind its end."""
 
-    def __init__(self, prompt: np.ndarray, tokenizer, how: Decoding):
+    def __init__(self, prompt: np.ndarray, tokenizer, how: Decoding, longest: int):
         self.sequence, self.tokens, self.has_ended = prompt, [], False
-        self._tokenizer, self._how = tokenizer, how
-        longest = max(map(len, how.stop_strings), default=0)
-        self._text = tokenizer.decode(prompt[-longest:]) if longest else ""
-        self._begin = max(0, len(prompt) - longest)
+        self._tokenizer, self._how, self._longest = tokenizer, how, longest
+        before = max(map(len, how.stop_strings), default=0)
+        self._text = tokenizer.decode(prompt[-before:]) if before else ""
+        self._begin = max(0, len(prompt) - before)
 
     def add(self, token: int) -> None:
         if self.has_ended:
@@ -182,7 +187,8 @@ class _Row:
         else:
             self.tokens.append(token)
         self.sequence = np.append(self.sequence, token)
-        self.has_ended = self.has_ended or token in self._how.eos_token_id or self._has_stop_string()
+        is_last = token in self._how.eos_token_id or len(self.tokens) == self._longest
+        self.has_ended = self.has_ended or is_last or self._has_stop_string()
 
     def _has_stop_string(self) -> bool:
         """Whether the last token ends a stop string; it may begin in the prompt."""

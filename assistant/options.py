@@ -2,6 +2,7 @@
 """The options of an answer: those of transformers' `generate`, by their names."""
 
 import difflib
+from collections.abc import Sequence
 
 from transformers import GenerationConfig
 
@@ -60,6 +61,41 @@ def generation_options(options: dict) -> dict:
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ValueError(f"max_new_tokens is {limit!r}: pass a whole number of 1 or more.")
     return options
+
+
+def answer_lengths(prompt_lengths: Sequence[int], max_new_tokens: int, config) -> list[int]:
+    """
+    The longest answer of each row of a batch: beyond its last position a decoder only babbles.
+
+    Args:
+        prompt_lengths (`Sequence[int]`): Tokens of each prompt, without padding.
+        max_new_tokens (`int`): Of the options.
+        config ([`FlashSlothConfig`]): The model's.
+
+    Raises:
+        ValueError: If a prompt leaves no room for an answer.
+    """
+    limit = config.text_config.max_position_embeddings
+    for row, length in enumerate(prompt_lengths):
+        if length >= limit:
+            name = "The prompt" if len(prompt_lengths) == 1 else f"Prompt {row}"
+            raise ValueError(
+                f"{name} has {length} tokens, which leaves no room for an answer: the decoder has {limit} positions. "
+                "Shorten the text, or use fewer images or hd=False."
+            )
+    return [min(max_new_tokens, limit - length) for length in prompt_lengths]
+
+
+def end_token_ids(options: dict, config) -> list[int]:
+    """The tokens that end an answer: those of the options, or of the model."""
+    given = options.get("eos_token_id")
+    if given is None:
+        return config.eos_token_ids
+    ids = [given] if isinstance(given, int) else given
+    known = range(config.text_config.vocab_size)
+    if not isinstance(ids, (list, tuple)) or not ids or not all(type(one) is int and one in known for one in ids):
+        raise ValueError(f"eos_token_id is {given!r}: pass a token's id, from 0 to {known[-1]}, or a list of them.")
+    return list(ids)
 
 
 def streaming_options(options: dict) -> dict:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
+from flashsloth.assistant.options import answer_lengths, end_token_ids
 from flashsloth.assistant.stream import Watch
 from flashsloth.attention_maps import over_image, pooled_patches
 from flashsloth.modeling_flashsloth import FlashSlothImageFeatures
@@ -88,12 +89,12 @@ class TorchBackend:
             inputs = self._continued(inputs, memory)
         if options.get("stop_strings"):
             options = {**options, "tokenizer": self.processor.tokenizer}
-        options = {
-            **options,
-            "max_new_tokens": min(options["max_new_tokens"], self._room(inputs["input_ids"].shape[1])),
-        }
+        ends = end_token_ids(options, self.model.config)
+        prompt_lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        lengths = answer_lengths(prompt_lengths, options["max_new_tokens"], self.model.config)
+        options = {**options, "max_new_tokens": max(lengths)}
         criteria = StoppingCriteriaList(
-            [*(options.pop("stopping_criteria", None) or []), _Step(watch, inputs["input_ids"].shape[1])]
+            [*(options.pop("stopping_criteria", None) or []), _Step(watch, inputs["input_ids"].shape[1], lengths)]
         )
         cache = None if memory is None else memory.cache or DynamicCache(config=self.model.config.text_config)
         if memory is not None:
@@ -107,17 +108,8 @@ class TorchBackend:
             memory.input_ids = self._with_end(output)
             memory.features = (inputs.get("mm_encoder_outputs") or {}).get("image")
             memory.cache = cache
-        return prompts, [self._to_end(row) for row in output[:, length:].tolist()]
-
-    def _room(self, length: int) -> int:
-        """How many tokens an answer may have behind a prompt: beyond its last position a decoder only babbles."""
-        limit = self.model.config.text_config.max_position_embeddings
-        if length >= limit:
-            raise ValueError(
-                f"The prompt has {length} tokens, which leaves no room for an answer: the decoder has {limit} "
-                "positions. Shorten the text, or use fewer images or hd=False."
-            )
-        return limit - length
+        answers = zip(output[:, length:].tolist(), lengths, strict=True)
+        return prompts, [self._to_end(row[:longest], ends) for row, longest in answers]
 
     def _continued(self, inputs, memory: Memory) -> dict:
         """The inputs of the whole chat, with images that are encoded once."""
@@ -131,11 +123,11 @@ class TorchBackend:
         images = {} if features is None else {"mm_encoder_outputs": {"image": features}}
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **images}
 
-    def _to_end(self, tokens: list[int]) -> list[int]:
+    def _to_end(self, tokens: list[int], end_token_ids: list[int]) -> list[int]:
         """Tokens up to the first end, or to the padding behind a row that a stop string ended before the others."""
         padding = self.model.config.pad_token_id
         tokens = tokens[: tokens.index(padding)] if padding in tokens else tokens
-        ends = (index for index, token in enumerate(tokens) if token in self.eos_token_ids)
+        ends = (index for index, token in enumerate(tokens) if token in end_token_ids)
         return tokens[: next(ends, len(tokens) - 1) + 1]
 
     def _with_end(self, output: torch.Tensor) -> torch.Tensor:
@@ -190,16 +182,18 @@ class TorchBackend:
 
 
 class _Step(StoppingCriteria):
-    """Tells a [`Watch`] of each step."""
+    """Tells a [`Watch`] of each step, and ends rows that have reached their longest length."""
 
-    def __init__(self, watch: Watch, length: int):
+    def __init__(self, watch: Watch, length: int, lengths: list[int]):
         self.watch, self.length = watch, length
+        self.ends = torch.tensor([length + longest for longest in lengths])
 
     def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.BoolTensor:
         new = input_ids[0, self.length :].tolist() if len(input_ids) == 1 else [None]
         self.length = input_ids.shape[1]
         is_stopped = any([self.watch.step(token) for token in new])  # some ways of decoding give several at once
-        return torch.full((len(input_ids),), is_stopped, device=input_ids.device, dtype=torch.bool)
+        ends = self.ends.repeat_interleave(len(input_ids) // len(self.ends))  # several sequences of a row are beams
+        return ((self.length >= ends) | is_stopped).to(input_ids.device)
 
 
 def _joined(earlier: FlashSlothImageFeatures | None, later: FlashSlothImageFeatures) -> FlashSlothImageFeatures:

@@ -232,3 +232,32 @@ def test_what_is_not_for_a_backend_is_refused(exported):
     assert "threads=2 is for the backend onnxruntime" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, threads=2)
     assert "dtype='int4' is for the backend onnxruntime" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, dtype="int4")
     assert "load it with backend='onnxruntime'" in error_of(flashsloth.load, exported)
+
+
+def test_a_long_neighbour_does_not_shorten_an_answer(by_torch, by_onnx):
+    """Each row has the positions behind its own prompt, whatever padding stands before it."""
+    long = f"{QUESTION} " * 161
+    for assistant in (by_torch, by_onnx):
+        fits = next(text for words in range(20) if _fits(assistant, text := long + "the " * words))
+        short, other = assistant.ask([SCENE, SCENE], [QUESTION, fits], min_new_tokens=6)
+        assert fields(short) == fields(assistant.ask(SCENE, QUESTION, min_new_tokens=6))
+        assert fields(other) == fields(assistant.ask(SCENE, fits, min_new_tokens=6))
+        assert other.finish_reason == "length" and other.num_tokens < 6 < short.num_tokens
+        message = error_of(assistant.ask, [SCENE, SCENE], [QUESTION, fits + "the " * 10])
+        assert "rompt 1 has" in message and "1024 positions" in message
+
+
+def _fits(assistant: Assistant, question: str) -> bool:
+    """Whether a question leaves room for few tokens."""
+    [row] = assistant._prepare([(assistant_images(SCENE), question)], None, False)["input_ids"]
+    return 0 < assistant.model.config.text_config.max_position_embeddings - len(row) < 6
+
+
+def test_another_end_ends_an_answer_by_itself(by_torch, by_onnx):
+    end = by_torch.processor.tokenizer.encode(" square", add_special_tokens=False)
+    expected, answer = (one.ask(SCENE, QUESTION, eos_token_id=end) for one in (by_torch, by_onnx))
+    assert fields(answer) == fields(expected)
+    assert (str(answer), answer.finish_reason) == ("The square", "stop")
+    for wrong in ([], -1, 10**6, "a"):
+        for assistant in (by_torch, by_onnx):
+            assert "eos_token_id is" in error_of(assistant.ask, SCENE, QUESTION, eos_token_id=wrong)
