@@ -32,6 +32,8 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 ALL_CORES = 0  # onnxruntime's name for them
 QUIET = 3  # onnxruntime's level of logging from which errors alone are written
+# After a run with these options, onnxruntime gives back the memory of its arena that no value is in.
+SHRINKING = {"cpu": ("memory.enable_memory_arena_shrinkage", "cpu:0")}  # by the names of devices
 
 
 @dataclass
@@ -87,6 +89,7 @@ class OnnxModel:
         provider = find_provider(device)
         self._sessions = {graph: open_graph(file, options, provider) for graph, file in files.items()}
         check_graphs(self._sessions, config, folder)
+        self._shrinking = shrinking_options(device)
         self._past = [value for value in self._sessions[DECODER].get_inputs() if value.name.startswith(PAST)]
         self._presents = [value.name for value in self._sessions[DECODER].get_outputs() if PRESENT in value.name]
 
@@ -129,7 +132,8 @@ class OnnxModel:
             "view_mask": view_mask,
             "past_length": np.array(past_length, np.int64),
         }
-        embedded = dict(zip(names, self._sessions[EMBED_TOKENS].run(names, inputs), strict=True))
+        outputs = self._sessions[EMBED_TOKENS].run(names, inputs, self._options_of(input_ids.shape[1]))
+        embedded = dict(zip(names, outputs, strict=True))
         if features is None:  # one patch that no position attends to
             embedded["patches"] = np.zeros((rows, 1, config.vision_config.hidden_size), np.float32)
             embedded["patch_mask"] = np.zeros((*input_ids.shape, 1), bool)
@@ -168,8 +172,16 @@ class OnnxModel:
         """
         values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
         values |= {value.name: states for value, states in zip(self._past, past, strict=True)}
-        result, *present = self._sessions[DECODER].run_with_ort_values([output, *self._presents], values)
+        options = self._options_of(inputs["inputs_embeds"].shape[1])
+        result, *present = self._sessions[DECODER].run_with_ort_values([output, *self._presents], values, options)
         return result.numpy(), present
+
+    def _options_of(self, length: int) -> onnxruntime.RunOptions | None:
+        """
+        How a run over so many new positions goes. Only a prefill shrinks the arena: a step of decoding takes little,
+        and would be slowed down by memory that it has to ask for again.
+        """
+        return self._shrinking if length > 1 else None
 
     def empty_past(self, rows: int) -> list:
         """Keys and values of no positions."""
@@ -217,10 +229,23 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     """How the graphs run."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
+    # A plan of memory for each set of shapes would be kept for ever, and hardly two prompts have the same.
+    options.enable_mem_pattern = False
     set_by_environment = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = threads or (
         int(set_by_environment) if set_by_environment.isdecimal() else ALL_CORES
     )
+    return options
+
+
+def shrinking_options(device: str) -> onnxruntime.RunOptions | None:
+    """How a run goes that gives memory back; without, the arena keeps what the largest shapes took. Not of a GPU."""
+    entry = SHRINKING.get(str(device).partition(":")[0])
+    if entry is None:
+        return None
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = QUIET
+    options.add_run_config_entry(*entry)
     return options
 
 

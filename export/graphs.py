@@ -20,12 +20,15 @@ from transformers.initialization import no_init_weights
 from flashsloth import FlashSlothConfig, FlashSlothForCausalLM
 from flashsloth.embedded_query_flashsloth import QueryContext, query_context
 from flashsloth.folders.exported import DECODER, EMBED_TOKENS, PAST, PRESENT, VISION_ENCODER
+from flashsloth.folders.json_files import objects_in
 from flashsloth.folders.model_folder import model_on_meta
 from flashsloth.modeling_flashsloth import CACHE_NAME, FlashSlothImageFeatures
 
 
 # Of the example inputs, with which the graphs are traced: all dynamic axes differ, and none is 0 or 1.
 ROWS, LENGTH, PAST_LENGTH, VIEWS = 2, 7, 5, 3
+# Rotary embeddings whose frequencies follow the length of the sequence: no graph computes them anew.
+DYNAMIC_ROTARY = ("dynamic",)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def graphs(config: FlashSlothConfig, dtype: torch.dtype) -> Iterable[Callable[[]
     What makes each graph, one after the other, so that none has to be kept.
 
     Raises:
-        ValueError: If the decoder keeps other states than keys and values.
+        ValueError: If the decoder keeps other states than keys and values, or its rotary embedding changes with the
+            length.
     """
     past_shapes = cache_shapes(config)
 
@@ -168,8 +172,9 @@ def cache_shapes(config: FlashSlothConfig) -> list[tuple[int, int]]:
     Heads and width of a head of keys and values, of each layer of the decoder.
 
     Raises:
-        ValueError: If a layer keeps other states.
+        ValueError: If a layer keeps other states, or the rotary embedding changes with the length.
     """
+    check_rotary(config)
     model = model_on_meta(config)
     cache = DynamicCache(config=config.text_config)
     embeds = torch.empty(1, 1, config.text_config.hidden_size, device="meta", dtype=model.dtype)
@@ -181,6 +186,22 @@ def cache_shapes(config: FlashSlothConfig) -> list[tuple[int, int]]:
                 "only those whose layers all keep all keys and values can be exported."
             )
     return [(states.shape[1], states.shape[3]) for layer in cache.layers for states in (layer.keys, layer.values)]
+
+
+def check_rotary(config: FlashSlothConfig) -> None:
+    """
+    Raises:
+        ValueError: If the decoder's rotary embedding, or that of some of its layers, has frequencies that change with
+            the length of a sequence.
+    """
+    parameters = getattr(config.text_config, "rope_parameters", None) or {}
+    for part in objects_in(parameters):
+        if part.get("rope_type") in DYNAMIC_ROTARY:
+            raise ValueError(
+                f"The decoder, a {config.text_config.model_type}, has rope_type {part['rope_type']!r}, whose "
+                "frequencies change with the length of a sequence, so that no graph can hold them. Run the model with "
+                "torch, or export one with a fixed rope_type, such as 'default', 'linear' or 'yarn'."
+            )
 
 
 def _vision_encoder(model: FlashSlothForCausalLM) -> Graph:

@@ -2,6 +2,8 @@
 """Exported folders that cannot be run: one line says what is wrong and what to do, before anything is computed."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -136,6 +138,39 @@ def test_threads_are_those_that_are_asked_for(monkeypatch):
     for environment, threads, expected in (("3", None, 3), ("3", 5, 5), ("2,1", None, 0), ("", None, 0)):
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
         assert onnx_model.session_options(threads).intra_op_num_threads == expected
+
+
+# Prefills of growing shapes, as a server has them; prints by how many MB the process is larger then.
+MANY_SHAPES = """
+import sys
+from pathlib import Path
+import numpy as np
+import flashsloth
+
+def megabytes():
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+
+model = flashsloth.load(sys.argv[1], backend="onnxruntime", dtype="float32").backend.model
+
+def prefill(rows, length):
+    ids = np.full((rows, length), 5)
+    model.decode(model.decoder_inputs(ids, np.ones_like(ids), None, 0), model.empty_past(rows))
+
+prefill(1, 20)
+before = megabytes()
+for rows, length in ((1, 300), (3, 510), (5, 620), (8, 800), (1, 20)):
+    prefill(rows, length)
+print(megabytes() - before)
+"""
+MOST_MEGABYTES = 100  # an arena that keeps what the largest of these shapes took grows by more than 400
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs the memory of a process, as Linux tells it")
+def test_memory_of_large_batches_is_given_back(exported):
+    command = [sys.executable, "-c", MANY_SHAPES, str(exported)]
+    grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown < MOST_MEGABYTES
 
 
 def test_only_devices_of_onnxruntime_are_taken(monkeypatch):

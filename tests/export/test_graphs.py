@@ -41,3 +41,16 @@ def test_heads_and_widths_of_the_cache_are_those_of_the_decoder():
 )
 def test_a_decoder_that_forgets_is_refused(text_config, kind):
     assert f"keeps states of the kind {kind}" in error_of(cache_shapes, make_config(text_config=text_config))
+
+
+def test_a_rotary_embedding_that_follows_the_length_is_refused():
+    rotary = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = make_config(text_config={"model_type": "llama", "rope_parameters": rotary})
+    message = error_of(cache_shapes, config)
+    assert "a llama, has rope_type 'dynamic', whose frequencies change" in message
+    assert "Run the model with torch, or export one with a fixed rope_type" in message
+
+
+def test_a_fixed_rotary_embedding_is_exported():
+    rotary = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}
+    assert cache_shapes(make_config(text_config={"model_type": "llama", "rope_parameters": rotary})) == [(4, 8)] * 6

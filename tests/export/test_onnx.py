@@ -131,6 +131,31 @@ def test_other_models_answer_as_in_torch(overrides, processor, tmp_path):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_longrope_changes_its_frequencies_where_torch_does(processor, tmp_path):
+    rotary = {"rope_type": "longrope", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 32}
+    rotary |= {"short_factor": [1.0] * 4, "long_factor": [1.5, 2.0, 4.0, 8.0]}
+    config = make_config(text_config={"model_type": "llama", "rope_parameters": rotary})
+    folder = saved(tmp_path / "model", processor, config)
+    by_onnx = flashsloth.load(export.export_onnx(folder, tmp_path / "exported"), backend="onnxruntime").backend.model
+    by_torch = flashsloth.load(folder, device="cpu", dtype="float32").backend.model
+    for length in (32, 33, 60, 20):  # the last is short again
+        ids = np.arange(length)[None] + 5
+        mask = np.ones_like(ids)
+        logits, _ = by_onnx.decode(by_onnx.decoder_inputs(ids, mask, None, 0), by_onnx.empty_past(1))
+        with torch.no_grad():
+            expected = by_torch(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
+        np.testing.assert_allclose(logits[:, -1], expected[:, -1], atol=1e-4)
+
+
+def test_a_decoder_that_cannot_be_exported_leaves_nothing(processor, tmp_path, capsys):
+    rotary = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = make_config(text_config={"model_type": "llama", "rope_parameters": rotary})
+    folder = saved(tmp_path / "model", processor, config)
+    assert cli.main(["export", str(folder), str(tmp_path / "exported"), "--format", "onnx"]) == 2
+    assert "has rope_type 'dynamic'" in capsys.readouterr().err.splitlines()[-1]
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
 def test_large_weights_lie_beside_the_graph(source, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "MOST_BYTES_WITHIN", 0)
     folder = export.export_onnx(source, tmp_path / "parts", ["float32", "int4"])
