@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 
 from flashsloth.folders.errors import one_line
 from flashsloth.folders.exported import (
@@ -18,6 +19,7 @@ from flashsloth.folders.exported import (
     PRESENT,
     SUFFIXES,
     VISION_ENCODER,
+    check_config,
     chosen_dtype,
     files_of,
     read_export,
@@ -89,6 +91,7 @@ class OnnxModel:
         provider = find_provider(device)
         self._sessions = {graph: open_graph(file, options, provider) for graph, file in files.items()}
         check_graphs(self._sessions, config, folder)
+        check_config(record, folder / CONFIG_NAME)
         self._shrinking = shrinking_options(device)
         self._past = [value for value in self._sessions[DECODER].get_inputs() if value.name.startswith(PAST)]
         self._presents = [value.name for value in self._sessions[DECODER].get_outputs() if PRESENT in value.name]

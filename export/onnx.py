@@ -18,23 +18,28 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript.optimizer import optimize_ir
 from tqdm import tqdm
 from transformers import GenerationConfig
-from transformers.utils import GENERATION_CONFIG_NAME
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from flashsloth import FlashSlothConfig
 from flashsloth.export.graphs import Graph, graphs
 from flashsloth.export.weights import DTYPES, WeightWriter
+from flashsloth.folders.digest import digest_of_config
 from flashsloth.folders.downloads import find_model
 from flashsloth.folders.exported import (
+    CONFIG_DIGEST,
     DATA_SUFFIX,
     EXPORT_FILE,
     GRAPHS,
+    MIXTURES,
+    ONNX,
     ONNX_FOLDER,
     PAST,
     WEIGHTS,
     graph_file,
+    graph_files,
 )
 from flashsloth.folders.fit import check_generation_config
-from flashsloth.folders.json_files import write_json
+from flashsloth.folders.json_files import read_json, write_json
 from flashsloth.folders.model_folder import model_on_meta, read_model, write_model_parts
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
 from flashsloth.folders.provenance import describe_source, read_provenance, write_provenance
@@ -48,9 +53,6 @@ SOURCE_FILES = ("*.json", "*.jinja")  # of a FlashSloth on the Hub, beside its w
 # holds twice what is within a graph; a file beside it is mapped.
 MOST_BYTES_WITHIN = 1 << 26
 ALIGNMENT = 1 << 16  # bytes; large tensors begin where any system can map them
-# The dtype of each graph by what is asked for. In 4 bits the vision tower and the embeddings lose more than they save.
-MIXTURES = {dtype: dict.fromkeys(GRAPHS, dtype) for dtype in WEIGHTS}
-MIXTURES["int4"] = {"vision_encoder": "int8", "embed_tokens": "int8", "decoder_model_merged": "int4"}
 PACKAGES = ("flashsloth", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -109,16 +111,15 @@ def export_onnx(src, dst, weights: Iterable[str] = ("float32",)) -> Path:
 
 
 def _record(weights: list[str], folder: Path) -> dict:
-    """What `export.json` holds; the sizes of files tell a copy that was cut short."""
+    """What `export.json` holds; the sizes of files tell a copy that was cut short, the hash a changed config."""
     files = sorted((folder / ONNX_FOLDER).iterdir())
     return {
-        "format": "onnx",
+        "format": ONNX,
         "opset": OPSET,
         "default": weights[0],
         "files": {file.relative_to(folder).as_posix(): file.stat().st_size for file in files},
-        "weights": {
-            dtype: {graph: graph_file(graph, kept) for graph, kept in MIXTURES[dtype].items()} for dtype in weights
-        },
+        "weights": {dtype: graph_files(dtype) for dtype in weights},
+        CONFIG_DIGEST: digest_of_config(read_json(folder / CONFIG_NAME)),
         "versions": {package: version(package) for package in PACKAGES},
     }
 

@@ -8,10 +8,12 @@ executorch: a program, and a record that says how to call it.
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from flashsloth.folders.digest import digest_of_config
 from flashsloth.folders.json_files import read_json
 
 
 EXPORT_FILE = "export.json"
+ONNX = "onnx"  # the format of a folder with graphs
 EXECUTORCH = "executorch"  # the format of a folder without graphs: one program, for apps
 EXECUTORCH_WEIGHTS = ("float32", "int8")
 ONNX_FOLDER = "onnx"
@@ -19,13 +21,23 @@ VISION_ENCODER, EMBED_TOKENS, DECODER = GRAPHS = ("vision_encoder", "embed_token
 # How the names of graphs end, by the dtype of their weights.
 SUFFIXES = {"float32": "", "float16": "_fp16", "int8": "_q8", "int4": "_q4"}
 WEIGHTS = tuple(SUFFIXES)
+# The dtype of each graph by what is asked for. In 4 bits the vision tower and the embeddings lose more than they save.
+MIXTURES = {dtype: dict.fromkeys(GRAPHS, dtype) for dtype in WEIGHTS}
+MIXTURES["int4"] = {VISION_ENCODER: "int8", EMBED_TOKENS: "int8", DECODER: "int4"}
+CONFIG_DIGEST = "config_sha256"  # the key of the record with the hash of the config that the graphs were made of
 PAST, PRESENT = "past_key_values.", "present."  # how the decoder's cached keys and values begin, before and after
+MOST_QUOTED = 80  # characters of a damaged value in a message
 DATA_SUFFIX = "_data"  # of the file of weights beside a graph that is too large to hold them
 
 
 def graph_file(graph: str, dtype: str) -> str:
     """The name of a graph with weights of a dtype, within the folder."""
     return f"{ONNX_FOLDER}/{graph}{SUFFIXES[dtype]}.onnx"
+
+
+def graph_files(dtype: str) -> dict[str, str]:
+    """The names of the graphs that weights of a dtype consist of, by graph."""
+    return {graph: graph_file(graph, kept) for graph, kept in MIXTURES[dtype].items()}
 
 
 def is_exported(folder: Path) -> bool:
@@ -51,16 +63,9 @@ def read_export(folder: Path) -> dict:
             f"{folder} holds an ExecuTorch program, which apps run and flashsloth does not: name the model that it "
             "was made from."
         )
-    weights = record.get("weights")
-    is_complete = isinstance(weights, dict) and weights and all(_is_graphs(files) for files in weights.values())
-    is_complete = is_complete and weights.keys() <= set(WEIGHTS) and record.get("default") in weights
-    if is_complete and _is_sizes(record.get("files")):
-        named = {name for files in weights.values() for name in files.values()}
-        is_complete = named <= record["files"].keys()
-    else:
-        is_complete = False
-    if not is_complete:
-        raise ValueError(f"{folder / EXPORT_FILE} does not name the graphs of the model. Export it again.")
+    reason = _damage(record)
+    if reason is not None:
+        raise ValueError(f"{folder / EXPORT_FILE} is damaged: {reason}. Copy or export the model again.")
     return record
 
 
@@ -107,16 +112,49 @@ def files_of(record: dict, dtype: str) -> dict[str, int]:
     return {name: size for name, size in record["files"].items() if name.removesuffix(DATA_SUFFIX) in graphs}
 
 
+def check_config(record: dict, file: Path) -> None:
+    """
+    Compares a config with the one that the graphs were made of. A record of an export that kept no hash passes.
+
+    Args:
+        record (`dict`): See [`read_export`].
+        file (`Path`): The config.json.
+
+    Raises:
+        ValueError: If they differ in more than notes.
+    """
+    if CONFIG_DIGEST in record and digest_of_config(read_json(file)) != record[CONFIG_DIGEST]:
+        raise ValueError(
+            f"{file} is not the config that the graphs were made of: it was changed after the export. Copy or export "
+            "the model again."
+        )
+
+
+def _damage(record: dict) -> str | None:
+    """What is wrong with the record of graphs; every value may be of any type."""
+    weights, default, files = (record.get(name) for name in ("weights", "default", "files"))
+    if not isinstance(weights, dict) or not weights or not weights.keys() <= set(WEIGHTS):
+        return "it does not name the graphs of the model"
+    for dtype, named in weights.items():
+        if named != graph_files(dtype):
+            return f"the graphs that it names for {dtype} are not those of such weights"
+    if not isinstance(default, str) or default not in weights:
+        return f"its default {str(default)[:MOST_QUOTED]!r} is none of its weights ({', '.join(weights)})"
+    if not _is_sizes(files):
+        return f"its files are not sizes in bytes of files in {ONNX_FOLDER}/"
+    missing = sorted({name for named in weights.values() for name in named.values()} - files.keys())
+    if missing:
+        return f"it has no size for {missing[0]}"
+    if record.get("format") != ONNX:
+        return f"its format {str(record.get('format'))[:MOST_QUOTED]!r} is neither {ONNX!r} nor {EXECUTORCH!r}"
+    if not isinstance(record.get(CONFIG_DIGEST, ""), str):
+        return f"its {CONFIG_DIGEST} is no text"
+    return None
+
+
 def _is_sizes(files) -> bool:
     """Whether this gives files in the folder of graphs with their sizes."""
     return isinstance(files, dict) and all(
-        name == f"{ONNX_FOLDER}/{PurePosixPath(name).name}" and isinstance(size, int) for name, size in files.items()
+        name == f"{ONNX_FOLDER}/{PurePosixPath(name).name}" and type(size) is int and size >= 0
+        for name, size in files.items()
     )
-
-
-def _is_graphs(files) -> bool:
-    """Whether this names a file for each graph, in the folder of graphs."""
-    if not isinstance(files, dict) or set(files) != set(GRAPHS):
-        return False
-    names = {graph_file(graph, dtype) for graph in GRAPHS for dtype in WEIGHTS}
-    return all(isinstance(name, str) and name in names for name in files.values())

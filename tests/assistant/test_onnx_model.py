@@ -24,7 +24,11 @@ ASK = "flashsloth ask --backend onnxruntime --model MODEL QUESTION"
 # What is given: the command, a part of the message, and the exit status.
 BAD_INPUT = {
     "a model that was not exported": (ASK, "is no exported model: it has no export.json. Export it first", 2),
-    "a damaged record": (ASK, "export.json does not name the graphs of the model. Export it again", 2),
+    "a damaged record": (ASK, "export.json is damaged: it does not name the graphs of the model. Copy", 2),
+    "a damaged value in the record": (ASK, "its default '[]' is none of its weights (float32, int4, int8). Copy", 2),
+    "weights of the record that are swapped": (ASK, "names for float32 are not those of such weights. Copy or", 2),
+    "another layer of Embedded Query": (ASK, "config.json is not the config that the graphs were made of", 2),
+    "another base of RoPE": (ASK, "config.json is not the config that the graphs were made of", 2),
     "a graph that is missing": (ASK, "onnx/embed_tokens.onnx is missing, but the model needs it", 2),
     "a graph that is cut short": (ASK, "it is cut short or damaged. Copy or export the model again", 2),
     "weights beside a graph that are cut short": (ASK, "decoder_model_merged.onnx_data has 10 bytes, but had", 2),
@@ -78,6 +82,10 @@ def set_generation(folder: Path, **settings) -> None:
     write_json({**read_json(file), **settings}, file)
 
 
+def set_record(folder: Path, **values) -> None:
+    write_json({**read_json(folder / EXPORT_FILE), **values}, folder / EXPORT_FILE)
+
+
 def set_tower(folder: Path, name: str, **sizes) -> None:
     set_config(folder, **{name: {**read_json(folder / "config.json")[name], **sizes}})
 
@@ -85,6 +93,16 @@ def set_tower(folder: Path, name: str, **sizes) -> None:
 CHANGES = {
     "a model that was not exported": lambda folder: (folder / EXPORT_FILE).unlink(),
     "a damaged record": lambda folder: write_json({"weights": {}}, folder / EXPORT_FILE),
+    "a damaged value in the record": lambda folder: set_record(folder, default=[]),
+    "weights of the record that are swapped": lambda folder: set_record(
+        folder, weights={"float32": read_json(folder / EXPORT_FILE)["weights"]["int8"]}
+    ),
+    "another layer of Embedded Query": lambda folder: set_config(folder, query_layer=2),
+    "another base of RoPE": lambda folder: set_tower(
+        folder,
+        "text_config",
+        rope_parameters={"rope_theta": 5000.0, "partial_rotary_factor": 0.5, "rope_type": "default"},
+    ),
     "a graph that is missing": lambda folder: (folder / "onnx/embed_tokens.onnx").unlink(),
     "a graph that is cut short": lambda folder: (folder / DECODER).write_bytes((folder / DECODER).read_bytes()[:-9]),
     "weights beside a graph that are cut short": beside,

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from model_folders import error_of
 
+from flashsloth.folders.digest import digest_of_config
 from flashsloth.folders.exported import (
     EXPORT_FILE,
     GRAPHS,
+    check_config,
     chosen_dtype,
     files_of,
     graph_file,
@@ -60,22 +62,50 @@ def test_a_folder_without_a_record_is_no_exported_model(tmp_path):
     assert f"Export it first: flashsloth export {tmp_path} DST" in error_of(read_export, tmp_path)
 
 
+FLOAT32 = {graph: graph_file(graph, "float32") for graph in GRAPHS}
 DAMAGED = {
-    "no weights": {"weights": {}},
-    "unknown weights": {"weights": {"int2": record()["weights"]["int4"]}, "default": "int2"},
-    "another default": {"default": "float32"},
-    "a graph less": {"weights": {"int4": {"vision_encoder": "onnx/vision_encoder.onnx"}}},
-    "a file elsewhere": {"weights": {"int4": dict.fromkeys(GRAPHS, "../../secret.onnx")}},
-    "sizes elsewhere": {"files": {"../secret": 3}},
-    "a graph without a size": {"files": {}},
-    "sizes that are text": {"files": dict.fromkeys(record()["files"], "10")},
+    "no weights": ({"weights": {}}, "it does not name the graphs of the model"),
+    "weights that are a list": ({"weights": []}, "it does not name the graphs of the model"),
+    "unknown weights": ({"weights": {"int2": record()["weights"]["int4"]}, "default": "int2"}, "does not name the"),
+    "another default": ({"default": "float32"}, "its default 'float32' is none of its weights (int4)"),
+    "a default that is a list": ({"default": []}, "its default '[]' is none of its weights"),
+    "a default that is an object": ({"default": {}}, "its default '{}' is none of its weights"),
+    "a graph less": ({"weights": {"int4": {"vision_encoder": "onnx/vision_encoder_q8.onnx"}}}, "for int4 are not"),
+    "graphs that are a list": ({"weights": {"int4": list(GRAPHS)}}, "for int4 are not those of such weights"),
+    "graphs that are numbers": ({"weights": {"int4": dict.fromkeys(GRAPHS, 4)}}, "for int4 are not those of such"),
+    "graphs of other weights": ({"weights": {"int4": FLOAT32}}, "the graphs that it names for int4 are not those"),
+    "a file elsewhere": ({"weights": {"int4": dict.fromkeys(GRAPHS, "../../secret.onnx")}}, "for int4 are not those"),
+    "sizes elsewhere": ({"files": {"../secret": 3}}, "its files are not sizes in bytes of files in onnx/"),
+    "a graph without a size": ({"files": {}}, "it has no size for onnx/decoder_model_merged_q4.onnx"),
+    "sizes that are text": ({"files": dict.fromkeys(record()["files"], "10")}, "its files are not sizes in bytes"),
+    "sizes that are truths": ({"files": dict.fromkeys(record()["files"], True)}, "its files are not sizes in bytes"),
+    "sizes below 0": ({"files": dict.fromkeys(record()["files"], -1)}, "its files are not sizes in bytes"),
+    "no files": ({"files": None}, "its files are not sizes in bytes"),
+    "an unknown format": ({"format": "gguf"}, "its format 'gguf' is neither 'onnx' nor 'executorch'"),
+    "a format that is an object": ({"format": {}}, "its format '{}' is neither"),
+    "a hash that is a number": ({"config_sha256": 5}, "its config_sha256 is no text"),
 }
 
 
-@pytest.mark.parametrize("changes", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_record_is_named(tmp_path, changes):
+@pytest.mark.parametrize(("changes", "reason"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_is_named(tmp_path, changes, reason):
     (tmp_path / EXPORT_FILE).write_text(json.dumps(record(**changes)), encoding="utf-8")
-    assert "export.json does not name the graphs of the model" in error_of(read_export, tmp_path)
+    message = error_of(read_export, tmp_path)
+    assert "export.json is damaged: " in message and reason in message
+    assert message.endswith("Copy or export the model again.")
+
+
+def test_a_config_that_changed_after_the_export_is_named(tmp_path):
+    config = {"query_layer": 1, "text_config": {"rope_parameters": {"rope_theta": 1e4}}, "transformers_version": "5"}
+    file = tmp_path / "config.json"
+    made = record(config_sha256=digest_of_config(config))
+    for changes in ({}, {"transformers_version": "6"}):
+        file.write_text(json.dumps(config | changes), encoding="utf-8")
+        check_config(made, file)
+    for changes in ({"query_layer": 2}, {"text_config": {"rope_parameters": {"rope_theta": 1e5}}}):
+        file.write_text(json.dumps(config | changes), encoding="utf-8")
+        assert f"{file} is not the config that the graphs were made of" in error_of(check_config, made, file)
+        check_config(record(), file)  # of a record without a hash
 
 
 def test_a_program_is_not_read_as_graphs(tmp_path):
