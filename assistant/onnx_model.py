@@ -229,7 +229,15 @@ def check_memory(sizes: dict[Path, int], folder: Path) -> None:
 
 
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
-    """How the graphs run."""
+    """
+    How the graphs run.
+
+    Raises:
+        ValueError: If there are more threads than cores, which would only wait for each other.
+    """
+    cores = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cores:
+        raise ValueError(f"threads is {threads}: take a number from 1 to {cores}, which is how many cores there are.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     # A plan of memory for each set of shapes would be kept for ever, and hardly two prompts have the same.

@@ -153,7 +153,7 @@ def test_bad_folders_are_named(given, folder, tmp_path, monkeypatch, capsys):
 
 
 def test_threads_are_those_that_are_asked_for(monkeypatch):
-    for environment, threads, expected in (("3", None, 3), ("3", 5, 5), ("2,1", None, 0), ("", None, 0)):
+    for environment, threads, expected in (("3", None, 3), ("3", 1, 1), ("2,1", None, 0), ("", None, 0)):
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
         assert onnx_model.session_options(threads).intra_op_num_threads == expected
 
@@ -208,3 +208,8 @@ def test_only_the_wanted_graphs_come_from_the_hub(exported, hub):
     }
     expected = flashsloth.load(exported, backend="onnxruntime", dtype="int4")
     assert model.ask(None, "Hello?").text == expected.ask(None, "Hello?").text
+
+
+@pytest.mark.parametrize("threads", [0, -1, 99_999])
+def test_more_threads_than_cores_are_refused(threads):
+    assert f"threads is {threads}: take a number from 1 to" in error_of(onnx_model.session_options, threads)
