@@ -1,12 +1,23 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """What a command says on standard error: one line at a time, without the secrets of addresses."""
 
+import logging
 import sys
 
 from flashsloth.arguments import without_secrets
+from flashsloth.extras import PACKAGE
 
 
 PROG = "flashsloth"
+
+
+def show_messages(form: str = "%(message)s") -> None:
+    """
+    Writes what this package logs to standard error, and of libraries only their warnings: an HTTP client would report
+    each request.
+    """
+    logging.basicConfig(format=form, stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger(PACKAGE).setLevel(logging.INFO)
 
 
 def log(message: str) -> None:

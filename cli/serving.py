@@ -3,13 +3,12 @@
 
 import argparse
 import contextlib
-import logging
 import sys
 from pathlib import Path
 
 from flashsloth.cli.argument_types import port, positive, question
 from flashsloth.cli.libraries import extra_packages, quiet_libraries
-from flashsloth.cli.messages import log
+from flashsloth.cli.messages import log, show_messages
 from flashsloth.cli.options import DEFAULT_DTYPE, add_command, add_loading_options, add_model_options
 
 
@@ -60,11 +59,9 @@ def add_answer(commands) -> None:
 def run_answer(args: argparse.Namespace) -> int:
     with extra_packages("answer", "cluster"):
         from flashsloth.serve import answer, asking, questions, sources
-    from flashsloth.loading import SHIPPED_CHECKPOINT
+    from flashsloth.parts import SHIPPED_CHECKPOINT
 
-    # Messages of this package alone: the HTTP client would report each request.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    show_messages()
     names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens", "backend")
     model = asking.ModelOptions(
         model=str(SHIPPED_CHECKPOINT) if args.model is None else args.model,
@@ -180,15 +177,15 @@ def add_serve(commands) -> None:
 
 
 def run_serve(args: argparse.Namespace) -> None:
-    with extra_packages("serve", "serve"):
+    with extra_packages("serve", "serve", needs_torch=False):
         from flashsloth.serve import listen, preparation
     from flashsloth.parts import SHIPPED_CHECKPOINT
 
     if args.allow_private_addresses and not args.allow_image_urls:
         raise ValueError("--allow-private-addresses is about image URLs: add --allow-image-urls, or leave it out.")
-    # Messages of this package, and faults within the server; nothing of what clients send.
-    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr, level=logging.WARNING)
-    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    show_messages(
+        "%(asctime)s %(message)s"
+    )  # of libraries only faults within the server; nothing of what clients send
     limits = preparation.Limits(
         body_bytes=args.max_body_mib << 20,
         images=args.max_images,
