@@ -9,6 +9,10 @@ from collections.abc import Iterator
 
 # Loggers of libraries whose notices are about kernels for other machines.
 NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
+DISTRIBUTION = "flashsloth"
+# Extras of commands that run exported models, for which torch is not needed.
+WITHOUT_TORCH = ("serve", "cluster", "eval")
+NEEDED_WITH = {"torch": "torch accelerate"}  # what an environment for exported models lacks
 
 
 @contextlib.contextmanager
@@ -36,5 +40,27 @@ def extra_packages(command: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        remedy = f"install it with: pip install 'flashsloth[{extra}]'"
-        raise ValueError(f"{command} needs {error.name}; {remedy}") from error
+        raise ValueError(f"{command} needs {error.name}; install it with: {_installation(extra)}") from error
+
+
+def _installation(extra: str) -> str:
+    """The command that installs an extra. Where torch is left out on purpose, it leaves out torch."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+    from transformers.utils import is_torch_available
+
+    if extra not in WITHOUT_TORCH or is_torch_available():
+        return f"pip install '{DISTRIBUTION}[{extra}]'"
+    requirements = map(Requirement, requires(DISTRIBUTION))
+    chosen = [one for one in requirements if one.marker and one.marker.evaluate({"extra": extra})]
+    return f"pip install {' '.join(sorted(repr(f'{one.name}{one.specifier}') for one in chosen))}"
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """What to do about a package that is missing; `None` if the module is this package's own."""
+    package = (error.name or DISTRIBUTION).partition(".")[0]
+    if package == DISTRIBUTION:
+        return None
+    names = NEEDED_WITH.get(package, package)
+    return f"{package} is needed, and not installed; install it with: pip install {names}"

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 
-from flashsloth.cli.libraries import NOISY
+from flashsloth.cli.libraries import NOISY, missing_package
 from flashsloth.cli.messages import PROG, describe, log
 from flashsloth.cli.parser import parse
 from flashsloth.cli.signals import SIGNALLED, Stopped, stop_signals
@@ -70,6 +70,8 @@ def _run(argv: list[str] | None) -> int:
     except OSError as error:  # of the machine, not of the input: a full disk, a lost connection
         return _report(error, args, status=1)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (message := missing_package(error)):
+            return _report(ValueError(message), args, status=2)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, or Python's
             return _report(MemoryError(f"there is not enough memory: {error}"), args, status=1)
         traceback.print_exc()  # a fault of the program: its traceback is the report

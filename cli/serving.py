@@ -92,12 +92,13 @@ def add_demo(commands) -> None:
     summary = "serve a demo in the browser: a chat about images, and what the model looked at"
     demo = add_command(commands, "demo", run_demo, summary)
     demo.add_argument(
-        "--model",
+        "models",
         metavar="M",
-        action="append",
+        nargs="*",
         help="model folder, or owner/name or owner/name@revision on the Hub; several can be chosen from (default: the "
         "two shipped checkpoints)",
     )
+    demo.add_argument("--model", metavar="M", action="append", default=[], help="one more of them")
     add_loading_options(demo)
     demo.add_argument("--host", metavar="H", help=f"address to listen at (default: {LOOPBACK})")
     demo.add_argument(
@@ -115,6 +116,7 @@ def add_demo(commands) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
+    args.model += args.models
     _check_demo(args)
     if args.static:
         from flashsloth.serve.static_space import write_static_space
@@ -138,8 +140,8 @@ def _check_demo(args: argparse.Namespace) -> None:
     """Raises a `ValueError` unless the options belong together."""
     if args.static and not args.space:
         raise ValueError("--static is about --space DIR, which it makes a page of static files: add that.")
-    if args.static and len(args.model or []) != 1:
-        raise ValueError("--static needs one --model: a folder that `flashsloth export M DIR --format onnx` wrote.")
+    if args.static and len(args.model) != 1:
+        raise ValueError("--static needs one model: a folder that `flashsloth export M DIR --format onnx` wrote.")
     given = {"--host": args.host is not None, "--port": args.port is not None, "--share": args.share}
     unused = [name for name, is_given in given.items() if args.space and is_given]
     if unused:

@@ -63,6 +63,8 @@ BAD_INPUT = {
     "another number of query tokens in the processor": (ASK, "num_query_tokens 2, but the config has 3", 2),
     "a billion query tokens in the processor": (ASK, "which is not a count of tokens", 2),
     "another image size in the processor": (ASK, "but the vision tower takes 24 x 24 pixels", 2),
+    "no tokenizer": (ASK, "MODEL holds no tokenizer (tokenizer.json). Save the processor there again", 2),
+    "no settings of the tokenizer": (ASK, "MODEL lacks the settings of its tokenizer (tokenizer_config.json)", 2),
     "a longer tokenizer than the decoder": (ASK, "model_max_length 2048, but the decoder has 1024 positions", 2),
     "a token beyond the vocabulary": (ASK, "but the decoder embeds 320 tokens", 2),
     "an image_std of 0": (ASK, "image_std=(0.5, 0, 0.5) is not usable: pass one finite number or three", 2),
@@ -271,6 +273,8 @@ CHANGES = {
     "another image size in the processor": edit(
         "processor_config.json", image_processor={"size": {"height": 32, "width": 24}}
     ),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "no settings of the tokenizer": lambda folder: (folder / "tokenizer_config.json").unlink(),
     "a longer tokenizer than the decoder": edit("tokenizer_config.json", model_max_length=2048),
     "a token beyond the vocabulary": with_token,
     "an image_std of 0": edit("processor_config.json", image_processor={"image_std": [0.5, 0, 0.5]}),
