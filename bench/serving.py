@@ -43,7 +43,7 @@ from huggingface_hub.utils import httpx
 from flashsloth.arguments import OneLineParser
 from flashsloth.bench.evaluation import make_question
 from flashsloth.bench.measure import Clock, device_name, log, own_memory, print_table
-from flashsloth.eval.asking import GreedyModel
+from flashsloth.eval.greedy import GreedyModel
 from flashsloth.eval.questions import Question
 from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 

@@ -32,7 +32,7 @@ from flashsloth.serve.questions import Questions
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("flashsloth", "torch", "transformers", "ray", "datasets", "pyarrow", "pillow")
+PACKAGES = ("flashsloth", "transformers", "ray", "datasets", "pyarrow", "pillow")  # and what computes
 MAX_LISTED = 20  # errors in the report; the answers have all of them
 
 
@@ -166,7 +166,7 @@ def _ask_rest(questions: Questions, model: ModelOptions, options: RunOptions, ru
                 "seconds": round(time.perf_counter() - start, 1),
                 "batch_size": options.batch_size,
             },
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": {package: version(package) for package in (model.backend, *PACKAGES)},
         }
         answer_files.finish(options.output, rows, rows.schema, options.file_format, report)
     return report
