@@ -52,9 +52,12 @@ def _installation(extra: str) -> str:
 
     if extra not in WITHOUT_TORCH or is_torch_available():
         return f"pip install '{DISTRIBUTION}[{extra}]'"
-    requirements = map(Requirement, requires(DISTRIBUTION))
-    chosen = [one for one in requirements if one.marker and one.marker.evaluate({"extra": extra})]
-    return f"pip install {' '.join(sorted(repr(f'{one.name}{one.specifier}') for one in chosen))}"
+    chosen = []
+    for requirement in map(Requirement, requires(DISTRIBUTION)):
+        if requirement.marker and requirement.marker.evaluate({"extra": extra}):
+            requirement.marker = None
+            chosen.append(f"'{requirement}'")
+    return f"pip install {' '.join(sorted(chosen))}"
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:

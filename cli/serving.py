@@ -60,7 +60,7 @@ def add_answer(commands) -> None:
 def run_answer(args: argparse.Namespace) -> int:
     with extra_packages("answer", "cluster"):
         from flashsloth.serve import answer, asking, questions, sources
-    from flashsloth.loading import SHIPPED_CHECKPOINT
+    from flashsloth.parts import SHIPPED_CHECKPOINT
 
     # Messages of this package alone: the HTTP client would report each request.
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
