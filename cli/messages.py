@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """What a command says on standard error: one line at a time, without the secrets of addresses."""
 
+import logging
 import sys
 
 from flashsloth.arguments import without_secrets
@@ -12,6 +13,18 @@ PROG = "flashsloth"
 def log(message: str) -> None:
     """Writes a line to standard error, at once and without the secrets of addresses."""
     print(without_secrets(message), file=sys.stderr, flush=True)
+
+
+def show_messages(of_others: int = logging.WARNING) -> None:
+    """
+    Writes messages of this package to standard error, without their level.
+
+    Args:
+        of_others (`int`, *optional*, defaults to `logging.WARNING`): The least level of other packages' messages: the
+            HTTP client would report each request.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=of_others)
+    logging.getLogger("flashsloth").setLevel(logging.INFO)
 
 
 def describe(error: Exception) -> str:

@@ -3,9 +3,9 @@
 
 import argparse
 import contextlib
-import logging
 import sys
 
+from flashsloth.cli.messages import show_messages
 from flashsloth.cli.options import add_command
 
 
@@ -47,9 +47,7 @@ def run_push(args: argparse.Namespace) -> None:
     from flashsloth.publish import hub
     from flashsloth.publish.card import read_example
 
-    # Messages of this package alone: the HTTP client would report each request.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    show_messages()
     if args.space:
         _push_space(args)
         return

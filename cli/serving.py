@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flashsloth.cli.argument_types import port, positive, question
 from flashsloth.cli.libraries import extra_packages, quiet_libraries
-from flashsloth.cli.messages import log
+from flashsloth.cli.messages import log, show_messages
 from flashsloth.cli.options import DEFAULT_DTYPE, add_command, add_loading_options, add_model_options
 
 
@@ -62,9 +62,7 @@ def run_answer(args: argparse.Namespace) -> int:
         from flashsloth.serve import answer, asking, questions, sources
     from flashsloth.parts import SHIPPED_CHECKPOINT
 
-    # Messages of this package alone: the HTTP client would report each request.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    show_messages()
     names = ("revision", "dtype", "trust_remote_code", "hd", "max_new_tokens", "backend")
     model = asking.ModelOptions(
         model=str(SHIPPED_CHECKPOINT) if args.model is None else args.model,

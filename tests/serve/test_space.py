@@ -117,8 +117,8 @@ def test_a_model_of_the_hub_is_named_and_not_copied(hub, tmp_path):
     commit = hub.add_repo("lab/model", TINY)
     folder = write_space(tmp_path / "space", [f"lab/model@{commit}", str(TINY)], dtype="float32")
     app = (folder / "app.py").read_text()
-    assert re.search(rf'MODELS = \[\n    "lab/model@{commit}",\n    str\(HERE / "models/flashsloth-tiny"\),\n\]', app)
-    assert 'dtype="float32", trust_remote_code=False' in app
+    assert re.search(rf"MODELS = \[\n    'lab/model@{commit}',\n    str\(HERE / 'models/flashsloth-tiny'\),\n\]", app)
+    assert "dtype='float32', trust_remote_code=False" in app
     assert card(folder)["models"] == ["lab/model"]
     assert [path.name for path in (folder / "models").iterdir()] == ["flashsloth-tiny"]
     assert not hub.count("GET", "model.safetensors")  # only its config is looked at
