@@ -29,12 +29,7 @@ def add_ask(commands) -> None:
     )
     add_model_options(ask, default="the shipped checkpoint", takes_exported=True)
     add_device_option(ask)
-    ask.add_argument(
-        "--threads",
-        metavar="N",
-        type=positive,
-        help=THREADS,
-    )
+    ask.add_argument("--threads", metavar="N", type=positive, help=THREADS)
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
 
 
@@ -89,12 +84,7 @@ def add_chat(commands) -> None:
     )
     add_model_options(chat, default="the shipped checkpoint", takes_exported=True)
     add_device_option(chat)
-    chat.add_argument(
-        "--threads",
-        metavar="N",
-        type=positive,
-        help=THREADS,
-    )
+    chat.add_argument("--threads", metavar="N", type=positive, help=THREADS)
 
 
 def run_chat(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
 DISTRIBUTION = "flashsloth"
 # Extras of commands that run exported models, for which torch is not needed.
-WITHOUT_TORCH = ("serve", "cluster", "eval")
+WITHOUT_TORCH = ("serve", "cluster")
 NEEDED_WITH = {"torch": "torch accelerate"}  # what an environment for exported models lacks
 
 
