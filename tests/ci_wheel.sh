@@ -68,5 +68,11 @@ echo "Its environment has $(du --summarize --human-readable small | cut -f1)."
 for dtype in float32 int4; do
     small/bin/flashsloth ask --model exported --backend onnxruntime --dtype $dtype --image image.png "$question"
 done
+cat >pope.jsonl <<'QUESTIONS'
+{"question_id": 0, "image": "image.png", "text": "Is there a star in the image?", "category": "random"}
+QUESTIONS
+small/bin/flashsloth eval --task pope --questions pope.jsonl --images . --model exported --backend onnxruntime \
+    --output evaluated 2>/dev/null
 small/bin/flashsloth ask --image image.png "$question" && exit 1 || test $? = 2
+small/bin/flashsloth convert model converted && exit 1 || test $? = 2
 echo "The exported model works without torch."

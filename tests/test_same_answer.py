@@ -6,6 +6,7 @@ those of `generate`, and true ones for the shipped example.
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,6 +102,30 @@ def test_a_data_set(options, expected, tmp_path):
     assert cli.main(["answer", str(tmp_path / "questions.jsonl"), "--output", str(tmp_path / "out"), *options]) == 0
     answers = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
     assert [json.loads(line)["answer"] for line in answers] == expected
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["accelerate"] = None  # as if they were not installed
+from flashsloth.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_benchmark_without_torch(exported, expected, tmp_path):
+    """The questions are not POPE's, but in its form."""
+    rows = [
+        {"question_id": number, "image": SCENE.name, "text": text, "category": "random"}
+        for number, text in enumerate(QUESTIONS)
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["eval", "--task", "pope", "--questions", tmp_path / "questions.jsonl", "--images", SCENE.parent]
+    command += ["--model", exported, "--backend", "onnxruntime", "--output", tmp_path / "out"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in answers] == expected
+    assert "onnxruntime" in json.loads((tmp_path / "out" / "report.json").read_text())["versions"]
 
 
 def test_the_demo(expected):
