@@ -36,7 +36,9 @@ def add_answer(commands) -> None:
     )
     answer.add_argument("--question", metavar="TEXT", type=question, help="one question for all rows")
     answer.add_argument("--question-column", metavar="NAME", help="column of the questions (default: question)")
-    answer.add_argument("--image-column", metavar="NAME", help="column of the images (default: image or images)")
+    answer.add_argument(
+        "--image-column", metavar="NAME", help="column of the images (default: image, images or ...file_name)"
+    )
     answer.add_argument("--answer-column", metavar="NAME", default="answer", help="added column (default: answer)")
     answer.add_argument("--error-column", metavar="NAME", default="error", help="added column (default: error)")
     answer.add_argument(
