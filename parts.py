@@ -26,7 +26,7 @@ from flashsloth.folders.fit import (
 from flashsloth.folders.json_files import read_settings
 from flashsloth.folders.kind import check_is_flashsloth
 from flashsloth.folders.new_folder import quiet_transformers
-from flashsloth.folders.tokenizer import try_tokenizer
+from flashsloth.folders.tokenizer import check_tokenizer_files, try_tokenizer
 
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "flashsloth-tiny"
@@ -124,6 +124,7 @@ def load_processor(folder: Path, trust_remote_code: bool = False):
     has_own_file = (folder / IMAGE_PROCESSOR_NAME).is_file()
     if not has_own_file and not isinstance(read_settings(file).get("image_processor"), dict):
         raise ValueError(f"{file} describes no image processor. Save the processor there again.")
+    check_tokenizer_files(folder)
     if trust_remote_code:
         with reading_errors("processor", folder):
             return _processor_by_its_own_code(folder, file)

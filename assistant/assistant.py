@@ -162,7 +162,7 @@ class Assistant:
             ValueError: If an image cannot be read, a question is empty, the prompt is longer than the decoder, or an
                 option is unknown or has no effect.
         """
-        options = generation_options(options)
+        options = generation_options(options, self.model.config)
         if not isinstance(question, (list, tuple)):
             return self._answer([(read_images(images), question)], system, hd, explain, options, Watch())[0]
         pairs = list(zip(images_by_question(images, len(question)), question, strict=True))
@@ -191,7 +191,7 @@ class Assistant:
             ValueError: As `ask`; what only the model finds, such as a prompt that is too long, when the first piece is
                 read.
         """
-        options = streaming_options(options)
+        options = streaming_options(options, self.model.config)
         row = read_images(images), question
 
         def answer_with(watch: Watch) -> Answer:

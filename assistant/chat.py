@@ -68,7 +68,7 @@ class Chat:
             ValueError: If an image cannot be read, the question is empty, the conversation is longer than the decoder,
                 or an option is unknown or has no effect.
         """
-        options, images = chat_options(options), read_images(images)
+        options, images = chat_options(options, self.assistant.model.config), read_images(images)
         self._end_stream()
         return self._answer(question, images, explain, options, Watch())
 
@@ -80,7 +80,7 @@ class Chat:
         Returns:
             [`Stream`]: An iterator over the pieces, with the whole `answer` when they are there.
         """
-        options, images = chat_options(options), read_images(images)
+        options, images = chat_options(options, self.assistant.model.config), read_images(images)
         self._end_stream()
 
         def answer_with(watch: Watch) -> Answer:

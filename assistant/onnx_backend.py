@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from flashsloth.assistant.onnx_model import Features, OnnxModel
-from flashsloth.assistant.options import answer_lengths, end_token_ids
+from flashsloth.assistant.options import answer_lengths
 from flashsloth.assistant.sampling import Decoding, decoding, read_generation_config
 from flashsloth.assistant.stream import Watch
 from flashsloth.attention_maps import over_image, pooled_patches
@@ -77,7 +77,6 @@ class OnnxBackend:
         Raises:
             ValueError: If an option is wrong, or needs torch.
         """
-        end_token_ids(options, self.model.config)
         how = decoding(options, self.settings)
         input_ids, mask, features = self._whole(inputs, memory or Memory())
         lengths = answer_lengths(mask.sum(axis=1).tolist(), how.max_new_tokens, self.model.config)

@@ -24,6 +24,7 @@ from flashsloth.folders.exported import (
     files_of,
     read_export,
 )
+from flashsloth.folders.generation_settings import is_whole
 
 
 MEMORY_FILE = Path("/proc/meminfo")
@@ -236,8 +237,10 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
         ValueError: If there are more threads than cores, which would only wait for each other.
     """
     cores = os.cpu_count() or 1
-    if threads is not None and not 1 <= threads <= cores:
-        raise ValueError(f"threads is {threads}: take a number from 1 to {cores}, which is how many cores there are.")
+    if threads is not None and not (is_whole(threads) and 1 <= threads <= cores):
+        raise ValueError(
+            f"threads is {threads!r}: take a whole number from 1 to {cores}, which is how many cores there are."
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     # A plan of memory for each set of shapes would be kept for ever, and hardly two prompts have the same.

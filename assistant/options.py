@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from transformers import GenerationConfig
 
+from flashsloth.folders.generation_settings import expectation
+
 
 DEFAULTS = {"max_new_tokens": 256, "do_sample": False}
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -24,17 +26,23 @@ ONE_ANSWER = (
 WITHOUT_EFFECT = ("max_length", "min_length")
 # What a whole chat has.
 OF_A_CHAT = ("system", "hd")
+MAX_SHOWN = 80  # characters of a value in an error
 LEAST_TEMPERATURE = 1e-30  # by less, scores of float32 become infinite, and no token has a probability
 # What does not go with a cache that is kept between turns.
 NOT_IN_CHATS = ("num_beams", "use_cache", "cache_implementation", "cache_config")
 
 
-def generation_options(options: dict) -> dict:
+def generation_options(options: dict, config) -> dict:
     """
     The options of a generation, with the defaults.
 
+    Args:
+        options (`dict`): Of the caller.
+        config ([`FlashSlothConfig`]): The model's.
+
     Raises:
-        ValueError: If one is unknown, has no effect, or asks for more than one answer.
+        ValueError: If one is unknown, has no effect, has a value that it cannot have, or asks for more than one
+            answer.
     """
     known = {*vars(GenerationConfig()), *OBJECTS}
     for name in options:
@@ -49,6 +57,12 @@ def generation_options(options: dict) -> dict:
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ValueError(f"{name} is no option of generate.{hint}")
     options = {**DEFAULTS, **options}
+    if options.get("stop_strings") in ([], ()):  # which `generate` refuses
+        del options["stop_strings"]
+    for name, value in options.items():
+        expected = (value is not None or name in DEFAULTS) and expectation(name, value, config.text_config.vocab_size)
+        if expected:
+            raise ValueError(f"{name} is {repr(value)[:MAX_SHOWN]}: pass {expected}.")
     sampling = [name for name in SAMPLING if options.get(name) is not None]
     if sampling and not options["do_sample"]:
         raise ValueError(f"{sampling[0]}={options[sampling[0]]} has no effect without do_sample=True: add it.")
@@ -57,9 +71,6 @@ def generation_options(options: dict) -> dict:
             f"temperature={options['temperature']} is below {LEAST_TEMPERATURE}: leave out do_sample and temperature, "
             "which takes the likeliest token."
         )
-    limit = options["max_new_tokens"]
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"max_new_tokens is {limit!r}: pass a whole number of 1 or more.")
     return options
 
 
@@ -87,31 +98,27 @@ def answer_lengths(prompt_lengths: Sequence[int], max_new_tokens: int, config) -
 
 
 def end_token_ids(options: dict, config) -> list[int]:
-    """The tokens that end an answer: those of the options, or of the model."""
+    """The tokens that end an answer: those of [`generation_options`], or of the model."""
     given = options.get("eos_token_id")
     if given is None:
         return config.eos_token_ids
-    ids = [given] if isinstance(given, int) else given
-    known = range(config.text_config.vocab_size)
-    if not isinstance(ids, (list, tuple)) or not ids or not all(type(one) is int and one in known for one in ids):
-        raise ValueError(f"eos_token_id is {given!r}: pass a token's id, from 0 to {known[-1]}, or a list of them.")
-    return list(ids)
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
-def streaming_options(options: dict) -> dict:
+def streaming_options(options: dict, config) -> dict:
     """
     The options of a generation that is streamed.
 
     Raises:
         ValueError: As [`generation_options`], and with beams, which change words that were already read.
     """
-    options = generation_options(options)
+    options = generation_options(options, config)
     if (options.get("num_beams") or 1) > 1:
         raise ValueError(f"num_beams={options['num_beams']} cannot be streamed: call ask, or leave it out.")
     return options
 
 
-def chat_options(options: dict) -> dict:
+def chat_options(options: dict, config) -> dict:
     """
     The options of a turn of a chat.
 
@@ -124,4 +131,4 @@ def chat_options(options: dict) -> dict:
     for name in NOT_IN_CHATS:
         if options.get(name) not in (None, 1, True):
             raise ValueError(f"{name} does not go with a chat, which keeps one cache: call ask of the model for it.")
-    return generation_options(options)
+    return generation_options(options, config)

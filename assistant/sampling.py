@@ -170,7 +170,7 @@ def decoding(options: dict, settings: dict) -> Decoding:
         settings (`dict`): Of the folder, by [`read_generation_config`].
 
     Raises:
-        ValueError: If an option needs torch, or has a value that is of no use.
+        ValueError: If an option needs torch.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if "suppress_tokens" in given:  # whoever suppresses tokens of their own still wants no placeholder
@@ -179,7 +179,6 @@ def decoding(options: dict, settings: dict) -> Decoding:
     for name, as_list in (("eos_token_id", int), ("stop_strings", str)):
         if isinstance(chosen.get(name), as_list):
             chosen[name] = [chosen[name]]
-    _check(chosen)
     return Decoding(**chosen)
 
 
@@ -196,20 +195,3 @@ def _supported(settings: dict, what: str) -> dict:
                 "backend torch."
             )
     return kept
-
-
-def _check(chosen: dict) -> None:
-    """Raises a `ValueError` if a number is outside its range, as transformers does."""
-    ranges = {
-        "temperature": (lambda value: value > 0, "above 0"),
-        "repetition_penalty": (lambda value: value > 0, "above 0"),
-        "top_p": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-        "min_p": (lambda value: 0 <= value <= 1, "from 0 to 1"),
-        "top_k": (lambda value: value >= 0 and value == int(value), "that is whole and 0 or more"),
-        "min_new_tokens": (lambda value: value >= 0 and value == int(value), "that is whole and 0 or more"),
-    }
-    for name, (is_usable, expected) in ranges.items():
-        value = chosen.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and is_usable(value)):
-            raise ValueError(f"{name} is {value!r}: pass a number {expected}.")

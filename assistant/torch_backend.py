@@ -109,7 +109,9 @@ class TorchBackend:
             memory.features = (inputs.get("mm_encoder_outputs") or {}).get("image")
             memory.cache = cache
         answers = zip(output[:, length:].tolist(), lengths, strict=True)
-        return prompts, [self._to_end(row[:longest], ends) for row, longest in answers]
+        padding = options.get("pad_token_id")
+        padding = self.model.generation_config.pad_token_id if padding is None else padding
+        return prompts, [_to_end(row[:longest], ends, padding) for row, longest in answers]
 
     def _continued(self, inputs, memory: Memory) -> dict:
         """The inputs of the whole chat, with images that are encoded once."""
@@ -122,13 +124,6 @@ class TorchBackend:
             input_ids = torch.cat([memory.input_ids, input_ids], dim=1)
         images = {} if features is None else {"mm_encoder_outputs": {"image": features}}
         return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **images}
-
-    def _to_end(self, tokens: list[int], end_token_ids: list[int]) -> list[int]:
-        """Tokens up to the first end, or to the padding behind a row that a stop string ended before the others."""
-        padding = self.model.config.pad_token_id
-        tokens = tokens[: tokens.index(padding)] if padding in tokens else tokens
-        ends = (index for index, token in enumerate(tokens) if token in end_token_ids)
-        return tokens[: next(ends, len(tokens) - 1) + 1]
 
     def _with_end(self, output: torch.Tensor) -> torch.Tensor:
         """The sequence of a chat with the end of its last answer, which one that was cut off lacks."""
@@ -194,6 +189,16 @@ class _Step(StoppingCriteria):
         is_stopped = any([self.watch.step(token) for token in new])  # some ways of decoding give several at once
         ends = self.ends.repeat_interleave(len(input_ids) // len(self.ends))  # several sequences of a row are beams
         return ((self.length >= ends) | is_stopped).to(input_ids.device)
+
+
+def _to_end(tokens: list[int], end_token_ids: list[int], padding: int | None) -> list[int]:
+    """Tokens up to the first end, or without the padding behind a row that a stop string ended before the others."""
+    for index, token in enumerate(tokens):
+        if token in end_token_ids:
+            return tokens[: index + 1]
+    while tokens[-1] == padding and len(tokens) > 1:
+        tokens = tokens[:-1]
+    return tokens
 
 
 def _joined(earlier: FlashSlothImageFeatures | None, later: FlashSlothImageFeatures) -> FlashSlothImageFeatures:

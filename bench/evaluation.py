@@ -22,7 +22,8 @@ import transformers
 from tqdm import tqdm
 
 from flashsloth.bench.measure import Clock, device_name, log, print_table
-from flashsloth.eval.asking import GreedyModel, batches_of
+from flashsloth.eval.asking import batches_of
+from flashsloth.eval.greedy import GreedyModel
 from flashsloth.eval.questions import Question
 from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 from flashsloth.tiny.data import exam_row

@@ -11,7 +11,8 @@ their images, each the next one when it has the answer, which is streamed.
 - clients: for each number of them the answers per second, and the median and 95th percentile of the seconds to the
   first and to the last token. A request without a whole answer ends the benchmark with an error.
 - ratios: 8 clients against one `generate` over the same 8 questions, and against `generate` for one question after the
-  other, both from the bytes of the images to the texts. The three take turns; the ratio is that of the medians.
+  other, both from the bytes of the images to the texts. They take turns, with `--servers` servers, as the speed of
+  torch's threads differs from process to process; a ratio is that of the medians over all turns.
 - `--soak`: 1,000 requests, of which half are wrong in one of many ways or whose client goes away, and the server's
   own memory after each hundred.
 
@@ -42,7 +43,7 @@ from huggingface_hub.utils import httpx
 from flashsloth.arguments import OneLineParser
 from flashsloth.bench.evaluation import make_question
 from flashsloth.bench.measure import Clock, device_name, log, own_memory, print_table
-from flashsloth.eval.asking import GreedyModel
+from flashsloth.eval.greedy import GreedyModel
 from flashsloth.eval.questions import Question
 from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 
@@ -69,7 +70,10 @@ class Answered:
 
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
-    with server(args.model, args.dtype) as (url, pid):
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(server(args.model, args.dtype)) for _ in range(1 if args.soak else args.servers)
+        ]
         report = {
             "benchmark": "serving",
             "date": date.today().isoformat(),
@@ -80,14 +84,15 @@ def main(argv: list[str] | None = None) -> None:
             "threads": torch.get_num_threads(),
         }
         if args.soak:
-            report |= asyncio.run(soak(url, pid, args.requests or SOAK_REQUESTS))
+            report |= asyncio.run(soak(*servers[0], args.requests or SOAK_REQUESTS))
         else:
-            report |= measure(url, args)
+            urls = [url for url, _ in servers]
+            report |= measure(urls[0], args) | ratios(urls, args)
     print(json.dumps(report))
 
 
 def measure(url: str, args: argparse.Namespace) -> dict:
-    """The load of all numbers of clients, and the ratios."""
+    """The load of all numbers of clients."""
     questions = [make_question(index) for index in range(args.requests or 96)]
     requests = requests_of(url, [body_of(question) for question in questions])
     results, texts = {}, {}
@@ -100,7 +105,7 @@ def measure(url: str, args: argparse.Namespace) -> dict:
     print_table(results, rows=list(next(iter(results.values()))))
     reference = next(iter(texts.values()))
     different = sum(text != other for others in texts.values() for text, other in zip(reference, others, strict=True))
-    return {**results, "different_answers": different, **ratios(url, args)}
+    return {**results, "different_answers": different}
 
 
 def figures(answers: Sequence[Answered], seconds: float) -> dict[str, float]:
@@ -113,31 +118,39 @@ def figures(answers: Sequence[Answered], seconds: float) -> dict[str, float]:
     return row
 
 
-def ratios(url: str, args: argparse.Namespace) -> dict:
+def ratios(urls: Sequence[str], args: argparse.Namespace) -> dict:
     """Answers per second of 8 clients, of one `generate` for 8 questions, and of one after the other, in turns."""
     model, processor = load_model_and_processor(args.model, dtype=args.dtype)
     ask, clock = GreedyModel(model, processor, MAX_NEW_TOKENS), Clock(model.device)
-    rates: dict[str, list[float]] = {"8 clients": [], "one generate": [], "one after the other": []}
-    different = 0
+    served: list[list[float]] = [[] for _ in urls]
+    batched, alone, different = [], [], 0
     for turn in range(args.turns + 1):
+        log(f"Turn {turn} of {args.turns}")
         questions = [make_question(turn * BATCH * args.batches + index) for index in range(BATCH * args.batches)]
-        requests = requests_of(url, [body_of(question) for question in questions])
-        answers, serving = clock(lambda requests=requests: asyncio.run(ask_all(url, requests, BATCH)))
         batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
-        texts, batched = clock(lambda batches=batches: [text for batch in batches for text in ask(batch)])
-        _, alone = clock(lambda questions=questions: [ask([question]) for question in questions])
-        different += sum(answer.text != text for answer, text in zip(answers, texts, strict=True))
-        if turn:  # the first warms up
-            for name, seconds in zip(rates, (serving, batched, alone), strict=True):
-                rates[name].append(len(questions) / seconds)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    served, batched, alone = medians.values()
+        texts, seconds = clock(lambda batches=batches: [text for batch in batches for text in ask(batch)])
+        batched.append(len(questions) / seconds)
+        _, seconds = clock(lambda questions=questions: [ask([question]) for question in questions])
+        alone.append(len(questions) / seconds)
+        for url, rates in zip(urls, served, strict=True):
+            requests = requests_of(url, [body_of(question) for question in questions])
+            answers, seconds = clock(lambda url=url, requests=requests: asyncio.run(ask_all(url, requests, BATCH)))
+            rates.append(len(questions) / seconds)
+            different += sum(answer.text != text for answer, text in zip(answers, texts, strict=True))
+    by_server = [statistics.median(rates[1:]) for rates in served]  # the first turn warms up
+    served_rate = statistics.median(rate for rates in served for rate in rates[1:])
+    batched_rate, alone_rate = statistics.median(batched[1:]), statistics.median(alone[1:])
     return {
         "device": device_name(model.device),
-        "answers_per_s": {name: round(rate, 2) for name, rate in medians.items()},
+        "answers_per_s": {
+            "8 clients": round(served_rate, 2),
+            "one generate": round(batched_rate, 2),
+            "one after the other": round(alone_rate, 2),
+        },
         "different_from_generate": different,
-        "of_one_generate": round(served / batched, 4),
-        "of_one_after_the_other": round(served / alone, 4),
+        "of_one_generate": round(served_rate / batched_rate, 4),
+        "of_one_generate_by_server": [round(rate / batched_rate, 4) for rate in by_server],
+        "of_one_after_the_other": round(served_rate / alone_rate, 4),
     }
 
 
@@ -315,11 +328,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--turns", metavar="N", type=int, default=5, help="of the ratios, that are counted (%(default)s)"
     )
+    parser.add_argument("--servers", metavar="N", type=int, default=3, help="of the ratios (%(default)s)")
     parser.add_argument("--batches", metavar="N", type=int, default=4, help="batches of 8 in a turn (%(default)s)")
     parser.add_argument("--soak", action="store_true", help="send good and bad requests, and watch the memory")
     args = parser.parse_args(argv)
-    if min(*args.clients, args.turns, args.batches, 1 if args.requests is None else args.requests) < 1:
-        parser.error("--clients, --requests, --turns and --batches must be 1 or more")
+    if min(*args.clients, args.turns, args.servers, args.batches, 1 if args.requests is None else args.requests) < 1:
+        parser.error("--clients, --requests, --turns, --servers and --batches must be 1 or more")
     return args
 
 

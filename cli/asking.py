@@ -15,6 +15,9 @@ from flashsloth.cli.messages import log
 from flashsloth.cli.options import add_command, add_device_option, add_model_options
 
 
+THREADS = "threads of onnxruntime, up to the number of cores (default: all)"
+
+
 def add_ask(commands) -> None:
     ask = add_command(commands, "ask", run_ask, "answer a question about any number of images")
     ask.add_argument("question", metavar="QUESTION", type=question)
@@ -26,7 +29,7 @@ def add_ask(commands) -> None:
     )
     add_model_options(ask, default="the shipped checkpoint", takes_exported=True)
     add_device_option(ask)
-    ask.add_argument("--threads", metavar="N", type=positive, help="threads of onnxruntime (default: all cores)")
+    ask.add_argument("--threads", metavar="N", type=positive, help=THREADS)
     ask.add_argument("--json", action="store_true", help="print one JSON object with the answer and its timing")
 
 
@@ -81,7 +84,7 @@ def add_chat(commands) -> None:
     )
     add_model_options(chat, default="the shipped checkpoint", takes_exported=True)
     add_device_option(chat)
-    chat.add_argument("--threads", metavar="N", type=positive, help="threads of onnxruntime (default: all cores)")
+    chat.add_argument("--threads", metavar="N", type=positive, help=THREADS)
 
 
 def run_chat(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from flashsloth.cli.argument_types import positive
 from flashsloth.cli.libraries import extra_packages
-from flashsloth.cli.messages import log
+from flashsloth.cli.messages import show_messages
 from flashsloth.cli.options import SOURCE, add_command
 
 
@@ -196,6 +196,6 @@ def _export_executorch(args: argparse.Namespace) -> None:
     with extra_packages("export --format executorch", "executorch"):
         from flashsloth.export.executorch import export_executorch
 
+    show_messages()
     with contextlib.redirect_stdout(sys.stderr):
-        log("The program is compiled now, which takes a minute or more")
         export_executorch(args.src, args.dst, weights, args.max_length, args.max_views)

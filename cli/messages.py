@@ -11,18 +11,22 @@ from flashsloth.extras import PACKAGE
 PROG = "flashsloth"
 
 
-def show_messages(form: str = "%(message)s") -> None:
-    """
-    Writes what this package logs to standard error, and of libraries only their warnings: an HTTP client would report
-    each request.
-    """
-    logging.basicConfig(format=form, stream=sys.stderr, level=logging.WARNING)
-    logging.getLogger(PACKAGE).setLevel(logging.INFO)
-
-
 def log(message: str) -> None:
     """Writes a line to standard error, at once and without the secrets of addresses."""
     print(without_secrets(message), file=sys.stderr, flush=True)
+
+
+def show_messages(of_others: int = logging.WARNING, form: str = "%(message)s") -> None:
+    """
+    Writes messages of this package to standard error, without their level.
+
+    Args:
+        of_others (`int`, *optional*, defaults to `logging.WARNING`): The least level of other packages' messages: the
+            HTTP client would report each request.
+        form (`str`, *optional*, defaults to `"%(message)s"`): Of a message, as `logging` takes it.
+    """
+    logging.basicConfig(format=form, stream=sys.stderr, level=of_others)
+    logging.getLogger(PACKAGE).setLevel(logging.INFO)
 
 
 def describe(error: Exception) -> str:

@@ -35,7 +35,9 @@ def add_answer(commands) -> None:
     )
     answer.add_argument("--question", metavar="TEXT", type=question, help="one question for all rows")
     answer.add_argument("--question-column", metavar="NAME", help="column of the questions (default: question)")
-    answer.add_argument("--image-column", metavar="NAME", help="column of the images (default: image or images)")
+    answer.add_argument(
+        "--image-column", metavar="NAME", help="column of the images (default: image, images or ...file_name)"
+    )
     answer.add_argument("--answer-column", metavar="NAME", default="answer", help="added column (default: answer)")
     answer.add_argument("--error-column", metavar="NAME", default="error", help="added column (default: error)")
     answer.add_argument(
@@ -57,7 +59,7 @@ def add_answer(commands) -> None:
 
 
 def run_answer(args: argparse.Namespace) -> int:
-    with extra_packages("answer", "cluster"):
+    with extra_packages("answer", "cluster", needs_torch=False):
         from flashsloth.serve import answer, asking, questions, sources
     from flashsloth.parts import SHIPPED_CHECKPOINT
 
@@ -89,12 +91,13 @@ def add_demo(commands) -> None:
     summary = "serve a demo in the browser: a chat about images, and what the model looked at"
     demo = add_command(commands, "demo", run_demo, summary)
     demo.add_argument(
-        "--model",
+        "models",
         metavar="M",
-        action="append",
+        nargs="*",
         help="model folder, or owner/name or owner/name@revision on the Hub; several can be chosen from (default: the "
         "two shipped checkpoints)",
     )
+    demo.add_argument("--model", metavar="M", action="append", default=[], help="one more of them")
     add_loading_options(demo)
     demo.add_argument("--host", metavar="H", help=f"address to listen at (default: {LOOPBACK})")
     demo.add_argument(
@@ -112,6 +115,7 @@ def add_demo(commands) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
+    args.model += args.models
     _check_demo(args)
     if args.static:
         from flashsloth.serve.static_space import write_static_space
@@ -135,8 +139,8 @@ def _check_demo(args: argparse.Namespace) -> None:
     """Raises a `ValueError` unless the options belong together."""
     if args.static and not args.space:
         raise ValueError("--static is about --space DIR, which it makes a page of static files: add that.")
-    if args.static and len(args.model or []) != 1:
-        raise ValueError("--static needs one --model: a folder that `flashsloth export M DIR --format onnx` wrote.")
+    if args.static and len(args.model) != 1:
+        raise ValueError("--static needs one model: a folder that `flashsloth export M DIR --format onnx` wrote.")
     given = {"--host": args.host is not None, "--port": args.port is not None, "--share": args.share}
     unused = [name for name, is_given in given.items() if args.space and is_given]
     if unused:
@@ -183,9 +187,7 @@ def run_serve(args: argparse.Namespace) -> None:
 
     if args.allow_private_addresses and not args.allow_image_urls:
         raise ValueError("--allow-private-addresses is about image URLs: add --allow-image-urls, or leave it out.")
-    show_messages(
-        "%(asctime)s %(message)s"
-    )  # of libraries only faults within the server; nothing of what clients send
+    show_messages(form="%(asctime)s %(message)s")  # nothing of what clients send
     limits = preparation.Limits(
         body_bytes=args.max_body_mib << 20,
         images=args.max_images,

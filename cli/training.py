@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +41,7 @@ def run_train(args: argparse.Namespace) -> None:
             text = plan.describe(stage, num_devices)
         print(text)
         return
-    show_messages()
+    show_messages(of_others=logging.INFO)
     stage = config.read_config(Path(args.config), args.overrides)
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -95,7 +96,7 @@ def run_data_check(args: argparse.Namespace) -> None:
         from flashsloth.train import config, sft
         from flashsloth.train.data.broken_rows import report, write_jsonl
 
-    show_messages()
+    show_messages(of_others=logging.INFO)
     stage = config.read_config(Path(args.config), [*args.overrides, *ANYWHERE])
     with contextlib.redirect_stdout(sys.stderr):
         broken_rows = sft.validate_data(stage)
@@ -113,7 +114,7 @@ def run_data_prepare(args: argparse.Namespace) -> None:
         from flashsloth.train.data import prepare
         from flashsloth.train.data.broken_rows import write_lines
 
-    show_messages()
+    show_messages(of_others=logging.INFO)
     with contextlib.redirect_stdout(sys.stderr):
         images, findings = prepare.prepare(args.annotations, args.images, args.fix, args.threads)
     print(prepare.report(images, findings))

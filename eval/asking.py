@@ -5,6 +5,8 @@ to a file of its own, so that a run that was killed goes on where it stopped: a 
 again, and half a line at the end of a file, which a kill may leave, is as if it were not there.
 
 Batches do not depend on the number of processes, so that several give the answers of one.
+
+Only several processes need accelerate, and only models of torch need torch.
 """
 
 import json
@@ -19,11 +21,8 @@ from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
-from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
+from transformers.utils import is_torch_available
 
 from flashsloth.eval.files import ID, Kind, named_in_errors, read_rows, write_rows
 from flashsloth.eval.questions import ANSWERS, Key, Question
@@ -65,6 +64,9 @@ def this_process() -> Iterator[Process]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Process()
         return
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=LONGEST_RUN)
 
     def wait_for_all() -> None:
@@ -75,46 +77,6 @@ def this_process() -> Iterator[Process]:
 
     yield Process(state.process_index, state.num_processes, wait_for_all)
     state.destroy_process_group()
-
-
-class GreedyModel:
-    """
-    A model that answers batches of questions with greedy decoding.
-
-    Args:
-        model: A FlashSloth model that generates.
-        processor: Its processor.
-        max_new_tokens (`int`): The longest answer.
-        hd (`bool`, *optional*): Whether images are processed in high definition; the checkpoint's default if unset.
-    """
-
-    def __init__(self, model, processor, max_new_tokens: int, hd: bool | None = None):
-        self.model, self.processor, self.max_new_tokens, self.hd = model, processor, max_new_tokens, hd
-
-    @torch.inference_mode()
-    def __call__(self, questions: Sequence[Question]) -> list[str]:
-        """
-        Raises:
-            ValueError: If an image cannot be read, or a prompt is longer than the decoder.
-        """
-        chats = []
-        for question in questions:
-            name = f"the image {question.image_name!r} of question {' '.join(question.key)!r}"
-            image = read_image(question.image, name)
-            content = [{"type": "image", "image": image}, {"type": "text", "text": question.prompt}]
-            chats.append([{"role": "user", "content": content}])
-        inputs = self.processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            hd=self.hd,
-            processor_kwargs={"padding": True},
-        ).to(self.model.device, dtype=self.model.dtype)
-        output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-        texts = self.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts]
 
 
 class GreedyAssistant:
@@ -244,12 +206,28 @@ def _machine_errors(batch_size: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         reason = shorten(str(error), MAX_REASON)
-        if isinstance(error, MemoryError) or should_reduce_batch_size(error):
+        if _is_of_the_memory(error):
             remedy = "lower --batch-size" if batch_size > 1 else "use a machine with more"
             raise MemoryError(f"for a batch of {batch_size} ({reason}): {remedy}. {kept}") from error
-        if isinstance(error, torch.AcceleratorError):
+        if _is_of_the_device(error):
             raise OSError(f"The device has failed ({reason}). {kept}") from error
         raise
+
+
+def _is_of_the_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError) or not is_torch_available():
+        return isinstance(error, MemoryError)
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return should_reduce_batch_size(error)
+
+
+def _is_of_the_device(error: Exception) -> bool:
+    if not is_torch_available():
+        return False
+    import torch
+
+    return isinstance(error, torch.AcceleratorError)
 
 
 def merge(folder: Path, questions: Sequence[Question], key_of: Callable[[str | int, str], Key]) -> list[str]:

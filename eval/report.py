@@ -30,7 +30,11 @@ SAMPLES, SEED = 1000, 0  # of the bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles
 EVALUATION = {"dataset": dict}  # what an entry of it must have, and may have
 EVALUATION_OPTIONAL = {"origin": str}
-PACKAGES, MODEL_PACKAGES = ("flashsloth", "numpy"), ("torch", "transformers", "accelerate", "pillow")
+PACKAGES = ("flashsloth", "numpy")
+MODEL_PACKAGES = {  # by backend
+    "torch": ("torch", "transformers", "accelerate", "pillow"),
+    "onnxruntime": ("onnxruntime", "transformers", "pillow"),
+}
 
 
 def make_report(
@@ -50,7 +54,7 @@ def make_report(
         "task": benchmark.name,
         "date": date.today().isoformat(),
         **run,
-        "versions": versions(has_model=bool(run["model"])),
+        "versions": versions(run["settings"].get("backend", "torch") if run["model"] else None),
         "questions": len(questions),
         "images": len({question.image_name for question in questions}),
         "fingerprint": fingerprint,
@@ -79,9 +83,9 @@ def make_report(
     return report
 
 
-def versions(has_model: bool) -> dict[str, str]:
-    """The versions that the scores depend on."""
-    return {package: version(package) for package in (*PACKAGES, *(MODEL_PACKAGES if has_model else ()))}
+def versions(backend: str | None) -> dict[str, str]:
+    """The versions that the scores depend on; of given answers, without a backend."""
+    return {package: version(package) for package in (*PACKAGES, *MODEL_PACKAGES.get(backend, ()))}
 
 
 # The bootstrap

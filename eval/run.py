@@ -268,11 +268,12 @@ def _load(folder: Path, options: ModelOptions, max_new_tokens: int):
     from flashsloth.eval import asking
 
     if options.backend == "torch":
+        from flashsloth.eval import greedy
         from flashsloth.loading import load_model_and_processor
 
         model, processor = load_model_and_processor(str(folder), None, options.trust_remote_code, options.dtype)
         dtype = str(model.dtype).removeprefix("torch.")
-        return asking.GreedyModel(model, processor, max_new_tokens, options.hd), dtype
+        return greedy.GreedyModel(model, processor, max_new_tokens, options.hd), dtype
     assistant = load(
         folder,
         backend=options.backend,
@@ -318,7 +319,7 @@ def _describe(task: Task, options: ModelOptions, folder: Path) -> dict:
             "hd": options.hd,
             **({} if options.backend == "torch" else {"backend": options.backend}),
         },
-        "versions": versions(has_model=True),
+        "versions": versions(options.backend),
     }
 
 

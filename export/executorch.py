@@ -43,6 +43,8 @@ from flashsloth.folders.provenance import describe_source, read_provenance, writ
 from flashsloth.loading import load_model, load_processor
 
 
+logger = logging.getLogger(__name__)
+
 PROGRAM_FILE = "model.pte"
 PACKAGES = ("flashsloth", "torch", "transformers", "executorch", "torchao")
 # Of the example inputs, with which the decoder is traced: all dynamic axes differ, and none is 0 or 1.
@@ -119,6 +121,7 @@ def export_executorch(
         bounds = _bounds(config, processor, max_length, max_views)
         has_generation_config = (src / GENERATION_CONFIG_NAME).is_file()
         generation_config = GenerationConfig.from_pretrained(src) if has_generation_config else None
+        logger.info("Compiling the program, which takes a minute or more")
         model = load_model(src, dtype=torch.float32, device_map="cpu").requires_grad_(False)
         parts = methods(model, bounds)
         constants = _constants(config, bounds)

@@ -4,7 +4,6 @@ Whether the parts of a model folder belong together: processor, tokenizer and ge
 that do not fit would load without a word, and answer wrongly.
 """
 
-import math
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +11,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor, FlashSlothProcessor
 from flashsloth.folders.config_file import MAX_COUNT
+from flashsloth.folders.generation_settings import KNOWN, OF_A_CALL, SMALLEST, expectation, is_whole
 from flashsloth.folders.json_files import read_settings
 from flashsloth.folders.tokenizer import token_id_fields
 
@@ -25,32 +25,6 @@ GREY_LEVELS = 256
 MAX_PIXEL = 255
 MIN_CONTRAST = 0.1
 
-# What a generation config may set, by kind; other settings need more than a model and its inputs.
-TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens")
-COUNTS = {  # and their smallest values
-    "max_length": 1,
-    "max_new_tokens": 1,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "no_repeat_ngram_size": 0,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "top_k": 0,
-}
-POSITIVE = ("length_penalty", "min_p", "repetition_penalty", "temperature", "top_p", "typical_p")
-SWITCHES = (
-    "do_sample",
-    "early_stopping",
-    "output_attentions",
-    "output_hidden_states",
-    "output_logits",
-    "output_scores",
-    "remove_invalid_values",
-    "renormalize_logits",
-    "return_dict_in_generate",
-    "use_cache",
-)
-WORDS = {"cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static")}
 NOTES = ("transformers_version", "_from_model_config")
 
 
@@ -73,7 +47,7 @@ def check_processor_sizes(fields: dict, config: FlashSlothConfig | None, where) 
         if name not in fields:
             continue
         found = fields[name]
-        if not _is_whole(found) or not 0 <= found <= MAX_COUNT:
+        if not is_whole(found) or not 0 <= found <= MAX_COUNT:
             raise ValueError(f"{where} has {name} {found!r}, which is not a count of tokens. {REMEDY}")
         if name in sizes and found != sizes[name]:
             raise ValueError(f"{where} has {name} {found}, but the config has {sizes[name]}. {REMEDY}")
@@ -175,7 +149,7 @@ def check_processor(processor: FlashSlothProcessor, config: FlashSlothConfig, wh
             f"{config.text_config.vocab_size} tokens. {REMEDY}"
         )
     positions = config.text_config.max_position_embeddings
-    if not _is_whole(tokenizer.model_max_length) or not 1 <= tokenizer.model_max_length <= positions:
+    if not is_whole(tokenizer.model_max_length) or not 1 <= tokenizer.model_max_length <= positions:
         raise ValueError(
             f"The tokenizer in {where} has model_max_length {tokenizer.model_max_length!r}, but the decoder has "
             f"{positions} positions. {REMEDY}"
@@ -195,9 +169,11 @@ def check_generation_config(folder: Path, config: FlashSlothConfig) -> None:
         return
     fields = {name: value for name, value in read_settings(file).items() if value is not None and name not in NOTES}
     for name, value in fields.items():
-        if name in TOKEN_IDS:
-            _check_token_ids(name, value, config, file)
-        elif not _is_setting(name, value):
+        expected = expectation(name, value, config.text_config.vocab_size)
+        if expected is not None:
+            raise ValueError(f"{file} has {name} {str(value)[:80]!r}: it must be {expected}.")
+        is_known = name in KNOWN and name not in OF_A_CALL
+        if not is_known or name in SMALLEST and value > MAX_COUNT:
             raise ValueError(f"{file} has {name} {str(value)[:80]!r}, which is no setting of this model. Remove it.")
     if "eos_token_id" not in fields:  # `generate` does not look it up in the config
         raise ValueError(
@@ -214,32 +190,5 @@ def check_generation_config(folder: Path, config: FlashSlothConfig) -> None:
         raise ValueError(f"{file} suppresses {min(suppressed)}, the end of an answer. Take it out of suppress_tokens.")
 
 
-def _check_token_ids(name: str, value, config: FlashSlothConfig, file: Path) -> None:
-    vocab_size = config.text_config.vocab_size
-    kinds = {"eos_token_id": (int, list), "suppress_tokens": list}
-    is_known = all(_is_whole(token_id) and 0 <= token_id < vocab_size for token_id in _as_list(value))
-    if not isinstance(value, kinds.get(name, int)) or not is_known:
-        what = "a list of tokens" if name == "suppress_tokens" else "a token"
-        raise ValueError(f"{file} has {name} {str(value)[:80]!r}, which is not {what} of the {vocab_size} there are.")
-
-
-def _is_setting(name: str, value) -> bool:
-    if name in COUNTS:
-        return _is_whole(value) and COUNTS[name] <= value <= MAX_COUNT
-    if name in POSITIVE:
-        return _is_finite(value) and value > 0
-    if name in WORDS:
-        return value in WORDS[name]
-    return name in SWITCHES and isinstance(value, bool)
-
-
 def _as_list(value) -> list:
     return value if isinstance(value, list) else [value]
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

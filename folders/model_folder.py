@@ -131,8 +131,9 @@ def check_weights(folder: Path, config: FlashSlothConfig) -> Checkpoint:
     if is_exported(folder):
         read_export(folder)  # says so if Python runs it by no means
         raise ValueError(
-            f"{folder} is an exported model, which onnxruntime runs: load it with backend='onnxruntime' (--backend "
-            "onnxruntime), or name the model that it was made from."
+            f"{folder} is an exported model, which onnxruntime alone runs: ask, chat, serve, eval and answer take it "
+            "with --backend onnxruntime, and flashsloth.load with backend='onnxruntime'. For anything else name the "
+            "model that it was made from."
         )
     checkpoint = Checkpoint(folder)
     with config_errors(file):

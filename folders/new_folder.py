@@ -1,6 +1,7 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """A folder that is written whole or not at all."""
 
+import errno
 import re
 import secrets
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a user's share of it
 UNFINISHED_NAME = re.compile(r"\.incomplete-[0-9a-f]{8}$")
 
 
@@ -33,14 +35,27 @@ def new_folder(dst) -> Iterator[Path]:
         raise ValueError(f"{dst} is not empty. Remove it, or name a folder that does not exist yet.")
     dst.parent.mkdir(parents=True, exist_ok=True)
     unfinished = dst.with_name(f"{dst.name}.incomplete-{secrets.token_hex(4)}")
-    unfinished.mkdir()
+    with _errors_about(dst, unfinished):
+        unfinished.mkdir()
+        try:
+            yield unfinished
+            if dst.exists():
+                dst.rmdir()  # empty; Windows cannot rename onto it
+            unfinished.rename(dst)
+        except BaseException:
+            shutil.rmtree(unfinished)
+            raise
+
+
+@contextmanager
+def _errors_about(dst: Path, unfinished: Path) -> Iterator[None]:
+    """Makes errors about the temporary folder, and of a full disk, name the folder that the user named."""
     try:
-        yield unfinished
-        if dst.exists():
-            dst.rmdir()  # empty; Windows cannot rename onto it
-        unfinished.rename(dst)
-    except BaseException:
-        shutil.rmtree(unfinished)
+        yield
+    except OSError as error:
+        is_full = error.filename is None and error.errno in FULL
+        if is_full or error.filename is not None and str(error.filename).startswith(str(unfinished)):
+            error.filename = str(dst)
         raise
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.errors import reading_errors
@@ -67,6 +68,19 @@ def try_tokenizer(folder: Path) -> None:
     result = run_trial(TRIAL, {"file": str(file), "texts": TRIAL_TEXTS}, TRIAL_SECONDS, "short texts")
     if "error" in result:
         raise ValueError(f"{file} {result['error']}. Save the tokenizer there again.")
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: If a folder lacks a file of the processor's tokenizer.
+    """
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        raise ValueError(f"{folder} holds no tokenizer ({TOKENIZER_FILE}). Save the processor there again.")
+    if not (folder / TOKENIZER_CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{folder} lacks the settings of its tokenizer ({TOKENIZER_CONFIG_FILE}). Save the processor there again."
+        )
 
 
 def load_tokenizer(folder, remedy: str) -> PreTrainedTokenizerFast:

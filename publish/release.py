@@ -35,6 +35,7 @@ from transformers.utils import (
 import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
 from flashsloth.folders.errors import config_errors, one_line, reading_errors
+from flashsloth.folders.exported import is_exported
 from flashsloth.folders.json_files import read_json
 from flashsloth.folders.kind import RUN_RESULT, check_is_flashsloth
 from flashsloth.folders.model_folder import (
@@ -215,6 +216,11 @@ def _check_kind(folder: Path) -> None:
     name = folder.resolve().name
     if UNFINISHED_NAME.search(name):
         raise ValueError(f"{folder} is left over from an interrupted command: remove it and run the command again.")
+    if is_exported(folder):
+        raise ValueError(
+            f"{folder} is an exported model. Publish a page that runs it (flashsloth demo {folder} --space DIR "
+            f"--static, then push --space DIR), or upload the folder as it is (hf upload OWNER/NAME {folder})."
+        )
     has_config = (folder / CONFIG_NAME).is_file()
     if (folder / TRAINER_STATE_FILE).is_file() or (CHECKPOINT_FOLDER.match(name) and not has_config):
         raise ValueError(

@@ -20,7 +20,6 @@ from flashsloth.folders.digest import digest_of_model
 from flashsloth.folders.downloads import is_folder
 from flashsloth.folders.lock import locked
 from flashsloth.folders.provenance import describe_source
-from flashsloth.loading import check_folder
 from flashsloth.parts import find_for_backend
 from flashsloth.serve import answer_files
 from flashsloth.serve.answer_files import Answered, Journal
@@ -32,7 +31,7 @@ from flashsloth.serve.questions import Questions
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("flashsloth", "torch", "transformers", "ray", "datasets", "pyarrow", "pillow")
+PACKAGES = ("flashsloth", "transformers", "ray", "datasets", "pyarrow", "pillow")  # and what computes
 MAX_LISTED = 20  # errors in the report; the answers have all of them
 
 
@@ -63,6 +62,11 @@ class RunOptions:
         """The file of the answers."""
         return self.output / answer_files.ANSWERS.format(self.file_format)
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are added, by what is in them."""
+        return {"answer": self.answer_column, "error": self.error_column}
+
 
 @dataclass(frozen=True)
 class AnsweredRows:
@@ -91,10 +95,13 @@ class AnsweredRows:
         if self.questions.source.schema is None:
             return None
         fields = [self.questions.source.schema.field(name) for name in self.columns]
-        added = [self.options.answer_column, self.options.error_column]
-        if self.questions.question is not None:
-            added.insert(0, self.questions.question_column)
-        return pyarrow.schema([*fields, *((name, pyarrow.string()) for name in added)])
+        return pyarrow.schema([*fields, *((name, pyarrow.string()) for name in self.texts)])
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns that are added, which hold texts even where all of them are missing."""
+        asked = [] if self.questions.question is None else [self.questions.question_column]
+        return [*asked, *self.options.columns.values()]
 
     def __iter__(self) -> Iterator[dict]:
         asked = self.questions
@@ -104,6 +111,7 @@ class AnsweredRows:
             answered = self.journal.read(index) if self.journal else Answered(index, "", None)
             added = {self.options.answer_column: answered.answer, self.options.error_column: answered.error}
             yield {**fields, **common, **added}
+        asked.source.check_unchanged()  # else answers stand beside rows that they do not belong to
 
 
 def answer_questions(questions: Questions, model: ModelOptions, options: RunOptions) -> dict:
@@ -130,6 +138,8 @@ def answer_questions(questions: Questions, model: ModelOptions, options: RunOpti
     run = _describe(questions, model, folder)
     answer_files.check_run(options.output, run)
     if model.backend == "torch" and not model.trust_remote_code:
+        from flashsloth.loading import check_folder  # which needs torch
+
         check_folder(folder)
     if answer_files.finished_report(options.output) is None:
         _check_rows(questions, options)
@@ -137,7 +147,7 @@ def answer_questions(questions: Questions, model: ModelOptions, options: RunOpti
         answer_files.check_run(options.output, run)
         report = answer_files.finished_report(options.output)
         if report is not None:
-            _check_file(options)
+            _check_file(options, report)
             answer_files.remove_leftovers(options.output)
             logger.info("All rows are answered already")
             return report
@@ -159,6 +169,7 @@ def _ask_rest(questions: Questions, model: ModelOptions, options: RunOptions, ru
             logger.info("Columns of bytes, which the answers leave out: %s", ", ".join(left_out))
         report = {
             **run,
+            "columns": options.columns,
             "counts": {"rows": journal.num_answered, "errors": journal.num_errors},
             "errors": [_listed(answered) for answered in islice(journal.errors(), MAX_LISTED)],
             "last_run": {
@@ -166,9 +177,9 @@ def _ask_rest(questions: Questions, model: ModelOptions, options: RunOptions, ru
                 "seconds": round(time.perf_counter() - start, 1),
                 "batch_size": options.batch_size,
             },
-            "versions": {package: version(package) for package in PACKAGES},
+            "versions": {package: version(package) for package in (model.backend, *PACKAGES)},
         }
-        answer_files.finish(options.output, rows, rows.schema, options.file_format, report)
+        answer_files.finish(options.output, rows, rows.schema, options.file_format, report, rows.texts)
     return report
 
 
@@ -187,6 +198,7 @@ def _ask(questions: Questions, model: ModelOptions, options: RunOptions, journal
         )
         with bar:
             for batch in answer_batches(questions, journal.done(), model, workers, options.batch_size):
+                questions.source.check_unchanged()
                 journal.append(batch)
                 bar.update(len(batch))
 
@@ -218,17 +230,29 @@ def _check_rows(questions: Questions, options: RunOptions) -> None:
         return
     rows = AnsweredRows(questions, None, options)
     if options.file_format == "parquet":
-        check_rows(rows, rows.schema)
+        check_rows(rows, rows.schema, rows.texts)
     else:
         for _ in rows:  # a damaged value fails here
             pass
 
 
-def _check_file(options: RunOptions) -> None:
+def _check_file(options: RunOptions, report: dict) -> None:
+    """Raises a `ValueError` unless a finished folder holds what is asked for, whole."""
     if not options.file.is_file():
         raise ValueError(
             f"{options.output} is finished, but holds no {options.file.name}: give the --format that it was written "
             "in, or name another --output."
+        )
+    size, written = options.file.stat().st_size, report.get("bytes")
+    if written not in (None, size):  # reports of earlier versions have none
+        raise ValueError(
+            f"{options.file} is damaged or was edited: it has {size:,} bytes, and had {written:,} when it was "
+            "written. Name another --output, or remove the folder to answer its rows anew."
+        )
+    if (columns := report.get("columns", options.columns)) != options.columns:
+        raise ValueError(
+            f"{options.output} is finished, with the columns '{columns['answer']}' and '{columns['error']}': give "
+            "them as --answer-column and --error-column, or name another --output."
         )
 
 

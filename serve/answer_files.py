@@ -162,9 +162,16 @@ def begin(folder: Path, run: dict) -> None:
     _write_whole(folder / RUN, lambda file: write_json(run, file))
 
 
-def finish(folder: Path, rows: Iterable[dict], schema: pyarrow.Schema | None, file_format: str, report: dict) -> Path:
+def finish(
+    folder: Path,
+    rows: Iterable[dict],
+    schema: pyarrow.Schema | None,
+    file_format: str,
+    report: dict,
+    texts: Sequence[str] = (),
+) -> Path:
     """
-    Writes all rows in their order and the report, and removes what the run has left.
+    Writes all rows in their order and the report, with the size of their file, and removes what the run has left.
 
     Args:
         folder (`Path`): The folder.
@@ -172,6 +179,7 @@ def finish(folder: Path, rows: Iterable[dict], schema: pyarrow.Schema | None, fi
         schema (`pyarrow.Schema`, *optional*): Types of the columns; as the values are if unset.
         file_format (`str`): "jsonl" or "parquet".
         report (`dict`): The report.
+        texts (`Sequence[str]`, *optional*): Columns of texts, also where no row has one.
 
     Returns:
         `Path`: The file of the answers.
@@ -181,9 +189,10 @@ def finish(folder: Path, rows: Iterable[dict], schema: pyarrow.Schema | None, fi
     """
     file = folder / ANSWERS.format(file_format)
     if file_format == "parquet":
-        _write_whole(file, lambda unfinished: write_parquet(rows, schema, unfinished))
+        _write_whole(file, lambda unfinished: write_parquet(rows, schema, unfinished, texts))
     else:
         _write_whole(file, lambda unfinished: _write_json_lines(rows, unfinished))
+    report = {**report, "bytes": file.stat().st_size}
     _write_whole(folder / REPORT, lambda unfinished: write_json(report, unfinished))
     remove_leftovers(folder)
     return file

@@ -21,17 +21,17 @@ GROUP_ROWS = 1024  # that are held at once
 VALUE_ERRORS = (pyarrow.ArrowException, ValueError, TypeError, OverflowError)
 
 
-def check_rows(rows: Iterable[dict], schema: pyarrow.Schema | None) -> None:
+def check_rows(rows: Iterable[dict], schema: pyarrow.Schema | None, texts: Sequence[str] = ()) -> None:
     """
     Does all that [`write_parquet`] does, but writes nothing.
 
     Raises:
         ValueError: As there.
     """
-    write_parquet(rows, schema, Path(os.devnull))
+    write_parquet(rows, schema, Path(os.devnull), texts)
 
 
-def write_parquet(rows: Iterable[dict], schema: pyarrow.Schema | None, file: Path) -> None:
+def write_parquet(rows: Iterable[dict], schema: pyarrow.Schema | None, file: Path, texts: Sequence[str] = ()) -> None:
     """
     Writes rows to a Parquet file.
 
@@ -39,21 +39,22 @@ def write_parquet(rows: Iterable[dict], schema: pyarrow.Schema | None, file: Pat
         rows (`Iterable[dict]`): The rows, which are gone through twice without a schema.
         schema (`pyarrow.Schema`, *optional*): The types of the columns; those that all values have in common if unset.
         file (`Path`): The file.
+        texts (`Sequence[str]`, *optional*): Columns of texts, also where no row has one.
 
     Raises:
         ValueError: If Parquet cannot hold a value, or the values of a column have no type in common. The message names
             column and row.
     """
-    schema = schema or schema_of(rows)
+    schema = schema or schema_of(rows, texts)
     with ParquetWriter(file, schema) as writer:
         for first, group in _groups(rows):
             columns = [_array(field, [row.get(field.name) for row in group], first) for field in schema]
             writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
 
 
-def schema_of(rows: Iterable[dict]) -> pyarrow.Schema:
+def schema_of(rows: Iterable[dict], texts: Sequence[str] = ()) -> pyarrow.Schema:
     """
-    The types that the values of all rows have in common.
+    The types that the values of all rows have in common; `texts` as in [`write_parquet`].
 
     Raises:
         ValueError: If there is none, or none that Parquet knows. The message names column and row.
@@ -66,6 +67,7 @@ def schema_of(rows: Iterable[dict]) -> pyarrow.Schema:
             types[name] = _wider_type(name, types.get(name, pyarrow.null()), values, first)
             if name not in empty and any(map(_has_empty_object, values)):
                 empty[name] = first + next(index for index, value in enumerate(values) if _has_empty_object(value))
+    types |= {name: pyarrow.string() for name in texts if pyarrow.types.is_null(types.get(name, pyarrow.null()))}
     for name, kind in types.items():
         try:
             ParquetWriter(os.devnull, pyarrow.schema([(name, kind)])).close()

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
+from transformers.utils import is_torch_available
 
 import flashsloth
 from flashsloth.folders.errors import one_line
@@ -21,7 +21,11 @@ from flashsloth.serve.questions import Row
 READERS = 8  # images of a batch that are fetched or decoded at once
 RETRY_WAITS = (2.0,)  # seconds before another try to fetch an image
 # What a row may cause. Anything else is a fault of the machine or of the program, which the next row would meet too.
-ROW_ERRORS = (ValueError, OSError, MemoryError, torch.OutOfMemoryError)
+ROW_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError)
+if is_torch_available():
+    import torch
+
+    ROW_ERRORS += (torch.OutOfMemoryError,)
 
 
 @dataclass(frozen=True)

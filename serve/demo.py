@@ -8,6 +8,7 @@ conversation is kept here: the page sends the new question, and nothing else of 
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import sys
@@ -33,6 +34,7 @@ QUESTIONS = (
     ("scene.png", "Which digit is written by hand? Answer briefly.", False),
     ("small_text.png", "Which word do you see?", True),
 )
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 KINDS = {"Query tokens": "query_tokens", "Pooling": "pooling"}
 ABOUT_KINDS = (
     "Query tokens: the patches that the tokens behind the question attend to. Pooling: the share of each patch in the "
@@ -142,8 +144,10 @@ class Demo:
         request: gr.Request,
     ) -> Iterator[tuple]:
         """Answers a message: yields the messages, the text box, the overlays and what the answer cost."""
-        conversation = self.conversations.begin(request.session_hash, model)
         question = message["text"].strip()
+        if not isinstance(model, str) or HALF_A_CHARACTER.search(question):  # which no page sends, nor shows
+            raise refusal("The request is none of this page's: reload the page.")
+        conversation = self.conversations.begin(request.session_hash, model)
         options = {"max_new_tokens": int(max_new_tokens), "explain": True}
         if temperature > 0:
             options |= {"do_sample": True, "temperature": float(temperature), "top_p": float(top_p)}

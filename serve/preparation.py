@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from flashsloth.image_reading_flashsloth import WEB, ImageError, read_image
-from flashsloth.processing_flashsloth import ConversationError
+from flashsloth.processing_flashsloth import IMAGE_TOKEN, ConversationError
 from flashsloth.serve.protocol import ChatRequest, RequestError
 from flashsloth.serve.row import Prompt
 
@@ -89,22 +89,21 @@ def prepare(request: ChatRequest, processor, limits: Limits, max_positions: int)
         RequestError: If an image cannot be read, the turns are in a wrong order, or the prompt is too long.
     """
     # One after the other: a photo takes a hundred times the memory of its views.
-    views = [
-        processor.image_processor(_read(url, f"Image {index}", limits), hd=request.hd, return_tensors="np")
-        for index, url in enumerate(request.images)
-    ]
-    messages = [{**message, "content": _with_stand_ins(message["content"])} for message in request.messages]
+    views = []
+    for index, url in enumerate(request.images):
+        image = _read(url, f"Image {index}", limits)
+        views.append(processor.image_processor(image, hd=request.hd, return_tensors="np")["pixel_values"])
+    messages = [{**message, "content": _images_first(message["content"])} for message in request.messages]
     try:
-        inputs = processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="np", hd=request.hd
-        )
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     except ConversationError as error:
         raise RequestError(str(error), "messages", "invalid_value") from error
-    except ValueError as error:
-        raise RequestError(str(error), "messages", TOO_LONG) from error
-    pixel_values = np.concatenate([one["pixel_values"] for one in views]) if views else None
-    prompt = Prompt(inputs["input_ids"][0], pixel_values)
-    return prompt, _max_new_tokens(len(prompt.input_ids), request.max_new_tokens, limits, max_positions)
+    image_tokens = IMAGE_TOKEN * processor.num_image_tokens(request.hd)
+    (prompt,), _ = processor.get_text_with_replacements([prompt], [image_tokens] * len(views))
+    inputs = processor.tokenizer(prompt, add_special_tokens=False, return_tensors="np", verbose=False)
+    input_ids = inputs["input_ids"][0]
+    max_new_tokens = _max_new_tokens(len(input_ids), request.max_new_tokens, limits, max_positions)
+    return Prompt(input_ids, np.concatenate(views) if views else None), max_new_tokens
 
 
 def _max_new_tokens(num_prompt_tokens: int, asked: int | None, limits: Limits, max_positions: int) -> int:
@@ -119,19 +118,16 @@ def _max_new_tokens(num_prompt_tokens: int, asked: int | None, limits: Limits, m
     return asked
 
 
-def _with_stand_ins(content):
+def _images_first(content):
     """
-    A message's content with the smallest of images, which take as many tokens as any other. Images behind all the text
-    come before it: OpenAI's examples have them there, and the model learned from questions that follow their images.
+    A message's content, in which images that are behind all the text come before it: OpenAI's examples have them
+    there, and the model learned from questions that follow their images.
     """
     if isinstance(content, str):
         return content
-    stand_in = {"type": "image", "image": Image.new("RGB", (1, 1))}
-    parts = [stand_in if part["type"] == "image" else part for part in content]
-    kinds = [part["type"] for part in parts]
-    if kinds == sorted(kinds, reverse=True):  # all the text, then the images
-        parts.sort(key=lambda part: part["type"])
-    return parts
+    kinds = [part["type"] for part in content]
+    is_behind = kinds == sorted(kinds, reverse=True)  # all the text, then the images
+    return sorted(content, key=lambda part: part["type"]) if is_behind else content
 
 
 def _read(url: str, name: str, limits: Limits) -> Image.Image:

@@ -5,6 +5,7 @@ could change an answer. Errors are in the words and the form of OpenAI's API.
 """
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,8 @@ HD_OF_DETAIL = {"auto": None, "low": False, "high": True}
 MAX_STOP = 4
 MAX_TOP_LOGPROBS = 20
 MAX_TEMPERATURE = 2
+# JSON's escape of half a surrogate pair. In UTF-8 there is no other way to write one.
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 SEEDS = range(-(1 << 63), 1 << 63)
 
 
@@ -142,15 +145,28 @@ def parse_json(body: bytes) -> dict:
     The JSON object in a request's body.
 
     Raises:
-        RequestError: If it is none.
+        RequestError: If it is none, or one of its strings holds half a character.
     """
     try:
-        fields = json.loads(body, parse_constant=_refuse_constant)
+        fields = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # nested too deep
         raise RequestError("The body of the request is not valid JSON: send one JSON object in UTF-8.") from error
     if not isinstance(fields, dict):
         raise RequestError("The body of the request is no JSON object: send one with model and messages.")
+    if SURROGATE.search(body):
+        _check_characters(fields)
     return fields
+
+
+def _check_characters(fields: dict) -> None:
+    """Half a surrogate pair is no text: no tokenizer and no answer in UTF-8 can hold it."""
+    for name, value in fields.items():
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            message = f"{ascii(name)} holds the lone surrogate {half}, half a character: take it out."
+            raise RequestError(message, name if name.isprintable() else None, "invalid_value") from error
 
 
 def parse_request(fields: dict[str, Any]) -> ChatRequest:

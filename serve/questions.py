@@ -4,6 +4,7 @@ What is asked of a row: its question, and its images as they are encoded or as a
 are, so that the machines that answer need none of them; a row that cannot be asked says why.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,10 @@ from flashsloth.image_reading_flashsloth import (
 from flashsloth.serve.sources import Source
 
 
+logger = logging.getLogger(__name__)
+
 IMAGE_COLUMNS = ("image", "images")
+FILE_NAMES = ("file_name", "file_names")  # the ends of such columns in the metadata.jsonl of `datasets`' ImageFolder
 # Paths of a data set that is streamed from the Hub, some of them within archives.
 HUB_PATH = re.compile(r"((zip|tar|gzip|bz2|xz|zstd|lz4)://[^:]*::)*hf://")
 MAX_NAME = 100  # characters of a name that are shown
@@ -107,7 +111,8 @@ def select_columns(
     Args:
         source ([`~flashsloth.serve.sources.Source`]): The rows.
         question_column (`str`, *optional*): The column of the questions; "question" if unset.
-        image_column (`str`, *optional*): The column of the images; "image" or "images" if unset, where there is one.
+        image_column (`str`, *optional*): The column of the images; if unset "image", "images" or one of file names, as
+            `datasets` has them in a `metadata.jsonl`, where there is one.
         question (`str`, *optional*): One question for all rows.
         images (`Path`, *optional*): What relative paths of images start from; the source's own folder if unset.
 
@@ -125,9 +130,11 @@ def select_columns(
         raise ValueError(f"{source.name} has questions, in the column '{column}': leave out --question.")
     if image_column and image_column not in source.columns:
         raise ValueError(f"{source.name} has no column '{image_column}': correct --image-column. {has}")
-    found = [name for name in IMAGE_COLUMNS if name in source.columns]
+    found = [name for name in source.columns if name in IMAGE_COLUMNS or name.endswith(FILE_NAMES)]
     if not image_column and len(found) > 1:
         raise ValueError(f"{source.name} has the columns {' and '.join(found)}: choose one by --image-column.")
+    if not image_column and not found:
+        logger.info("%s has no column of images: its questions are asked without any", source.name)
     if images is not None and not images.is_dir():
         raise ValueError(f"--images names no folder: '{images}'.")
     return Questions(source, column, image_column or next(iter(found), None), question, images and images.absolute())

@@ -10,7 +10,6 @@ reads its own machine's files for any client, answers errors of users with a tra
 import asyncio
 import contextlib
 import hmac
-import json
 import logging
 import math
 import time
@@ -330,8 +329,7 @@ def make_app(
 
 
 def error_response(error: RequestError) -> Response:
-    # in ASCII, as a name that is quoted may hold half a surrogate pair
-    return Response(json.dumps(error.body()), error.status, error.headers, "application/json")
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 async def _answer_error(request: Request, error: RequestError) -> Response:

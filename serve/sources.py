@@ -49,6 +49,8 @@ class Source(ABC):
         schema (`pyarrow.Schema`, *optional*): Types of the columns, where they are known before they are read.
         folder (`Path`, *optional*): What relative paths of images start from; without it rows may name no local files.
         is_folder (`bool`, *optional*, defaults to `False`): Whether the rows are all that is in `folder`.
+        files (`tuple[Path, ...]`, *optional*): What is read more than once, in the order of the rows.
+        stamps (`tuple[tuple[int, ...], ...]`, *optional*): What [`_stamp`] gave for each file before it was read.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Source(ABC):
     schema: pyarrow.Schema | None
     folder: Path | None
     is_folder: bool = field(default=False, kw_only=True)
+    files: tuple[Path, ...] = field(default=(), kw_only=True)
+    stamps: tuple[tuple[int, ...], ...] = field(default=(), kw_only=True)
 
     @abstractmethod
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict]:
@@ -68,6 +72,18 @@ class Source(ABC):
             ValueError: If a value is damaged; the message names its column and row.
             OSError: If they can no longer be read.
         """
+
+    def check_unchanged(self) -> None:
+        """
+        Raises:
+            ValueError: If a file is no longer the one that was opened.
+        """
+        for file, stamp in zip(self.files, self.stamps, strict=True):
+            if _stamp(file) != stamp:
+                raise ValueError(
+                    f"{file} was changed while its rows were answered. Put it back as it was, and the same command "
+                    "goes on; for its new rows name another --output."
+                )
 
     @property
     def byte_columns(self) -> list[str]:
@@ -144,19 +160,18 @@ def _is_hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What changes with the content of a file, without reading it."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 # JSON lines
 
 
 @dataclass(frozen=True)
 class JsonLines(Source):
-    """
-    Objects, one a line; empty lines are skipped.
-
-    Args:
-        files (`tuple[Path, ...]`): The files, in the order of their rows.
-    """
-
-    files: tuple[Path, ...]
+    """Objects, one a line; empty lines are skipped."""
 
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict]:
         lines = (line for file in self.files for _, line in _lines(file))
@@ -174,7 +189,7 @@ def open_json_lines(files: Sequence[Path], folder: Path | None = None) -> JsonLi
     Raises:
         ValueError: If a line is no JSON object, or if there is none.
     """
-    digest, columns, count = hashlib.sha256(), {}, 0
+    digest, columns, count, stamps = hashlib.sha256(), {}, 0, tuple(map(_stamp, files))
     for file in files:
         for number, line in _lines(file):
             digest.update(line.strip() + b"\n")
@@ -184,7 +199,9 @@ def open_json_lines(files: Sequence[Path], folder: Path | None = None) -> JsonLi
         raise ValueError(f"{files[0]} holds no rows.")
     folder = (folder or files[0].parent).absolute()
     absolute = tuple(file.absolute() for file in files)
-    return JsonLines(_name_of(files), digest.hexdigest(), tuple(columns), count, None, folder, absolute)
+    return JsonLines(
+        _name_of(files), digest.hexdigest(), tuple(columns), count, None, folder, files=absolute, stamps=stamps
+    )
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
@@ -215,14 +232,7 @@ def _name_of(files: Sequence[Path]) -> str:
 
 @dataclass(frozen=True)
 class Parquet(Source):
-    """
-    Parquet files of one schema.
-
-    Args:
-        files (`tuple[Path, ...]`): The files, in the order of their rows.
-    """
-
-    files: tuple[Path, ...]
+    """Parquet files of one schema."""
 
     def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[dict]:
         for file in self.files:
@@ -280,7 +290,7 @@ def open_parquet(files: Sequence[Path], folder: Path | None = None) -> Parquet:
         ValueError: If a file is damaged, its schema is not that of the first, two columns have one name, or if there
             are no rows.
     """
-    digest, schemas, count = hashlib.sha256(), [], 0
+    digest, schemas, count, stamps = hashlib.sha256(), [], 0, tuple(map(_stamp, files))
     for file in files:
         try:
             with ParquetFile(file) as table:
@@ -299,7 +309,9 @@ def open_parquet(files: Sequence[Path], folder: Path | None = None) -> Parquet:
         raise ValueError(f"{files[0]} holds no rows.")
     folder = (folder or files[0].parent).absolute()
     absolute, columns = tuple(file.absolute() for file in files), tuple(schemas[0].names)
-    return Parquet(_name_of(files), digest.hexdigest(), columns, count, schemas[0], folder, absolute)
+    return Parquet(
+        _name_of(files), digest.hexdigest(), columns, count, schemas[0], folder, files=absolute, stamps=stamps
+    )
 
 
 # A folder of images

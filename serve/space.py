@@ -4,7 +4,6 @@ A Space of the Hub that runs the demo: a folder that needs nothing but the packa
 itself, as a Space installs its requirements before its own files are there. Small models are in it too.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -116,8 +115,8 @@ class SpaceModel:
     def reference(self) -> str:
         """The Python expression by which the Space names it."""
         if self.is_copied:
-            return f"str(HERE / {json.dumps(f'{MODELS_FOLDER}/{self.name}')})"
-        return json.dumps(self.source)
+            return f"str(HERE / {f'{MODELS_FOLDER}/{self.name}'!r})"
+        return repr(self.source)
 
     def files(self) -> list[Path]:
         """What is copied of its folder: all that it is loaded from."""
@@ -162,7 +161,7 @@ def write_space(
     with new_folder(dst) as folder:
         app = APP.format(
             models="\n".join(f"    {model.reference}," for model in models),
-            dtype=json.dumps(dtype),
+            dtype=repr(dtype),
             trust_remote_code=trust_remote_code,
         )
         texts = {APP_FILE: app, REQUIREMENTS_FILE: _requirements(), REPOCARD_NAME: _readme(models)}

@@ -81,6 +81,15 @@ class TerminalChat:
         self.images += images
         if self.lines.is_interactive:
             self._note("Ask something. /image FILE adds an image, /help lists the commands, Ctrl-D leaves.")
+        while True:
+            try:
+                return self._take_entries()
+            except KeyboardInterrupt:  # between an entry and its answer, or behind it
+                if not self.lines.is_interactive:
+                    raise
+                sys.stderr.write("\n")
+
+    def _take_entries(self) -> None:
         for entry in self._entries():
             try:
                 if not self._take(entry.strip()):
@@ -203,11 +212,15 @@ class TerminalChat:
 
     def _write_answer(self, question: str, images: list[Image.Image]) -> Answer:
         """Writes an answer while it is made. One that Ctrl-C stops stays in the conversation as far as it went."""
-        stream = self.chat.stream(question, images, **self.options)
-        self.has_begun = False
+        self.has_begun, stream = False, None
         try:
+            stream = self.chat.stream(question, images, **self.options)
             self._write(stream)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if stream is None:
+                if not self.lines.is_interactive:
+                    raise
+                raise ValueError("Nothing was asked: Ctrl-C stopped it.") from interrupt
             self._stop(stream)
             if not self.lines.is_interactive:
                 raise
@@ -219,7 +232,8 @@ class TerminalChat:
                 raise
             raise ValueError("There is not enough memory for this turn: /reset begins with less.") from error
         finally:
-            stream.close()  # a process that ends while torch computes in a thread is aborted
+            if stream is not None:
+                stream.close()  # a process that ends while torch computes in a thread is aborted
             if self.has_begun:
                 sys.stdout.write("\n")
                 sys.stdout.flush()

@@ -65,8 +65,15 @@ pip=("$work/small/bin/python" -m pip --disable-pip-version-check install --quiet
 "${pip[@]}" --no-deps "$work"/dist/*.whl
 small/bin/python -c 'import torch' 2>/dev/null && exit 1 || true
 echo "Its environment has $(du --summarize --human-readable small | cut -f1)."
+TIMEFORMAT="%R s from the command to the answer."
 for dtype in float32 int4; do
-    small/bin/flashsloth ask --model exported --backend onnxruntime --dtype $dtype --image image.png "$question"
+    time small/bin/flashsloth ask --model exported --backend onnxruntime --dtype $dtype --image image.png "$question"
 done
+cat >pope.jsonl <<'QUESTIONS'
+{"question_id": 0, "image": "image.png", "text": "Is there a star in the image?", "category": "random"}
+QUESTIONS
+small/bin/flashsloth eval --task pope --questions pope.jsonl --images . --model exported --backend onnxruntime \
+    --output evaluated 2>/dev/null
 small/bin/flashsloth ask --image image.png "$question" && exit 1 || test $? = 2
+small/bin/flashsloth convert model converted && exit 1 || test $? = 2
 echo "The exported model works without torch."

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=str(what_i
 SCENE = Path(flashsloth.__file__).parent / "examples" / "scene.png"
 COLOUR, DIGIT = "What colour is the square?", "Which digit is written by hand? Answer briefly."
 MODEL, SLOW, SHORT, CUT, NO_PROCESSOR, SAMPLING = "model", "slow", "short", "cut", "no-processor", "sampling"
+HALF_TEMPLATE = "half-template"
 POSITIONS = 70  # of the decoder of the model SHORT
 
 
@@ -42,7 +43,7 @@ def address(exported, tmp_path_factory):
     """The address of the page, with an exported model beside it, and others that do not work, or do not stop."""
     folder = tmp_path_factory.mktemp("browser")
     models = {MODEL: exported, SLOW: change(exported, folder / SLOW, min_new_tokens=200)}
-    models |= {name: change(exported, folder / name) for name in (CUT, NO_PROCESSOR)}
+    models |= {name: change(exported, folder / name) for name in (CUT, NO_PROCESSOR, HALF_TEMPLATE)}
     models[SAMPLING] = change(exported, folder / SAMPLING, repetition_penalty=1.2)
     models[SHORT] = change(exported, folder / SHORT, min_new_tokens=200)
     config = json.loads((models[SHORT] / "config.json").read_text())
@@ -51,6 +52,8 @@ def address(exported, tmp_path_factory):
     with open(folder / CUT / "onnx" / "decoder_model_merged.onnx", "r+b") as file:
         file.truncate(1000)
     (folder / NO_PROCESSOR / "processor_config.json").unlink()
+    template = folder / HALF_TEMPLATE / "chat_template.jinja"
+    template.write_text(template.read_text()[:100])
     with serving(make_site(folder / "site", **models)) as address:
         yield address
 
@@ -275,7 +278,30 @@ FILES = {
     "a grey transparent image": as_file(noise(100, 80, "LA")),
     "a palette": as_file(noise(120, 90).quantize(64), kind="GIF"),
     "WebP": as_file(noise(200, 100), kind="WEBP", quality=80),
+    "a transparent WebP": as_file(noise(90, 60, "RGBA"), kind="WEBP", lossless=True, exact=True),
+    "a transparent PNG with another ending": {**as_file(noise(80, 60, "RGBA")), "mimeType": "image/jpeg"},
+    "a transparent PNG without an ending": {**as_file(noise(80, 60, "RGBA")), "mimeType": ""},
+    "an opaque PNG, upside": as_file(noise(50, 70), exif=ROTATED),
 }
+SEE_THROUGH = noise(60, 60).quantize(16)
+SEE_THROUGH.info["transparency"] = SEE_THROUGH.getpixel((0, 0))
+REFUSED = {
+    "a transparent GIF": (as_file(SEE_THROUGH, kind="GIF"), "forgets the colours of its transparent pixels"),
+    "WebP, upside": (as_file(noise(50, 50), kind="WEBP", exif=ROTATED), "as its EXIF data says: save it upright."),
+    "a transparent PNG, upside": (as_file(noise(50, 50, "RGBA"), exif=ROTATED), "as its EXIF data says: save it"),
+    "a transparent WebP, upside": (
+        as_file(noise(50, 40, "RGBA"), kind="WEBP", lossless=True, exif=ROTATED),
+        "as its EXIF data says: save it upright.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_browser_would_decode_otherwise_is_refused_at_once(visit, name):
+    visitor, (file, says) = visit("?model=none"), REFUSED[name]
+    visitor.page.set_input_files("#file", file)
+    visitor.page.get_by_text(f"{file['name']}: The browser ").wait_for()
+    assert says in visitor.error() and not visitor.page.locator("#image").is_visible()
 
 
 def test_pixels_are_those_of_pillow_to_the_bit(visit, model):
@@ -299,6 +325,7 @@ def test_pixels_are_those_of_pillow_to_the_bit(visit, model):
         ("?model=nothing", "/nothing/ is no exported model (it has no usable export.json): write one there"),
         (f"?model={CUT}", "decoder_model_merged.onnx has 1000 bytes, but had"),
         (f"?model={NO_PROCESSOR}", "processor_config.json is missing (404): copy or export the model again."),
+        (f"?model={HALF_TEMPLATE}", "chat_template.jinja is damaged ("),
         (f"?model={SAMPLING}", "generation_config.json sets repetition_penalty=1.2, but this page decodes greedily"),
         ("?weights=float16", "holds no weights in float16: take float32 or int4 or int8."),
         ("?device=gpu", "The address of this page asks for the device gpu: take wasm or webgpu."),

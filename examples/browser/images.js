@@ -1,10 +1,11 @@
 // Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 /** Decodes images, and makes the views that the vision encoder takes, as `FlashSlothImageProcessor` does. */
 
+import { isTurned, typeOf } from "./exif.js";
 import { resize } from "./resizing.js";
 
 /** An image as the browser decodes it: upright, and without its colour profile. */
-export async function openImage(blob) {
+async function openImage(blob) {
     try {
         return await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
     } catch {
@@ -13,7 +14,8 @@ export async function openImage(blob) {
 }
 
 /**
- * Decodes an image, upright, without its colour profile and without transparency, as Pillow does.
+ * Decodes an image, upright, without its colour profile and without transparency, as Pillow does. What a browser decodes
+ * in another way is refused.
  *
  * @param {Blob} blob
  * @returns {Promise<{data: Uint8Array, width: number, height: number}>} Red, green and blue of each pixel, row by row.
@@ -31,8 +33,14 @@ export async function decodeImage(blob) {
     } finally {
         bitmap.close();
     }
-    if (isTransparent(pixels)) {
-        pixels = (await decodeTransparent(blob, width, height)) ?? pixels;
+    const bytes = new Uint8Array(await blob.arrayBuffer());
+    const type = typeOf(bytes, blob.type);
+    const isSeeThrough = isTransparent(pixels);
+    if ((isSeeThrough || type === "image/webp") && isTurned(bytes, type)) {
+        throw new Error("The browser does not turn it as its EXIF data says: save it upright.");
+    }
+    if (isSeeThrough) {
+        pixels = await decodeTransparent(bytes, type, width, height);
     }
     const data = new Uint8Array(3 * width * height);
     for (let from = 0, to = 0; from < pixels.length; from += 4) {
@@ -53,29 +61,28 @@ function isTransparent(pixels) {
 }
 
 /** The pixels of a transparent image: a canvas forgets their colours, an `ImageDecoder`, where there is one, does not. */
-async function decodeTransparent(blob, width, height) {
-    if (!("ImageDecoder" in self) || !(await ImageDecoder.isTypeSupported(blob.type))) {
-        return null;
+async function decodeTransparent(bytes, type, width, height) {
+    const refusal = new Error("The browser forgets the colours of its transparent pixels: save it without transparency.");
+    // Of a GIF no decoder keeps them.
+    if (type === "image/gif" || !("ImageDecoder" in self) || !(await ImageDecoder.isTypeSupported(type))) {
+        throw refusal;
     }
-    const decoder = new ImageDecoder({
-        data: await blob.arrayBuffer(),
-        type: blob.type,
-        premultiplyAlpha: "none",
-        colorSpaceConversion: "none",
-    });
+    const decoder = new ImageDecoder({ data: bytes, type, premultiplyAlpha: "none", colorSpaceConversion: "none" });
     const { image } = await decoder.decode();
     const { format, codedWidth, codedHeight } = image;
     const pixels = new Uint8Array(image.allocationSize());
     await image.copyTo(pixels); // as they are: a conversion to RGBA would round them
     image.close();
     decoder.close();
+    if (codedWidth !== width || codedHeight !== height || !["RGBA", "BGRA"].includes(format)) {
+        throw refusal;
+    }
     if (format === "BGRA") {
         for (let place = 0; place < pixels.length; place += 4) {
             [pixels[place], pixels[place + 2]] = [pixels[place + 2], pixels[place]];
         }
     }
-    const isUpright = codedWidth === width && codedHeight === height;
-    return isUpright && ["RGBA", "BGRA"].includes(format) ? pixels : null;
+    return pixels;
 }
 
 /** An image resized to a view. Pixels are rounded after each pass: which comes first is as in `FlashSlothImageProcessor`. */

@@ -7,7 +7,7 @@
  * Programs find each answer as the `detail` of an event "answer" of the document.
  */
 
-import { openImage } from "./images.js";
+import { decodeImage } from "./images.js";
 import { drawOverlay } from "./overlay.js";
 
 // A worker knows no import map: the page tells it where the libraries are.
@@ -95,7 +95,7 @@ function pick(picked) {
     state.picking = state.picking.then(async () => {
         try {
             const blob = new Blob([await picked.arrayBuffer()], { type: picked.type }); // the file may change or go
-            (await openImage(blob)).close();
+            await decodeImage(blob);
             whenIdle(() => showImage(blob));
         } catch (error) {
             showError(`${picked.name}: ${error.message}`);

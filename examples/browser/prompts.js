@@ -1,4 +1,12 @@
 // Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
+function parsed(Template, text) {
+    try {
+        return new Template(text);
+    } catch (error) {
+        throw new Error(`chat_template.jinja is damaged (${error.message}): copy or export the model again.`);
+    }
+}
+
 /** Turns questions into token ids, and token ids into text, as `FlashSlothProcessor` does. */
 
 const IMAGE_TOKEN = "<image>";
@@ -20,7 +28,7 @@ export class Prompts {
      */
     constructor({ Tokenizer, Template }, { tokenizer, tokenizerConfig, processorConfig, chatTemplate }) {
         this.tokenizer = new Tokenizer(tokenizer, tokenizerConfig);
-        this.template = new Template(chatTemplate);
+        this.template = parsed(Template, chatTemplate);
         this.cleansUp = tokenizerConfig.clean_up_tokenization_spaces ?? false;
         this.numVisualTokens = processorConfig.num_visual_tokens;
         const queries = Array.from({ length: processorConfig.num_query_tokens }, (_, index) => `<query_${index}>`);

@@ -231,7 +231,7 @@ def test_it_runs_without_torch(exported, by_torch):
 def test_what_is_not_for_a_backend_is_refused(exported):
     assert "threads=2 is for the backend onnxruntime" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, threads=2)
     assert "dtype='int4' is for the backend onnxruntime" in error_of(flashsloth.load, SHIPPED_CHECKPOINT, dtype="int4")
-    assert "load it with backend='onnxruntime'" in error_of(flashsloth.load, exported)
+    assert "flashsloth.load with backend='onnxruntime'" in error_of(flashsloth.load, exported)
 
 
 def test_a_long_neighbour_does_not_shorten_an_answer(by_torch, by_onnx):

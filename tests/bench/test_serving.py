@@ -13,7 +13,7 @@ from flashsloth.bench.evaluation import make_question
 from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 
 
-SHORT = ["--clients", "1", "3", "--requests", "6", "--turns", "1", "--batches", "1"]
+SHORT = ["--clients", "1", "3", "--requests", "6", "--turns", "1", "--batches", "1", "--servers", "2"]
 
 
 def test_last_line_is_the_report(capsys):
@@ -26,6 +26,7 @@ def test_last_line_is_the_report(capsys):
     assert (report["different_answers"], report["different_from_generate"]) == (0, 0)
     rates = report["answers_per_s"]
     assert report["of_one_generate"] == pytest.approx(rates["8 clients"] / rates["one generate"], rel=0.02)
+    assert len(report["of_one_generate_by_server"]) == 2
     assert report["of_one_after_the_other"] == pytest.approx(
         rates["8 clients"] / rates["one after the other"], rel=0.02
     )

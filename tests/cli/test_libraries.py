@@ -44,7 +44,7 @@ WITH_TORCH = {
     "merge": (["merge", "adapter", "dst"], "'flashsloth[train]'"),
     "data check": (["data", "check", "stage.yaml"], "'flashsloth[train]'"),
     "eval": (["eval", "--model", MODEL, *POPE], "'torch>=2.13'"),
-    "answer": (["answer", "pope.jsonl", "--output", "out"], "'flashsloth[cluster]'"),
+    "answer": (["answer", "asked.jsonl", "--output", "answers"], "'torch>=2.13'"),
     "push": (["push", MODEL, "owner/name", "--dry-run"], "'torch>=2.13'"),
     "demo": (["demo"], "'flashsloth[demo]'"),
     "serve": (["serve", "--port", "0"], "'torch>=2.13'"),
@@ -70,6 +70,7 @@ def run_without(packages: list[str], commands: list[list[str]], folder) -> list[
 def test_without_torch_a_command_names_it_in_one_line(tmp_path):
     rows = [{"question_id": 1, "image": "a.png", "text": "Is it?", "category": "random"}]
     (tmp_path / "pope.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "asked.jsonl").write_text('{"question": "Is it?", "image": "a.png"}')
     (tmp_path / "a.png").touch()
     results = run_without(["torch"], [words for words, _ in WITH_TORCH.values()], tmp_path)
     for (words, remedy), (status, lines) in zip(WITH_TORCH.values(), results, strict=True):
@@ -77,7 +78,7 @@ def test_without_torch_a_command_names_it_in_one_line(tmp_path):
         assert status == 2 and all(notice.startswith("Loading ") for notice in notices), lines
         assert line.startswith(f"flashsloth {words[0]}") and "needs torch; install it with: pip install " in line
         assert remedy in line, line
-    assert {file.name for file in tmp_path.iterdir()} <= {"pope.jsonl", "a.png", "out"}
+    assert not (tmp_path / "dst").exists()
 
 
 def test_a_space_is_written_and_pushed_without_torch(exported, tmp_path):
@@ -91,6 +92,7 @@ def test_a_space_is_written_and_pushed_without_torch(exported, tmp_path):
 @pytest.mark.parametrize(
     ("package", "command", "line"),
     [
+        ("ray", ["answer", "a", "--output", "b"], "answer needs ray; install it with: pip install 'ray[data]"),
         ("uvicorn", ["serve"], "serve: error: serve needs uvicorn; install it with: pip install 'starlette>=1.0'"),
         (
             "onnxruntime",

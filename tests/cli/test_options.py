@@ -17,4 +17,4 @@ def test_options_of_exported_models_are_refused_where_none_is_taken(option, caps
     with pytest.raises(SystemExit) as stop:
         cli.main(["demo", *option])
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and option[1] in error and error.count("\n") == 1
+    assert stop.value.code == 2 and option[option[0] == "--dtype"] in error and error.count("\n") == 1

@@ -24,9 +24,10 @@ def test_demo_writes_a_space_in_place_of_serving(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(space, "write_space", lambda *args, **options: calls.append((args, options)) or "the folder")
     monkeypatch.setattr(demo, "run", lambda *args, **options: pytest.fail("it serves"))
-    assert cli.main(["demo", "--space", "dir", "--model", "a", "--model", "lab/b", "--dtype", "auto"]) == 0
-    assert calls == [(("dir", ["a", "lab/b"]), {"dtype": "auto", "trust_remote_code": False})]
-    assert capsys.readouterr().out == "the folder\n"
+    for models in (["--model", "a", "--model", "lab/b"], ["a", "lab/b"], ["lab/b", "--model", "a"]):
+        assert cli.main(["demo", "--space", "dir", *models, "--dtype", "auto"]) == 0
+        assert calls.pop() == (("dir", ["a", "lab/b"]), {"dtype": "auto", "trust_remote_code": False})
+        assert capsys.readouterr().out == "the folder\n"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,8 @@ def test_demo_writes_a_space_in_place_of_serving(monkeypatch, capsys):
         (["--space", "dir", "--host", "0.0.0.0"], "leave out --host"),
         (["--space", "dir", "--share"], "leave out --share"),
         (["--static", "--model", "m"], "--static is about --space"),
-        (["--static", "--space", "dir"], "--static needs one --model"),
+        (["--static", "--space", "dir"], "--static needs one model"),
+        (["--static", "--space", "dir", "a", "b"], "--static needs one model"),
         (["--static", "--space", "dir", "--model", "m", "--dtype", "auto"], "leave out --dtype"),
         (["--static", "--space", "dir", "--model", "m", "--trust-remote-code"], "leave out --trust-remote-code"),
     ],

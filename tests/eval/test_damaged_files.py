@@ -15,7 +15,7 @@ from benchmark_files import TASKS, write_benchmark
 
 from flashsloth import cli, loading
 from flashsloth.cli import parser
-from flashsloth.eval import asking, report
+from flashsloth.eval import greedy, report
 from flashsloth.eval import run as evaluation
 from flashsloth.folders import digest
 from flashsloth.loading import SHIPPED_CHECKPOINT
@@ -153,7 +153,7 @@ class Model:
 def run(tmp_path, capsys, monkeypatch) -> tuple[Path, Path, list[str]]:
     """The folder of a run that has ended, that of its model, and the arguments of the command."""
     monkeypatch.setattr(loading, "load_model_and_processor", lambda *_: (SimpleNamespace(dtype="torch.float32"), None))
-    monkeypatch.setattr(asking, "GreedyModel", Model)
+    monkeypatch.setattr(greedy, "GreedyModel", Model)
     files, model = write_benchmark("gqa", tmp_path / "gqa"), tmp_path / "model"
     shutil.copytree(SHIPPED_CHECKPOINT, model)
     arguments = ["eval", *files.arguments, "--model", str(model), "--output", str(tmp_path / "out"), "--write"]

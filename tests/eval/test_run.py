@@ -18,7 +18,7 @@ import torch
 from benchmark_files import read_lines, write_benchmark
 
 from flashsloth import cli, loading
-from flashsloth.eval import asking
+from flashsloth.eval import asking, greedy
 from flashsloth.eval.run import BENCHMARKS
 from flashsloth.image_reading_flashsloth import MISSING_IMAGE, ImageError
 from flashsloth.loading import SHIPPED_CHECKPOINT
@@ -180,7 +180,7 @@ def test_the_exit_status_says_whether_the_input_is_to_blame(tmp_path, capsys, mo
     def fail(model, questions):
         raise error
 
-    monkeypatch.setattr(asking.GreedyModel, "__call__", fail)
+    monkeypatch.setattr(greedy.GreedyModel, "__call__", fail)
     assert cli.main(arguments_of(files, tmp_path / "out")) == status
     captured = capsys.readouterr()
     assert captured.out == "" and "Traceback" not in captured.err

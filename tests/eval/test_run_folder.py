@@ -9,7 +9,7 @@ import pytest
 from benchmark_files import read_lines, write_benchmark
 
 from flashsloth import cli, loading
-from flashsloth.eval import asking
+from flashsloth.eval import greedy
 from flashsloth.eval.files import write_json
 from flashsloth.eval.run_folder import begin_note, check_output, note_dtype, noted_dtype
 from flashsloth.folders.lock import locked
@@ -197,7 +197,7 @@ def test_the_lock_is_held_while_a_model_is_asked(whole_run, tmp_path, monkeypatc
     files, _ = whole_run
     output = tmp_path / "out"
     command = ["eval", *files.arguments, *MODEL, "--output", str(output)]
-    ask, tried = asking.GreedyModel.__call__, []
+    ask, tried = greedy.GreedyModel.__call__, []
 
     def ask_and_try(model, questions):
         if not tried:
@@ -205,7 +205,7 @@ def test_the_lock_is_held_while_a_model_is_asked(whole_run, tmp_path, monkeypatc
             tried.append(cli.main(command))
         return ask(model, questions)
 
-    monkeypatch.setattr(asking.GreedyModel, "__call__", ask_and_try)
+    monkeypatch.setattr(greedy.GreedyModel, "__call__", ask_and_try)
     assert cli.main(command) == 0
     assert tried == [True, 2] and "Another run is writing into" in capsys.readouterr().err
 

@@ -82,9 +82,10 @@ def test_settings_with_which_no_image_can_be_processed(processor, name, value, m
         ({"eos_token_id": 5}, "answers would not end"),
         ({"eos_token_id": None}, "has no eos_token_id: answers would not end. Put that of the config there: 257"),
         ({"suppress_tokens": [257]}, "suppresses 257, the end of an answer"),
-        ({"suppress_tokens": 258}, "is not a list of tokens"),
-        ({"max_new_tokens": 0}, "max_new_tokens '0', which is no setting"),
-        ({"num_beams": 10**12}, "num_beams"),
+        ({"suppress_tokens": 258}, "suppress_tokens '258': it must be a list of ids of tokens, from 0 to "),
+        ({"max_new_tokens": 0}, "max_new_tokens '0': it must be a whole number of 1 or more"),
+        ({"num_beams": 10**12}, "num_beams '1000000000000', which is no setting"),
+        ({"stop_strings": ["."]}, "stop_strings .*, which is no setting"),
         ({"assistant_model": "x"}, "assistant_model 'x', which is no setting"),
     ],
 )

@@ -1,10 +1,12 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """Folders that are written whole or not at all."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from model_folders import error_of
@@ -41,6 +43,28 @@ def test_an_error_leaves_nothing(error, tmp_path):
         (folder / "file").write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_name_the_folder_that_the_user_named(tmp_path):
+    """Not the temporary one, which is gone."""
+    new = tmp_path / "new"
+    with pytest.raises(OSError) as full, new_folder(new):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
+    with pytest.raises(PermissionError) as hidden, new_folder(new) as folder:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "file"))
+    with pytest.raises(OSError) as other, new_folder(new):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    with pytest.raises(FileNotFoundError) as source, new_folder(new):
+        open(tmp_path / "source")
+    names = [caught.value.filename for caught in (full, hidden, other, source)]
+    assert names == [str(new), str(new), None, str(tmp_path / "source")]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, into which nobody can write")
+def test_a_place_where_nothing_can_be_written_is_named():
+    with pytest.raises(OSError) as caught:
+        fill("/proc/new")
+    assert caught.value.filename == "/proc/new"
 
 
 def test_a_kill_leaves_nothing_that_looks_finished(tmp_path):

@@ -245,6 +245,7 @@ BAD_INPUT = {
         "config.json is contradictory: Field 'hidden_size' expected int",
     ),
     "adapter": (write("adapter_config.json", "{}"), "is an adapter: merge it first"),
+    "exported": (write("export.json", "{}"), "an exported model. Publish a page that runs it (flashsloth demo "),
     "checkpoint": (write("trainer_state.json", "{}"), "is a checkpoint of a training run"),
     "evaluation": (write("evaluation.json", "{}"), "evaluation.json must hold a JSON array of objects"),
     "provenance": (write("provenance.json", "[1]"), "provenance.json must hold a JSON array of objects"),

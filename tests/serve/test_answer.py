@@ -1,12 +1,14 @@
 # Copyright 2026 The FlashSloth team. Licensed under the Apache License, Version 2.0.
 """`flashsloth answer` as users run it: killed and run again, refused in one line, with errors beside their rows."""
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow
@@ -19,7 +21,8 @@ import flashsloth
 from flashsloth.cli import main
 from flashsloth.folders.lock import locked
 from flashsloth.loading import SHIPPED_CHECKPOINT
-from flashsloth.serve import answer_files
+from flashsloth.serve import answer, answer_files
+from flashsloth.serve.answer_files import Answered
 
 
 NUM_ROWS = 40
@@ -103,6 +106,56 @@ def test_a_command_that_is_killed_and_run_again_loses_and_repeats_no_row(folder,
     assert main(words(folder)) == 1  # the same again: nothing is left to ask
     assert caplog.messages[-1] == "All rows are answered already"
     assert parquet.read_table(folder / "out" / "answers.parquet") == table
+
+    assert main([*words(folder), "--answer-column", "other"]) == 2
+    message = "is finished, with the columns 'prediction' and 'error': give them as --answer-column"
+    assert message in capfd.readouterr().err
+    with (folder / "out" / "answers.parquet").open("r+b") as file:
+        file.truncate(1000)
+    assert main(words(folder)) == 2
+    assert "answers.parquet is damaged or was edited: it has 1,000 bytes, and had " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["in the middle", "at the end"])
+def test_questions_that_change_while_they_are_asked(when, tmp_path, monkeypatch, capfd, caplog):
+    """Their answers would stand beside other rows. Those that came before are kept."""
+    file, output = tmp_path / "q.jsonl", tmp_path / "out"
+    text = "".join(f'{{"question": "{number}"}}\n' for number in range(4))
+    file.write_text(text)
+
+    def answer_batches(questions, done, *_):
+        for row in list(questions.rows(done)):
+            if row.index == 2 and when == "in the middle":
+                file.write_text(text.upper().replace("3", "9"))
+            yield [Answered(row.index, f"to {row.question}", None)]
+        if when == "at the end":
+            file.write_text("")
+
+    monkeypatch.setattr(answer, "ray_session", lambda *_: contextlib.nullcontext(SimpleNamespace(count=1)))
+    with monkeypatch.context() as patch:
+        patch.setattr(answer, "answer_batches", answer_batches)
+        assert main(["answer", str(file), "--output", str(output)]) == 2
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert f"{file} was changed while its rows were answered. Put it back as it was" in line
+    assert not (output / "answers.jsonl").exists() and not (output / "report.json").exists()
+
+    file.write_text(text)  # back as it was
+    patched = [[Answered(number, f"to {number}", None)] for number in range(4)]
+    monkeypatch.setattr(answer, "answer_batches", lambda questions, done, *_: patched[sum(done) :])
+    assert main(["answer", str(file), "--output", str(output)]) == 0
+    assert f"{2 if when == 'in the middle' else 4} rows are answered already" in caplog.messages
+    rows = map(json.loads, (output / "answers.jsonl").read_text().splitlines())
+    assert [(row["question"], row["answer"]) for row in rows] == [(str(n), f"to {n}") for n in range(4)]
+
+
+def test_columns_of_texts_have_their_type_where_every_row_failed(tmp_path, monkeypatch):
+    (tmp_path / "q.jsonl").write_text('{"question": "What?"}\n')
+    monkeypatch.setattr(answer, "ray_session", lambda *_: contextlib.nullcontext(SimpleNamespace(count=1)))
+    monkeypatch.setattr(answer, "answer_batches", lambda *_: [[Answered(0, None, "broken")]])
+    command = ["answer", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "out"), "--format", "parquet"]
+    assert main(command) == 1
+    schema = parquet.read_schema(tmp_path / "out" / "answers.parquet")
+    assert [str(schema.field(name).type) for name in ("question", "answer", "error")] == ["string"] * 3
 
 
 @pytest.fixture

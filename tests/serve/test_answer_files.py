@@ -96,7 +96,8 @@ def test_the_end_leaves_answers_and_report(tmp_path):
     assert finish(tmp_path, rows, None, "jsonl", RUN) == tmp_path / "answers.jsonl"
     assert {file.name for file in tmp_path.iterdir()} == {"answers.jsonl", "report.json"}
     assert read_lines(tmp_path / "answers.jsonl") == rows
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == RUN
+    size = (tmp_path / "answers.jsonl").stat().st_size
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == RUN | {"bytes": size}
 
 
 def test_json_lines_hold_values_of_all_types(tmp_path):

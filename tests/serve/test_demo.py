@@ -330,7 +330,8 @@ def result_of(served, http, files: list, session: str = "hostile", name: str = "
     message = sent.pop("message", {"text": COLOUR, "files": files})
     settings = sent.pop("settings", [STANDARD, *SETTINGS])
     data = [message, *settings] if name == "ask" else []
-    asked = http.post("queue/join", json={"data": data, "fn_index": number, "session_hash": session, **sent})
+    body = json.dumps({"data": data, "fn_index": number, "session_hash": session, **sent})  # in ASCII
+    asked = http.post("queue/join", content=body, headers={"Content-Type": "application/json"})
     assert asked.status_code == 200, asked.text
     with http.stream("GET", "queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
@@ -381,11 +382,16 @@ def test_nothing_that_is_sent_prints_a_traceback_or_is_fetched(served, http, mon
     for message in messages:
         answer = result_of(served, http, [], message=message)
         assert not answer["success"] or "⚠" in json.dumps(answer, ensure_ascii=False), message
-    for settings in (["no such model", *SETTINGS], [None, *SETTINGS], [STANDARD, None, 0, 1, 32], [STANDARD]):
+    half = {"text": "half a character: \ud800", "files": []}
+    assert not result_of(served, http, [], message=half)["success"]
+    wrong_models = [[model, *SETTINGS] for model in ("no such model", [STANDARD], None)]
+    for settings in (*wrong_models, [STANDARD, None, 0, 1, 32], [STANDARD]):
         assert not result_of(served, http, [], settings=settings)["success"]
     for index in (-1, 99, None, "0"):
         event = {"index": index, "value": ""}
         assert not result_of(served, http, [], name="take_example", event_data=event)["success"]
+    scene = http.post("upload", files={"files": ("scene.png", Path(SCENE).read_bytes())}).json()[0]
+    assert "The square is red." in json.dumps(result_of(served, http, [named(scene)]))  # the session goes on
     output = capfd.readouterr()
     assert "Traceback" not in output.err + output.out and not fetched
 

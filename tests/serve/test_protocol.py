@@ -170,7 +170,17 @@ def test_what_is_not_supported_is_refused_by_name(fields, param):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b'"a"', b"\xff", b'{"temperature": NaN}', b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"a"',
+        b"\xff",
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"temperature": NaN}',
+        b"[" * 100_000,
+        b'{"n": ' + b"9" * 5000 + b"}",
+    ],
 )
 def test_no_json_object(body):
     with pytest.raises(RequestError, match="JSON") as caught:
@@ -179,4 +189,26 @@ def test_no_json_object(body):
 
 
 def test_json_object():
-    assert parse_json(json.dumps({"a": "é"}).encode()) == {"a": "é"}
+    fields = {"a": "é", "b": ["\U0001f98a"]}  # a fox, which JSON writes as a pair of surrogates
+    assert parse_json(json.dumps(fields).encode()) == parse_json(json.dumps(fields).encode("utf-8-sig")) == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"stop": ["\ud800"]}, "stop", r"'stop' holds the lone surrogate '\ud800'"),
+        ({"user": "a\udfffb"}, "user", r"'user' holds the lone surrogate '\udfff'"),
+        (
+            {"model": "m", "messages": [{"role": "user", "content": [{"text": "\ude00"}]}]},
+            "messages",
+            "'messages' holds",
+        ),
+        ({"stream_options": {"\ud800": 1}}, "stream_options", "'stream_options' holds"),
+        ({"a\ud800": 1}, None, r"'a\ud800' holds the lone surrogate"),
+    ],
+)
+def test_half_a_character_is_refused_wherever_it_is(fields, param, says):
+    with pytest.raises(RequestError) as caught:
+        parse_json(json.dumps(fields).encode())
+    assert says in caught.value.message and (caught.value.param, caught.value.status) == (param, 400)
+    json.dumps(caught.value.body(), ensure_ascii=False).encode()

@@ -109,6 +109,20 @@ def test_columns_may_have_other_names(folder):
     assert list(asked.rows([])) == [Row(0, "What?", (b"other file",))]
 
 
+@pytest.mark.parametrize("column", ["file_name", "images_file_names"])
+def test_columns_of_file_names_hold_images(column, folder):
+    """As a metadata.jsonl of `datasets` has them."""
+    value = "a.png" if column == "file_name" else ["a.png"]
+    assert list(open_rows(folder, {"question": "What?", column: value}).rows([])) == [Row(0, "What?", (b"file",))]
+
+
+def test_questions_without_images_are_told(folder, caplog):
+    with caplog.at_level("INFO"):
+        asked = open_rows(folder, {"question": "What?", "picture": "a.png"})
+    assert asked.image_column is None
+    assert "q.jsonl has no column of images: its questions are asked without any" in caplog.messages
+
+
 def test_one_question_for_all_images(folder):
     asked = select_columns(open_source([str(folder)]), question="What is it?")
     assert list(asked.rows([])) == [Row(0, "What is it?", (b"file",))]

@@ -24,7 +24,7 @@ import flashsloth
 from flashsloth import cli
 from flashsloth.serve import space
 from flashsloth.serve.demo import SHIPPED_MODELS
-from flashsloth.serve.space import write_space
+from flashsloth.serve.space import SpaceModel, write_space
 
 
 ROOT = Path(flashsloth.__file__).parent
@@ -117,8 +117,8 @@ def test_a_model_of_the_hub_is_named_and_not_copied(hub, tmp_path):
     commit = hub.add_repo("lab/model", TINY)
     folder = write_space(tmp_path / "space", [f"lab/model@{commit}", str(TINY)], dtype="float32")
     app = (folder / "app.py").read_text()
-    assert re.search(rf'MODELS = \[\n    "lab/model@{commit}",\n    str\(HERE / "models/flashsloth-tiny"\),\n\]', app)
-    assert 'dtype="float32", trust_remote_code=False' in app
+    assert re.search(rf"MODELS = \[\n    'lab/model@{commit}',\n    str\(HERE / 'models/flashsloth-tiny'\),\n\]", app)
+    assert "dtype='float32', trust_remote_code=False" in app
     assert card(folder)["models"] == ["lab/model"]
     assert [path.name for path in (folder / "models").iterdir()] == ["flashsloth-tiny"]
     assert not hub.count("GET", "model.safetensors")  # only its config is looked at
@@ -153,6 +153,14 @@ def test_nothing_is_written_for_bad_input(given, hub, tmp_path, monkeypatch):
         set_config(Path("damaged"), text_config={"hidden_act": "no such function"})
     assert says in error_of(write_space, target, models)
     assert [path.name for path in tmp_path.glob("spaces/**/*") if path.is_file()] in ([], ["own.txt"])
+
+
+@pytest.mark.parametrize("name", ["sloth 🦥", 'a "model"', "it's", "{braces}", "back\\slash"])
+def test_any_name_of_a_folder_is_found_by_the_space(name, tmp_path):
+    model = SpaceModel(name, str(tmp_path / name), 1)
+    (tmp_path / name).mkdir()
+    assert eval(model.reference, {"HERE": tmp_path, "str": str}) == str(tmp_path / "models" / name)
+    assert eval(SpaceModel(name, name, 1).reference) == name
 
 
 def test_the_command(tmp_path, capsys):

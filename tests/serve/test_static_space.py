@@ -115,6 +115,6 @@ def test_the_command(exported, tmp_path, capsys):
     assert cli.main(["demo", "--space", str(target), "--static", "--model", str(exported)]) == 0
     assert capsys.readouterr().out == f"{target}\n"
     assert (target / "model" / "export.json").is_file()
-    for options, says in ((["--space", str(target)], "needs one --model"), ([], "--static is about --space DIR")):
+    for options, says in ((["--space", str(target)], "needs one model"), ([], "--static is about --space DIR")):
         assert cli.main(["demo", "--static", *options]) == 2
         assert says in capsys.readouterr().err

@@ -4,6 +4,7 @@ The chat in a terminal and in a pipe, with the shipped checkpoint. Two processes
 one that can do all that terminals do, and one that cannot, with a model whose answers are long.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import torch
 
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, cli
+from flashsloth.assistant.questions import read_images
 from flashsloth.loading import SHIPPED_CHECKPOINT
 from flashsloth.serve import terminal
 
@@ -246,6 +248,44 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(dumb, folder):
     saved = json.loads((folder / "stopped.json").read_text())
     assert [about["finish_reason"] for about in saved["turns"]] == ["interrupted"] * 2
     assert all(message["content"] for message in saved["messages"])
+
+
+class Entered:
+    """Lines of a terminal, which are entered already."""
+
+    is_interactive = True
+    without_echo = contextlib.nullcontext
+
+    def __init__(self, *entries: str):
+        self.entries = [*entries, None]
+
+    def read(self, prompt: str) -> str | None:
+        return self.entries.pop(0)
+
+
+@pytest.mark.parametrize("moment", ["before the answer", "behind the answer"])
+def test_ctrl_c_at_the_wrong_moment_does_not_end_the_chat(moment, monkeypatch, capsys):
+    chat = flashsloth.load(SHIPPED_CHECKPOINT, dtype="float32").chat()
+    session = terminal.TerminalChat(chat, "model", None, {"max_new_tokens": 16}, has_seen_tiles=False)
+    session.lines = Entered(STAR, STAR, SQUARE, SQUARE)
+    place, name = (chat, "stream") if moment == "before the answer" else (session, "_cost")
+    function, calls = getattr(place, name), []
+
+    def interrupted(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return function(*args, **options)
+
+    monkeypatch.setattr(place, name, interrupted)
+    session.run([("scene.png", read_images(SCENE)[0])])
+    asked = 3 if moment == "before the answer" else 4
+    assert len(calls) == 4 and len(session.turns) == asked
+    assert [turn.question for turn in session.turns][-2:] == [SQUARE, SQUARE]
+    assert len(chat.messages) == 2 * asked
+    output = capsys.readouterr()
+    assert output.out.startswith("The star is purple.\n") and output.out.endswith("The square is red.\n" * 2)
+    assert ("Nothing was asked: Ctrl-C stopped it." in output.err) == (moment == "before the answer")
 
 
 def test_what_is_typed_while_an_answer_comes_is_not_in_it(dumb):
