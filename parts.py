@@ -15,7 +15,7 @@ from flashsloth.folders.chat_template import check_chat_template
 from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.downloads import TOKENIZER_FILES, check_is_repo_id, find_files, find_model, is_folder
 from flashsloth.folders.errors import config_errors, reading_errors
-from flashsloth.folders.exported import chosen_dtype, files_of, read_export
+from flashsloth.folders.exported import check_settings, chosen_dtype, files_of, read_export
 from flashsloth.folders.fit import (
     REMEDY,
     check_escaped_tokens,
@@ -81,6 +81,7 @@ def find_for_backend(backend: str, name, revision: str | None = None, dtype: str
     if backend == "torch":
         return folder
     record = read_export(folder)
+    check_settings(record, folder)
     files = files_of(record, chosen_dtype(record, dtype, name))
     if not is_folder(name):
         find_files(f"{str(name).partition('@')[0]}@{folder.name}", tuple(files), ignored=())

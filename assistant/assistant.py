@@ -6,12 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils import is_torch_available
-
 from flashsloth.assistant.answer import Answer, ImageAttention
 from flashsloth.assistant.options import answer_lengths, end_token_ids, generation_options, streaming_options
 from flashsloth.assistant.questions import images_by_question, read_images, system_messages, user_message
 from flashsloth.assistant.stream import Stream, Watch
+from flashsloth.extras import TORCH, extra_command, has_torch, package_command
 
 
 if TYPE_CHECKING:
@@ -70,10 +69,10 @@ def load(
         return _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_code)
     if threads is not None:
         raise ValueError(f"threads={threads} is for the backend onnxruntime; torch has torch.set_num_threads.")
-    if not is_torch_available():
+    if not has_torch():
         raise ValueError(
-            "The backend torch needs torch, which is not installed: install it, or export the model where it is, and "
-            "load that with backend='onnxruntime' (--backend onnxruntime)."
+            f"The backend torch needs torch; install it with: {package_command(TORCH)}. Or export the model where "
+            "torch is, and load that with backend='onnxruntime' (--backend onnxruntime)."
         )
     from flashsloth.assistant.torch_backend import TorchBackend
     from flashsloth.loading import load_model_and_processor
@@ -90,7 +89,7 @@ def _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_
         from flashsloth.assistant.onnx_model import OnnxModel
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"The backend onnxruntime needs {error.name}; install it with: pip install 'flashsloth[onnx]'"
+            f"The backend onnxruntime needs {error.name}; install it with: {extra_command('onnx', needs_torch=False)}"
         ) from error
     from flashsloth.parts import find_for_backend, load_config, load_processor
 

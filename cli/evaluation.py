@@ -46,7 +46,7 @@ def add_eval(commands) -> None:
 
 def run_eval(args: argparse.Namespace) -> None:
     _check_eval(args)
-    with extra_packages("eval --task mmbench", "eval"):
+    with extra_packages("eval --task mmbench", "mmbench", needs_torch=False):
         from flashsloth.eval import compare, report, run
 
         if args.compare:

@@ -2,17 +2,27 @@
 """Libraries that a command uses: one that is not installed is named with its remedy, and notices are kept back."""
 
 import contextlib
+import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 
+from flashsloth.extras import PACKAGE, TORCH, extra_command, has_torch, missing_requirements, package_command
+
 
 # Loggers of libraries whose notices are about kernels for other machines.
 NOISY = ("torchao", "torch.utils._pytree", "bitsandbytes")
-DISTRIBUTION = "flashsloth"
-# Extras of commands that run exported models, for which torch is not needed.
-WITHOUT_TORCH = ("serve", "cluster")
-NEEDED_WITH = {"torch": "torch accelerate"}  # what an environment for exported models lacks
+# transformers warns of an environment without torch when it is imported; the commands say it where it matters.
+NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+
+
+def quiet_imports() -> None:
+    """Keeps back what libraries say while they are imported."""
+    for name in NOISY:  # transformers imports them if they are installed
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not has_torch():
+        os.environ.setdefault(NO_ADVICE, "1")
 
 
 @contextlib.contextmanager
@@ -35,35 +45,59 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def extra_packages(command: str, extra: str) -> Iterator[None]:
-    """Names the remedy if a package is missing that only some commands need."""
+def extra_packages(command: str, extra: str, needs_torch: bool = True) -> Iterator[None]:
+    """
+    Names the remedy if a package is missing that only some commands need.
+
+    Args:
+        command (`str`): For the message.
+        extra (`str`): The extra that has the packages.
+        needs_torch (`bool`, *optional*, defaults to `True`): Whether the command computes with torch, whatever its
+            options. If not, the remedy brings no torch to a machine without it.
+
+    Raises:
+        ValueError: If a package is missing.
+    """
+    if needs_torch and not has_torch():
+        raise ValueError(_message(command, TORCH, extra_command(extra)))
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ValueError(f"{command} needs {error.name}; install it with: {_installation(extra)}") from error
+        if is_own(error):
+            raise
+        package = _package_of(error)
+        raise ValueError(_message(command, package, extra_command(extra, needs_torch or package == TORCH))) from error
 
 
-def _installation(extra: str) -> str:
-    """The command that installs an extra. Where torch is left out on purpose, it leaves out torch."""
-    from importlib.metadata import requires
+def missing_package(command: str, error: Exception) -> ValueError | None:
+    """
+    What to say of an error that comes of a package that is not installed.
 
-    from packaging.requirements import Requirement
-    from transformers.utils import is_torch_available
+    Args:
+        command (`str`): For the message, such as "convert".
+        error (`Exception`): Any error that nothing else explains.
 
-    if extra not in WITHOUT_TORCH or is_torch_available():
-        return f"pip install '{DISTRIBUTION}[{extra}]'"
-    chosen = []
-    for requirement in map(Requirement, requires(DISTRIBUTION)):
-        if requirement.marker and requirement.marker.evaluate({"extra": extra}):
-            requirement.marker = None
-            chosen.append(f"'{requirement}'")
-    return f"pip install {' '.join(sorted(chosen))}"
+    Returns:
+        `ValueError`, or `None` if it is a fault of the program.
+    """
+    if isinstance(error, ImportError) and not is_own(error):
+        package = _package_of(error)
+        if isinstance(error, ModuleNotFoundError) and package.isidentifier():
+            return ValueError(_message(command, package, package_command(package)))
+        return ValueError(f"{command} needs a package that cannot be imported: {error}")  # its library names it
+    for name in missing_requirements():  # without it a library may fail in any way
+        return ValueError(_message(command, name, package_command(name)))
+    return None
 
 
-def missing_package(error: ModuleNotFoundError) -> str | None:
-    """What to do about a package that is missing; `None` if the module is this package's own."""
-    package = (error.name or DISTRIBUTION).partition(".")[0]
-    if package == DISTRIBUTION:
-        return None
-    names = NEEDED_WITH.get(package, package)
-    return f"{package} is needed, and not installed; install it with: pip install {names}"
+def is_own(error: ImportError) -> bool:
+    """Whether an import within this package fails, which is a fault of the program."""
+    return _package_of(error) == PACKAGE
+
+
+def _package_of(error: ImportError) -> str:
+    return (error.name or "").partition(".")[0]
+
+
+def _message(command: str, package: str, remedy: str) -> str:
+    return f"{command} needs {package}; install it with: {remedy}"

@@ -5,6 +5,7 @@ import logging
 import sys
 
 from flashsloth.arguments import without_secrets
+from flashsloth.extras import PACKAGE
 
 
 PROG = "flashsloth"
@@ -15,16 +16,17 @@ def log(message: str) -> None:
     print(without_secrets(message), file=sys.stderr, flush=True)
 
 
-def show_messages(of_others: int = logging.WARNING) -> None:
+def show_messages(of_others: int = logging.WARNING, form: str = "%(message)s") -> None:
     """
     Writes messages of this package to standard error, without their level.
 
     Args:
         of_others (`int`, *optional*, defaults to `logging.WARNING`): The least level of other packages' messages: the
             HTTP client would report each request.
+        form (`str`, *optional*, defaults to `"%(message)s"`): Of a message, as `logging` takes it.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=of_others)
-    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    logging.basicConfig(format=form, stream=sys.stderr, level=of_others)
+    logging.getLogger(PACKAGE).setLevel(logging.INFO)
 
 
 def describe(error: Exception) -> str:

@@ -3,13 +3,12 @@
 
 import argparse
 import io
-import logging
 import os
 import signal
 import sys
 import traceback
 
-from flashsloth.cli.libraries import NOISY, missing_package
+from flashsloth.cli.libraries import missing_package, quiet_imports
 from flashsloth.cli.messages import PROG, describe, log
 from flashsloth.cli.parser import parse
 from flashsloth.cli.signals import SIGNALLED, Stopped, stop_signals
@@ -50,10 +49,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     """Parses and runs one command, and returns its exit status."""
-    # transformers imports these libraries if they are installed
-    for name in NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    args = parse(argv)
+    quiet_imports()
+    try:
+        args = parse(argv)
+    except OSError:  # nobody reads the help
+        raise
+    except Exception as error:
+        return _report_fault(error, argparse.Namespace(prog=PROG, traceback=False))
     try:
         with stop_signals():
             status = args.run(args)  # where a command is done, but not all is well
@@ -70,12 +72,9 @@ def _run(argv: list[str] | None) -> int:
     except OSError as error:  # of the machine, not of the input: a full disk, a lost connection
         return _report(error, args, status=1)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and (message := missing_package(error)):
-            return _report(ValueError(message), args, status=2)
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, or Python's
             return _report(MemoryError(f"there is not enough memory: {error}"), args, status=1)
-        traceback.print_exc()  # a fault of the program: its traceback is the report
-        return 1
+        return _report_fault(error, args)
     return status or 0
 
 
@@ -85,6 +84,15 @@ def _report(error: Exception, args: argparse.Namespace, status: int) -> int:
         traceback.print_exc()
     log(f"{args.prog}: error: {describe(error)}")
     return status
+
+
+def _report_fault(error: Exception, args: argparse.Namespace) -> int:
+    """Writes which package is missing, or the traceback of a fault of the program, and returns the exit status."""
+    missing = missing_package(args.prog.removeprefix(f"{PROG} "), error)
+    if missing is not None:
+        return _report(missing, args, status=2)
+    traceback.print_exc()
+    return 1
 
 
 def _prepare_streams() -> None:

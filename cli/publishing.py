@@ -44,13 +44,13 @@ def add_push(commands) -> None:
 
 
 def run_push(args: argparse.Namespace) -> None:
-    from flashsloth.publish import hub
-    from flashsloth.publish.card import read_example
-
     show_messages()
     if args.space:
         _push_space(args)
         return
+    from flashsloth.publish import hub
+    from flashsloth.publish.card import read_example
+
     options = {
         "keep_card": args.keep_card,
         "license": args.license,

@@ -3,7 +3,6 @@
 
 import argparse
 import contextlib
-import logging
 import sys
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def add_answer(commands) -> None:
 
 
 def run_answer(args: argparse.Namespace) -> int:
-    with extra_packages("answer", "cluster"):
+    with extra_packages("answer", "cluster", needs_torch=False):
         from flashsloth.serve import answer, asking, questions, sources
     from flashsloth.parts import SHIPPED_CHECKPOINT
 
@@ -182,15 +181,13 @@ def add_serve(commands) -> None:
 
 
 def run_serve(args: argparse.Namespace) -> None:
-    with extra_packages("serve", "serve"):
+    with extra_packages("serve", "serve", needs_torch=False):
         from flashsloth.serve import listen, preparation
     from flashsloth.parts import SHIPPED_CHECKPOINT
 
     if args.allow_private_addresses and not args.allow_image_urls:
         raise ValueError("--allow-private-addresses is about image URLs: add --allow-image-urls, or leave it out.")
-    # Messages of this package, and faults within the server; nothing of what clients send.
-    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr, level=logging.WARNING)
-    logging.getLogger("flashsloth").setLevel(logging.INFO)
+    show_messages(form="%(asctime)s %(message)s")  # nothing of what clients send
     limits = preparation.Limits(
         body_bytes=args.max_body_mib << 20,
         images=args.max_images,

@@ -34,15 +34,19 @@ from flashsloth import FlashSlothForCausalLM
 from flashsloth.folders.downloads import find_model
 from flashsloth.folders.fit import check_generation_config
 from flashsloth.folders.model_folder import (
-    CURVES_FILE,
-    EVALUATION_FILE,
     model_on_meta,
     read_model,
     run_notes,
     write_model_folder,
 )
 from flashsloth.folders.new_folder import new_folder, quiet_transformers
-from flashsloth.folders.provenance import describe_source, read_provenance, write_provenance
+from flashsloth.folders.provenance import (
+    CURVES_FILE,
+    EVALUATION_FILE,
+    describe_source,
+    read_provenance,
+    write_provenance,
+)
 from flashsloth.folders.tensors import NOT_FINITE, LazyTensor, is_finite
 from flashsloth.loading import load_processor
 

@@ -49,6 +49,7 @@ def main() -> None:
                 visitor.page.click("#reset")
                 for question in QUESTIONS:
                     visitor.ask(question)
+                visitor.page.check("#show")  # what the model looked at
                 visitor.page.screenshot(path=ROOT / "docs" / "browser.png")
                 visitor.close()
 

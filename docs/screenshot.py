@@ -3,15 +3,14 @@
 Writes docs/demo.png: the demo in a headless Chromium, after two questions. In the root of the repository, after
 `pip install -e '.[dev]'` and with Debian's package `chromium`,
 
-    python docs/screenshot.py
+    PYTHONPATH=tests/support python docs/screenshot.py
 """
 
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from browser_page import CHROMIUM, NO_CHROMIUM, chromium
+from playwright.sync_api import Page
 
 from flashsloth.serve.demo import load_models, running
 
@@ -20,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "examples" / "scene.png"
 QUESTIONS = ("What colour is the square?", "Which digit is written by hand? Answer briefly.")
 SIZE = {"width": 1280, "height": 840}
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+# Nothing moves, and all images of the page are there.
+STILL = "document.getAnimations().length == 0 && [...document.images].every((image) => image.complete)"
 
 
 def ask(page: Page, question: str, number: int) -> None:
@@ -32,30 +32,19 @@ def ask(page: Page, question: str, number: int) -> None:
     page.locator("#facts").get_by_text("visual tokens;").wait_for()
 
 
-def take(address: str, chromium: str, file: Path) -> None:
-    """Holds the conversation at an address, and saves what the page shows then."""
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
-        browser = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, args=FLAGS, viewport=SIZE
-        )
-        page = browser.pages[0]
-        page.goto(address)
+def main() -> None:
+    if CHROMIUM is None:
+        sys.exit(f"error: {NO_CHROMIUM}")
+    with running(load_models()) as demo, chromium(size=SIZE) as browser:
+        page = browser.new_page()
+        page.goto(demo.address)
         page.locator("#question input[type=file]").set_input_files(IMAGE)
         page.locator("#question .thumbnail-item").wait_for()
         for number, question in enumerate(QUESTIONS, start=1):
             ask(page, question, number)
         page.mouse.move(0, 0)
-        page.wait_for_timeout(1000)  # until nothing moves any more
-        page.screenshot(path=file)
-        browser.close()
-
-
-def main() -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        sys.exit("error: there is no chromium; on Debian: apt-get install chromium")
-    with running(load_models()) as demo:
-        take(demo.address, chromium, ROOT / "docs" / "demo.png")
+        page.wait_for_function(STILL)
+        page.screenshot(path=ROOT / "docs" / "demo.png")
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ import numpy as np
 from flashsloth.eval.benchmark import Benchmark, Table, percent
 from flashsloth.eval.files import check_fields, read_json_file, write_json, write_text
 from flashsloth.eval.questions import Question
+from flashsloth.folders.provenance import EVALUATION_FILE
 
 
 logger = logging.getLogger(__name__)
 
 REPORT, OUTCOMES = "report.json", "outcomes.json"
 OWN_QUESTIONS = "questions of your own"  # in the place of a split
-EVALUATION_FILE = "evaluation.json"  # of a model folder; its model card is made from it
 SAMPLES, SEED = 1000, 0  # of the bootstrap
 INTERVAL = (2.5, 97.5)  # percentiles
 EVALUATION = {"dataset": dict}  # what an entry of it must have, and may have

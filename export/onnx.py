@@ -34,9 +34,11 @@ from flashsloth.folders.exported import (
     ONNX,
     ONNX_FOLDER,
     PAST,
+    SETTINGS,
     WEIGHTS,
     graph_file,
     graph_files,
+    settings_of,
 )
 from flashsloth.folders.fit import check_generation_config
 from flashsloth.folders.json_files import read_json, write_json
@@ -119,6 +121,7 @@ def _record(weights: list[str], folder: Path) -> dict:
         "default": weights[0],
         "files": {file.relative_to(folder).as_posix(): file.stat().st_size for file in files},
         "weights": {dtype: graph_files(dtype) for dtype in weights},
+        SETTINGS: settings_of(folder),
         CONFIG_DIGEST: digest_of_config(read_json(folder / CONFIG_NAME)),
         "versions": {package: version(package) for package in PACKAGES},
     }

@@ -24,6 +24,8 @@ WEIGHTS = tuple(SUFFIXES)
 # The dtype of each graph by what is asked for. In 4 bits the vision tower and the embeddings lose more than they save.
 MIXTURES = {dtype: dict.fromkeys(GRAPHS, dtype) for dtype in WEIGHTS}
 MIXTURES["int4"] = {VISION_ENCODER: "int8", EMBED_TOKENS: "int8", DECODER: "int4"}
+SETTINGS = "settings"  # the key of the record with the names of the files beside the graphs
+SETTINGS_PATTERNS = ("*.json", "*.jinja")  # of those: config, processor, tokenizer, chat template, generation config
 CONFIG_DIGEST = "config_sha256"  # the key of the record with the hash of the config that the graphs were made of
 PAST, PRESENT = "past_key_values.", "present."  # how the decoder's cached keys and values begin, before and after
 MOST_QUOTED = 80  # characters of a damaged value in a message
@@ -112,6 +114,28 @@ def files_of(record: dict, dtype: str) -> dict[str, int]:
     return {name: size for name, size in record["files"].items() if name.removesuffix(DATA_SUFFIX) in graphs}
 
 
+def settings_of(folder: Path) -> list[str]:
+    """The names of the files beside the graphs that the answers depend on, while a folder is written."""
+    return sorted(file.name for pattern in SETTINGS_PATTERNS for file in folder.glob(pattern))
+
+
+def check_settings(record: dict, folder: Path) -> None:
+    """
+    Looks for the files beside the graphs. Without its chat template or its generation config a model would answer, but
+    in another way. A record of an export that kept no names passes.
+
+    Args:
+        record (`dict`): See [`read_export`].
+        folder (`Path`): The folder.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    for name in record.get(SETTINGS, []):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing, but the model needs it. Copy or export the model again.")
+
+
 def check_config(record: dict, file: Path) -> None:
     """
     Compares a config with the one that the graphs were made of. A record of an export that kept no hash passes.
@@ -149,7 +173,15 @@ def _damage(record: dict) -> str | None:
         return f"its format {str(record.get('format'))[:MOST_QUOTED]!r} is neither {ONNX!r} nor {EXECUTORCH!r}"
     if not isinstance(record.get(CONFIG_DIGEST, ""), str):
         return f"its {CONFIG_DIGEST} is no text"
+    if not _is_names(record.get(SETTINGS, [])):
+        return f"its {SETTINGS} are not names of files"
     return None
+
+
+def _is_names(names) -> bool:
+    """Whether these are names of files in the folder itself."""
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return is_list and all(name and name == PurePosixPath(name).name for name in names)
 
 
 def _is_sizes(files) -> bool:

@@ -17,13 +17,10 @@ from flashsloth.folders.config_file import check_depth, read_config_file
 from flashsloth.folders.errors import config_errors
 from flashsloth.folders.exported import is_exported, read_export
 from flashsloth.folders.kind import RUN_RESULT, check_is_flashsloth
+from flashsloth.folders.provenance import CURVES_FILE, TRAINING_FILE
 from flashsloth.folders.tensors import Checkpoint, LazyTensor, write_tensors
 
 
-# Notes beside a model's files, which no program needs to load it; provenance.json is one too (see provenance.py).
-TRAINING_FILE = "training.json"  # the record of its training run
-CURVES_FILE = "curves.png"  # a figure of that run's curves
-EVALUATION_FILE = "evaluation.json"  # its scores
 MAX_NEW_TOKENS = 256  # of an answer, where the caller names no limit; the library's own default of 20 cuts sentences
 # How the names of a tower's layers begin, by the field that holds its config.
 TOWER_LAYERS = {

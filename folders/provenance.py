@@ -15,6 +15,10 @@ from flashsloth.folders.json_files import read_json_list
 
 
 PROVENANCE_FILE = "provenance.json"
+# Other notes beside a model's files, which no program needs to load it.
+TRAINING_FILE = "training.json"  # the record of its training run
+CURVES_FILE = "curves.png"  # a figure of that run's curves
+EVALUATION_FILE = "evaluation.json"  # its scores
 PACKAGES = ("flashsloth", "torch", "transformers")
 # A snapshot in the Hub's cache: models--OWNER--NAME/snapshots/COMMIT.
 SNAPSHOT = re.compile(r"models--(?P<repo>.+)/snapshots/(?P<revision>[0-9a-f]{40})$")

@@ -29,6 +29,7 @@ from PIL import Image
 from flashsloth.image_reading_flashsloth import read_image
 from flashsloth.publish.notes import Evaluation, Lineage, published
 from flashsloth.publish.release import Release
+from flashsloth.publish.upload import NO_REVISION
 from flashsloth.publish.values import (
     check_commit,
     check_hub_id,
@@ -50,8 +51,6 @@ HUB = "https://huggingface.co"
 # needs trust_remote_code.
 TAGS = ["flashsloth", "vision-language-model", "conversational", "custom_code"]
 MAX_IMAGE_SIZE = 1024  # pixels along each side of an example's image
-NO_REVISION = "0" * 40  # stands in a card until it is known which commit it will be pinned to
-PIN = re.compile(r'^revision = "([0-9a-f]{40})"$', flags=re.MULTILINE)
 
 ROLES = {
     "language_model": "language model",
@@ -200,12 +199,6 @@ def card_files(
         **_eval_result_files(release.evaluations),
         example.path: example.image,
     }
-
-
-def pinned_revision(card: str) -> str | None:
-    """The commit that the examples of a card are pinned to, or `None` if it has no such examples."""
-    found = PIN.search(card)
-    return found[1] if found else None
 
 
 # Metadata

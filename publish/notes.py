@@ -14,8 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from flashsloth.folders.json_files import read_json, read_json_list
-from flashsloth.folders.model_folder import EVALUATION_FILE
-from flashsloth.folders.provenance import PROVENANCE_FILE, read_provenance
+from flashsloth.folders.provenance import EVALUATION_FILE, PROVENANCE_FILE, read_provenance
 from flashsloth.publish.private import without_private
 from flashsloth.publish.values import check_commit, check_hub_id, check_url
 

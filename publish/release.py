@@ -36,19 +36,17 @@ import flashsloth
 from flashsloth import FlashSlothConfig, FlashSlothImageProcessor
 from flashsloth.folders.errors import config_errors, one_line, reading_errors
 from flashsloth.folders.exported import is_exported
-from flashsloth.folders.json_files import read_json, read_json_list
+from flashsloth.folders.json_files import read_json
 from flashsloth.folders.kind import RUN_RESULT, check_is_flashsloth
 from flashsloth.folders.model_folder import (
-    CURVES_FILE,
-    EVALUATION_FILE,
-    TRAINING_FILE,
     check_tensors,
     expected_shapes,
     main_dtype,
     model_on_meta,
     run_notes,
 )
-from flashsloth.folders.provenance import PROVENANCE_FILE
+from flashsloth.folders.new_folder import UNFINISHED_NAME
+from flashsloth.folders.provenance import CURVES_FILE, EVALUATION_FILE, PROVENANCE_FILE, TRAINING_FILE
 from flashsloth.folders.tensors import LazyTensor, open_safetensors, read_weight_map
 from flashsloth.publish.notes import (
     Evaluation,
@@ -58,7 +56,16 @@ from flashsloth.publish.notes import (
     read_lineage,
     read_record,
 )
-from flashsloth.publish.private import has_secret, local_paths, without_private
+from flashsloth.publish.private import has_secret, local_paths
+from flashsloth.publish.unwanted import (
+    AUTO_MAP_FILES,
+    CLEANED,
+    LEFTOVERS,
+    ORIGINAL_CONFIG,
+    PICKLES,
+    SETTINGS,
+    leave_out_what_is_private,
+)
 
 
 TRAINER_STATE_FILE = "trainer_state.json"
@@ -76,19 +83,9 @@ AUTO_CLASSES = {
     "AutoModelForImageTextToText": CONFIG_NAME,
     "AutoProcessor": PROCESSOR_NAME,
 }
-AUTO_MAP_FILES = (CONFIG_NAME, PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, TOKENIZER_CONFIG_FILE)
-
-# Files of settings, which may name a path; the words of a tokenizer may only look like one.
-SETTINGS = (*AUTO_MAP_FILES, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME)
-# Notes, which are uploaded without what is private, as is the config of a published checkpoint within config.json.
-CLEANED = (PROVENANCE_FILE, EVALUATION_FILE, TRAINING_FILE)
-ORIGINAL_CONFIG = "original_config"
 
 TEXTS = (".json", ".py", ".jinja", ".md", ".txt")
 PNG = b"\x89PNG\r\n\x1a\n"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
-LEFTOVERS = (".new", ".tmp", ".temp", ".part", ".partial", ".incomplete", ".lock", ".swp", "~")
-UNFINISHED_FOLDER = re.compile(r"\.incomplete-[0-9a-f]{8}$")  # see `flashsloth.folders.new_folder`
 CHECKPOINT_FOLDER = re.compile(r"checkpoint-\d+$")
 
 
@@ -200,20 +197,6 @@ def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = (
     )
 
 
-def leave_out_what_is_private(files: dict[str, Path | bytes]) -> None:
-    """Replaces a file by its content without paths of this machine and secrets, if it has any."""
-    for name in set(files).intersection((CONFIG_NAME, *CLEANED)):
-        read = read_json_list if name in (PROVENANCE_FILE, EVALUATION_FILE) else read_json
-        content = read(files[name])
-        private = (ORIGINAL_CONFIG,) if name == CONFIG_NAME else content
-        if isinstance(content, list):
-            cleaned = without_private(content)
-        else:
-            cleaned = content | {key: without_private(content[key]) for key in private if key in content}
-        if cleaned != content:
-            files[name] = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def is_release_file(name: str) -> bool:
     """Whether a file of a repository has a name that releases use, so that a release without it removes it."""
     return WEIGHTS.fullmatch(name) is not None or name in {*REQUIRED, *OPTIONAL, *NOTES, *OWN_CODE}
@@ -231,7 +214,7 @@ def _check_kind(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: name one that compose, convert, train, merge or quantize wrote.")
     name = folder.resolve().name
-    if UNFINISHED_FOLDER.search(name):
+    if UNFINISHED_NAME.search(name):
         raise ValueError(f"{folder} is left over from an interrupted command: remove it and run the command again.")
     if is_exported(folder):
         raise ValueError(

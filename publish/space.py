@@ -15,17 +15,11 @@ from huggingface_hub.constants import DEFAULT_REVISION, REPOCARD_NAME
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers.utils import CONFIG_NAME
 
+from flashsloth.folders.new_folder import UNFINISHED_NAME
 from flashsloth.publish.connection import clear_errors, redact, redacted_logs, retried
-from flashsloth.publish.hub import LocalFile, Upload, check_target
 from flashsloth.publish.private import USER_FOLDER, has_secret, local_paths
-from flashsloth.publish.release import (
-    LEFTOVERS,
-    ORIGINAL_CONFIG,
-    PICKLES,
-    SETTINGS,
-    UNFINISHED_FOLDER,
-    leave_out_what_is_private,
-)
+from flashsloth.publish.unwanted import LEFTOVERS, ORIGINAL_CONFIG, PICKLES, SETTINGS, leave_out_what_is_private
+from flashsloth.publish.upload import LocalFile, Upload, check_target
 from flashsloth.publish.values import check_repo_id
 
 
@@ -152,7 +146,7 @@ def _check_kind(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder: name one that flashsloth demo --space wrote.")
-    if UNFINISHED_FOLDER.search(folder.resolve().name):
+    if UNFINISHED_NAME.search(folder.resolve().name):
         raise ValueError(f"{folder} is left over from an interrupted command: remove it and run the command again.")
     if (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{folder} is a model, not a Space: leave out --space, or name a Space's folder.")

@@ -24,14 +24,11 @@ from flashsloth.folders.config_file import read_config_file
 from flashsloth.folders.downloads import CONFIG_FILES, SAFETENSORS_FILES, find_files, is_folder
 from flashsloth.folders.errors import config_errors
 from flashsloth.folders.model_folder import (
-    CURVES_FILE,
-    EVALUATION_FILE,
-    TRAINING_FILE,
     check_is_flashsloth,
     model_on_meta,
 )
 from flashsloth.folders.new_folder import new_folder
-from flashsloth.folders.provenance import PROVENANCE_FILE
+from flashsloth.folders.provenance import CURVES_FILE, EVALUATION_FILE, PROVENANCE_FILE, TRAINING_FILE
 from flashsloth.loading import check_folder
 from flashsloth.parts import MODEL_FILES
 from flashsloth.serve.demo import EXAMPLES, QUESTIONS, model_names
@@ -50,6 +47,7 @@ PACKAGE_FILES = (
     "loading.py",
     "parts.py",
     "attention_maps.py",
+    "extras.py",
     "assistant/*.py",
     "folders/*.py",
 )

@@ -13,7 +13,7 @@ from huggingface_hub.constants import REPOCARD_NAME
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, PROCESSOR_NAME
 
 import flashsloth
-from flashsloth.folders.exported import EXPORT_FILE, read_export
+from flashsloth.folders.exported import EXPORT_FILE, check_settings, read_export
 from flashsloth.folders.new_folder import new_folder
 
 
@@ -86,6 +86,7 @@ def write_static_space(dst, model) -> Path:
 def _model_files(model: Path) -> dict[str, Path]:
     """What the page reads of a model, by its name in the folder."""
     record = read_export(model)
+    check_settings(record, model)
     files = {name: model / name for name in (EXPORT_FILE, *MODEL_FILES, *record["files"])}
     for name, path in files.items():
         if not path.is_file():

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=str(what_i
 SCENE = Path(flashsloth.__file__).parent / "examples" / "scene.png"
 COLOUR, DIGIT = "What colour is the square?", "Which digit is written by hand? Answer briefly."
 MODEL, SLOW, SHORT, CUT, NO_PROCESSOR, SAMPLING = "model", "slow", "short", "cut", "no-processor", "sampling"
+NO_GENERATION_CONFIG = "no-generation-config"
 HALF_TEMPLATE = "half-template"
 POSITIONS = 70  # of the decoder of the model SHORT
 
@@ -43,7 +44,9 @@ def address(exported, tmp_path_factory):
     """The address of the page, with an exported model beside it, and others that do not work, or do not stop."""
     folder = tmp_path_factory.mktemp("browser")
     models = {MODEL: exported, SLOW: change(exported, folder / SLOW, min_new_tokens=200)}
-    models |= {name: change(exported, folder / name) for name in (CUT, NO_PROCESSOR, HALF_TEMPLATE)}
+    models |= {
+        name: change(exported, folder / name) for name in (CUT, NO_PROCESSOR, NO_GENERATION_CONFIG, HALF_TEMPLATE)
+    }
     models[SAMPLING] = change(exported, folder / SAMPLING, repetition_penalty=1.2)
     models[SHORT] = change(exported, folder / SHORT, min_new_tokens=200)
     config = json.loads((models[SHORT] / "config.json").read_text())
@@ -52,6 +55,7 @@ def address(exported, tmp_path_factory):
     with open(folder / CUT / "onnx" / "decoder_model_merged.onnx", "r+b") as file:
         file.truncate(1000)
     (folder / NO_PROCESSOR / "processor_config.json").unlink()
+    (folder / NO_GENERATION_CONFIG / "generation_config.json").unlink()
     template = folder / HALF_TEMPLATE / "chat_template.jinja"
     template.write_text(template.read_text()[:100])
     with serving(make_site(folder / "site", **models)) as address:
@@ -187,6 +191,9 @@ def test_the_overlay_shows_what_the_question_looked_at(visit, model):
         (weights,) = visitor.ask(question)["attention"]
         assert overlay_error(visitor, same) < 1
         assert len(weights) == model.model.config.num_patches
+        assert visitor.page.locator("#overlay").is_visible() == (question != COLOUR)  # once it was asked for
+        visitor.page.check("#show")
+        assert visitor.page.locator("#overlay").is_visible()
     visitor.page.uncheck("#show")
     assert visitor.page.locator("#overlay").is_hidden()
 
@@ -325,6 +332,7 @@ def test_pixels_are_those_of_pillow_to_the_bit(visit, model):
         ("?model=nothing", "/nothing/ is no exported model (it has no usable export.json): write one there"),
         (f"?model={CUT}", "decoder_model_merged.onnx has 1000 bytes, but had"),
         (f"?model={NO_PROCESSOR}", "processor_config.json is missing (404): copy or export the model again."),
+        (f"?model={NO_GENERATION_CONFIG}", "generation_config.json is missing (404): copy or export the model again."),
         (f"?model={HALF_TEMPLATE}", "chat_template.jinja is damaged ("),
         (f"?model={SAMPLING}", "generation_config.json sets repetition_penalty=1.2, but this page decodes greedily"),
         ("?weights=float16", "holds no weights in float16: take float32 or int4 or int8."),

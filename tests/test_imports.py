@@ -36,7 +36,7 @@ LOADED_BY_NAME = {"assistant.assistant"}
 FLOORS = [
     set(REMOTE_CODE),
     {"__init__"},
-    {"folders", "arguments"},
+    {"folders", "arguments", "extras"},
     {"parts", "attention_maps"},
     {"loading"},
     {"assistant"},

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import flashsloth
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor
 from flashsloth.arguments import OneLineParser
-from flashsloth.folders.model_folder import EVALUATION_FILE
+from flashsloth.folders.provenance import EVALUATION_FILE
 from flashsloth.loading import load_model, load_processor
 from flashsloth.tiny.data import make_dataset
 from flashsloth.tiny.questions import KINDS

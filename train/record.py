@@ -16,7 +16,7 @@ from datasets import Dataset, IterableDataset
 from matplotlib.figure import Figure
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from flashsloth.folders.model_folder import CURVES_FILE, TRAINING_FILE
+from flashsloth.folders.provenance import CURVES_FILE, TRAINING_FILE
 from flashsloth.train.config import StageConfig
 from flashsloth.train.data.broken_rows import skipped_rows
 from flashsloth.train.evaluation import EVAL_FOLDER

@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from flashsloth.folders.model_folder import TRAINING_FILE
+from flashsloth.folders.provenance import TRAINING_FILE
 from flashsloth.train.config import OWN_FIELDS, StageConfig
 from flashsloth.train.data.wording import hide_secrets, show_address
 from flashsloth.train.settings import SOURCES

@@ -2,6 +2,7 @@
 /** The folder of an exported model: reads its files, and refuses those that are missing, damaged or of another kind. */
 
 const EXPORT_FILE = "export.json";
+const GENERATION_CONFIG = "generation_config.json"; // not every model has one; its record says which files it has
 const NOT_FOUND = 404;
 const DATA_SUFFIX = "_data"; // of the file of weights beside a graph that is too large to hold them
 
@@ -18,7 +19,8 @@ export class ModelFolder {
         const names = ["config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"];
         const files = await Promise.all(names.map((name) => this.#readJson(name)));
         const [config, processorConfig, tokenizer, tokenizerConfig] = files;
-        const generationConfig = await this.#readJson("generation_config.json", {});
+        const otherwise = record.settings?.includes(GENERATION_CONFIG) ? undefined : {};
+        const generationConfig = await this.#readJson(GENERATION_CONFIG, otherwise);
         const chatTemplate = await (await this.#find("chat_template.jinja")).text();
         return { record, config, processorConfig, generationConfig, tokenizer, tokenizerConfig, chatTemplate };
     }

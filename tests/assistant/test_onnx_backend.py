@@ -225,7 +225,7 @@ def test_it_runs_without_torch(exported, by_torch):
     assert answer == str(by_torch.ask(SCENE, QUESTION))
     width, height = by_torch.ask(SCENE, QUESTION, explain=True).attention[0].image.size
     assert shape == str((height, width))
-    assert error.startswith("The backend torch needs torch, which is not installed")
+    assert error.startswith("The backend torch needs torch; install it with: pip install 'torch")
 
 
 def test_what_is_not_for_a_backend_is_refused(exported):

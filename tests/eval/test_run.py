@@ -265,7 +265,7 @@ def test_a_missing_package_is_named_before_anything_is_asked(tmp_path, capsys, m
     files = write_benchmark("mmbench", tmp_path / "mmbench")
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     assert cli.main(arguments_of(files, tmp_path / "out")) == 2
-    assert "needs openpyxl; install it with: pip install 'flashsloth[eval]'" in capsys.readouterr().err
+    assert "needs openpyxl; install it with: pip install 'flashsloth[mmbench]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

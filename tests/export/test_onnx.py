@@ -83,6 +83,9 @@ def test_the_record_says_what_was_done(exported):
     record = read_json(exported / EXPORT_FILE)
     assert (record["format"], record["opset"], record["default"]) == ("onnx", 20, "float32")
     assert {"torch", "onnx", "onnxscript", "onnxruntime"} <= record["versions"].keys()
+    tokenizer = ["tokenizer.json", "tokenizer_config.json"]
+    others = ["chat_template.jinja", "config.json", "generation_config.json", "processor_config.json"]
+    assert record["settings"] == others + tokenizer
     *before, entry = read_provenance(exported)
     assert before == read_provenance(SHIPPED_CHECKPOINT)
     assert (entry["command"], entry["weights"], entry["sources"]) == (

@@ -12,12 +12,14 @@ from flashsloth.folders.exported import (
     EXPORT_FILE,
     GRAPHS,
     check_config,
+    check_settings,
     chosen_dtype,
     files_of,
     graph_file,
     is_exported,
     program_weights,
     read_export,
+    settings_of,
 )
 
 
@@ -83,6 +85,8 @@ DAMAGED = {
     "no files": ({"files": None}, "its files are not sizes in bytes"),
     "an unknown format": ({"format": "gguf"}, "its format 'gguf' is neither 'onnx' nor 'executorch'"),
     "a format that is an object": ({"format": {}}, "its format '{}' is neither"),
+    "settings elsewhere": ({"settings": ["../config.json"]}, "its settings are not names of files"),
+    "settings that are a text": ({"settings": "config.json"}, "its settings are not names of files"),
     "a hash that is a number": ({"config_sha256": 5}, "its config_sha256 is no text"),
 }
 
@@ -106,6 +110,18 @@ def test_a_config_that_changed_after_the_export_is_named(tmp_path):
         file.write_text(json.dumps(config | changes), encoding="utf-8")
         assert f"{file} is not the config that the graphs were made of" in error_of(check_config, made, file)
         check_config(record(), file)  # of a record without a hash
+
+
+def test_a_file_of_settings_that_is_missing_is_named(folder):
+    for name in ("config.json", "chat_template.jinja"):
+        (folder / name).touch()
+    made = record(settings=settings_of(folder))
+    assert made["settings"] == ["chat_template.jinja", "config.json", EXPORT_FILE]
+    check_settings(made, folder)
+    (folder / "chat_template.jinja").unlink()
+    message = f"{folder / 'chat_template.jinja'} is missing, but the model needs it. Copy or export the model again."
+    assert error_of(check_settings, made, folder) == message
+    check_settings(record(), folder)  # of a record without names
 
 
 def test_a_program_is_not_read_as_graphs(tmp_path):

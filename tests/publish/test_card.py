@@ -23,10 +23,8 @@ from samples import make_config, make_image
 
 from flashsloth.publish import card as card_module
 from flashsloth.publish.card import (
-    NO_REVISION,
     SHIPPED_EXAMPLE,
     card_files,
-    pinned_revision,
     read_example,
     warn_of_no_license,
 )
@@ -38,6 +36,7 @@ from flashsloth.publish.notes import (
     read_record,
 )
 from flashsloth.publish.release import Release, read_release
+from flashsloth.publish.upload import NO_REVISION, pinned_revision
 
 
 ROOT = Path(__file__).parent.parent.parent

@@ -16,7 +16,8 @@ from without_package import WITHOUT_PACKAGE
 from flashsloth import FlashSlothForCausalLM, FlashSlothProcessor, cli
 from flashsloth.publish import connection
 from flashsloth.publish.card import read_example
-from flashsloth.publish.hub import CARD_MESSAGE, contents, push
+from flashsloth.publish.hub import contents, push
+from flashsloth.publish.upload import CARD_MESSAGE
 
 
 TINY = Path(__file__).parent.parent.parent / "checkpoints" / "flashsloth-tiny"

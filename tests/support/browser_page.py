@@ -10,7 +10,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext, ViewportSize, sync_playwright
 
 import flashsloth
 
@@ -18,6 +18,7 @@ import flashsloth
 BROWSER = Path(flashsloth.__file__).parent / "examples" / "browser"
 LIBRARIES = BROWSER / "node_modules"
 CHROMIUM = shutil.which("chromium")
+NO_CHROMIUM = "there is no chromium: apt-get install chromium"
 FLAGS = (
     "--headless --no-sandbox --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -31,7 +32,7 @@ SIZE = {"width": 1200, "height": 760}
 def what_is_missing() -> str | None:
     """What the page needs and this machine lacks, and how to get it."""
     if CHROMIUM is None:
-        return "there is no chromium: apt-get install chromium"
+        return NO_CHROMIUM
     if not LIBRARIES.is_dir():
         return "the page's libraries are not there: npm ci --prefix examples/browser"
     return None
@@ -78,11 +79,11 @@ def make_site(site: Path, **models: Path) -> Path:
 
 
 @contextmanager
-def chromium(graphics: Sequence[str] = NO_GPU) -> Iterator[BrowserContext]:
-    """Chromium, with a profile of its own."""
+def chromium(graphics: Sequence[str] = NO_GPU, size: ViewportSize = SIZE) -> Iterator[BrowserContext]:
+    """Chromium, with a profile of its own and a window of this size in pixels."""
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
         browser = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, args=[*FLAGS, *graphics], viewport=SIZE
+            profile, executable_path=CHROMIUM, args=[*FLAGS, *graphics], viewport=size
         )
         browser.set_default_timeout(LONG * 1000)
         yield browser
