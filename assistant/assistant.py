@@ -68,7 +68,10 @@ def load(
     if backend == "onnxruntime":
         return _load_exported(model_id, revision, hd, dtype, device, threads, trust_remote_code)
     if threads is not None:
-        raise ValueError(f"threads={threads} is for the backend onnxruntime; torch has torch.set_num_threads.")
+        raise ValueError(
+            f"threads={threads} is for the backend onnxruntime (--backend onnxruntime). Those of torch are set by the "
+            "variable OMP_NUM_THREADS, or by torch.set_num_threads."
+        )
     if not has_torch():
         raise ValueError(
             f"The backend torch needs torch; install it with: {package_command(TORCH)}. Or export the model where "

@@ -132,8 +132,8 @@ def check_weights(folder: Path, config: FlashSlothConfig) -> Checkpoint:
         read_export(folder)  # says so if Python runs it by no means
         raise ValueError(
             f"{folder} is an exported model, which onnxruntime alone runs: ask, chat, serve, eval and answer take it "
-            "with --backend onnxruntime, and flashsloth.load with backend='onnxruntime'. For anything else name the "
-            "model that it was made from."
+            "with --backend onnxruntime, demo with --static, flashsloth.load with backend='onnxruntime'. For anything "
+            "else name the model that it was made from."
         )
     checkpoint = Checkpoint(folder)
     with config_errors(file):

@@ -140,6 +140,9 @@ class Release:
         }
 
 
+SPACE = "\nsdk: "  # in the card of a Space
+
+
 def read_release(folder, keep_card: bool = False, base_models: Sequence[str] = ()) -> Release:
     """
     Checks and reads a model folder, without running its code.
@@ -222,6 +225,8 @@ def _check_kind(folder: Path) -> None:
             f"--static, then push --space DIR), or upload the folder as it is (hf upload OWNER/NAME {folder})."
         )
     has_config = (folder / CONFIG_NAME).is_file()
+    if not has_config and (folder / REPOCARD_NAME).is_file() and SPACE in (folder / REPOCARD_NAME).read_text("utf-8"):
+        raise ValueError(f"{folder} is a Space, not a model: add --space.")
     if (folder / TRAINER_STATE_FILE).is_file() or (CHECKPOINT_FOLDER.match(name) and not has_config):
         raise ValueError(
             f"{folder} is a checkpoint of a training run. Its optimizer state and settings are not part of a model: "

@@ -190,6 +190,11 @@ def shard_of(folder: Path) -> str:
 
 
 # What is done to a complete folder, and a part of the message.
+def space_in_its_place(folder):
+    (folder / "config.json").unlink()
+    (folder / "README.md").write_text("---\ntitle: FlashSloth\nsdk: gradio\n---\n")
+
+
 BAD_INPUT = {
     "pickle": (write("optimizer.pt"), "optimizer.pt may hold pickled objects"),
     "training arguments": (write("training_args.bin"), "training_args.bin may hold pickled objects"),
@@ -245,6 +250,7 @@ BAD_INPUT = {
         "config.json is contradictory: Field 'hidden_size' expected int",
     ),
     "adapter": (write("adapter_config.json", "{}"), "is an adapter: merge it first"),
+    "space": (space_in_its_place, "is a Space, not a model: add --space."),
     "exported": (write("export.json", "{}"), "an exported model. Publish a page that runs it (flashsloth demo "),
     "checkpoint": (write("trainer_state.json", "{}"), "is a checkpoint of a training run"),
     "evaluation": (write("evaluation.json", "{}"), "evaluation.json must hold a JSON array of objects"),
