@@ -122,6 +122,7 @@ def run_demo(args: argparse.Namespace) -> None:
 
         print(write_static_space(args.space, args.model[0]))
         return
+    _check_not_exported(args.model)
     with extra_packages("demo", "demo"):
         from flashsloth.serve import demo, space
 
@@ -133,6 +134,17 @@ def run_demo(args: argparse.Namespace) -> None:
             return
         loaded = demo.load_models(models, **options, on_loading=lambda name: log(f"Loading {name}"))
         demo.run(loaded, host=args.host or LOOPBACK, port=args.port, share=args.share)
+
+
+def _check_not_exported(models: list[str]) -> None:
+    """Raises a `ValueError` if one of the models is an exported one, which this demo does not run."""
+    from flashsloth.folders.exported import is_exported
+
+    for model in (model for model in models if is_exported(Path(model))):
+        raise ValueError(
+            f"{model} is an exported model, which the demo does not run: name the model that it was made from, or "
+            f"write a page that runs it (flashsloth demo {model} --space DIR --static)."
+        )
 
 
 def _check_demo(args: argparse.Namespace) -> None:

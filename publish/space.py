@@ -15,6 +15,7 @@ from huggingface_hub.constants import DEFAULT_REVISION, REPOCARD_NAME
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from transformers.utils import CONFIG_NAME
 
+from flashsloth.folders.exported import is_exported
 from flashsloth.folders.new_folder import UNFINISHED_NAME
 from flashsloth.publish.connection import clear_errors, redact, redacted_logs, retried
 from flashsloth.publish.private import USER_FOLDER, has_secret, local_paths
@@ -148,6 +149,11 @@ def _check_kind(folder: Path) -> None:
         raise ValueError(f"{folder} is not a folder: name one that flashsloth demo --space wrote.")
     if UNFINISHED_NAME.search(folder.resolve().name):
         raise ValueError(f"{folder} is left over from an interrupted command: remove it and run the command again.")
+    if is_exported(folder):
+        raise ValueError(
+            f"{folder} is an exported model, not a Space: write one that runs it (flashsloth demo {folder} --space "
+            "DIR --static), and push that."
+        )
     if (folder / CONFIG_NAME).is_file():
         raise ValueError(f"{folder} is a model, not a Space: leave out --space, or name a Space's folder.")
     metadata = _metadata(folder / REPOCARD_NAME)

@@ -74,6 +74,8 @@ cat >pope.jsonl <<'QUESTIONS'
 QUESTIONS
 small/bin/flashsloth eval --task pope --questions pope.jsonl --images . --model exported --backend onnxruntime \
     --output evaluated 2>/dev/null
+small/bin/flashsloth demo exported --space page --static
+small/bin/flashsloth push --space page owner/name --dry-run
 small/bin/flashsloth ask --image image.png "$question" && exit 1 || test $? = 2
 small/bin/flashsloth convert model converted && exit 1 || test $? = 2
 echo "The exported model works without torch."

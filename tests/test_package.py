@@ -17,6 +17,7 @@ import flashsloth
 ROOT = Path(flashsloth.__file__).parent
 # A Python file at the root travels in the wheel, so that each one is there on purpose.
 ROOT_MODULES = {
+    "extras",
     "__init__",
     "__main__",
     "arguments",

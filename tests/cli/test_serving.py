@@ -30,6 +30,16 @@ def test_demo_writes_a_space_in_place_of_serving(monkeypatch, capsys):
         assert capsys.readouterr().out == "the folder\n"
 
 
+@pytest.mark.parametrize("options", [[], ["--space", "DIR"]], ids=" ".join)
+def test_demo_says_what_runs_an_exported_model(exported, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", str(exported), *options]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"flashsloth demo: error: {exported} is an exported model") and line.count("\n") == 1
+    assert f"flashsloth demo {exported} --space DIR --static" in line and "--backend" not in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -105,6 +105,10 @@ def test_the_origin_of_a_converted_model_is_told_without_paths(folder):
 BAD_INPUT = {
     "no folder": (shutil.rmtree, "is not a folder: name one that flashsloth demo --space wrote"),
     "a model": (lambda folder: shutil.copy(TINY / "config.json", folder), "is a model, not a Space"),
+    "an exported model": (
+        lambda folder: (folder / "export.json").write_text("{}"),
+        "is an exported model, not a Space: write one that runs it (flashsloth demo ",
+    ),
     "no card": (lambda folder: (folder / "README.md").unlink(), "says neither 'sdk: gradio' nor 'sdk: static'"),
     "a card that is not YAML": (
         lambda folder: (folder / "README.md").write_text("---\nsdk: [\n---\n"),
