@@ -34,7 +34,8 @@ MEMORY, FLOAT16_MEMORY = 1.1, 3.1
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # by the names of devices
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 ALL_CORES = 0  # onnxruntime's name for them
-QUIET = 3  # onnxruntime's level of logging from which errors alone are written
+# onnxruntime's level of logging of nothing but its own end: it raises errors too, and they need not be written twice.
+QUIET = 4
 # After a run with these options, onnxruntime gives back the memory of its arena that no value is in.
 SHRINKING = {"cpu": ("memory.enable_memory_arena_shrinkage", "cpu:0")}  # by the names of devices
 
@@ -282,16 +283,23 @@ def open_graph(file: Path, options: onnxruntime.SessionOptions, provider: str) -
     Loads a graph.
 
     Raises:
-        ValueError: If it is damaged, or of a version that onnxruntime does not know.
+        ValueError: If it is damaged, or of a version that onnxruntime does not know, or if the device fails.
     """
     try:
-        return onnxruntime.InferenceSession(file, options, providers=[provider])
+        # Without its fallback, which prints, and computes on the CPU what was meant for another device.
+        session = onnxruntime.InferenceSession(file, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime has no common class of its errors
         reason = one_line(error)
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} cannot load {file}: {reason}. Copy or export the model again, or "
             "install a newer onnxruntime."
         ) from error
+    if provider not in session.get_providers():
+        raise ValueError(
+            f"onnxruntime {onnxruntime.__version__} cannot use {provider} here, and would compute on the CPU: install "
+            "what that needs, or take the device 'cpu'."
+        )
+    return session
 
 
 def check_graphs(sessions: dict, config: PreTrainedConfig, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from flashsloth.assistant.options import MAX_SHOWN
 from flashsloth.folders.fit import check_generation_config
 from flashsloth.folders.json_files import read_settings
 
@@ -19,6 +20,8 @@ from flashsloth.folders.json_files import read_settings
 NEUTRAL = {
     "bos_token_id": None,
     "early_stopping": False,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
     "length_penalty": 1.0,
     "max_length": None,
     "min_length": 0,
@@ -191,7 +194,7 @@ def _supported(settings: dict, what: str) -> dict:
             kept[name] = value
         elif name not in ANY_VALUE and (name not in NEUTRAL or value != NEUTRAL[name]):
             raise ValueError(
-                f"{what} {name}={value!r}, which the backend onnxruntime does not have: leave it out, or use the "
-                "backend torch."
+                f"{what} {name}={repr(value)[:MAX_SHOWN]}, which the backend onnxruntime does not have: leave it out, "
+                "or use the backend torch."
             )
     return kept

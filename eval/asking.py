@@ -24,9 +24,9 @@ from textwrap import shorten
 from tqdm import tqdm
 from transformers.utils import is_torch_available
 
-from flashsloth.eval.files import ID, Kind, named_in_errors, read_rows, write_rows
+from flashsloth.eval.files import ID, Kind, read_rows, write_rows
 from flashsloth.eval.questions import ANSWERS, Key, Question
-from flashsloth.folders.errors import one_line
+from flashsloth.folders.errors import named_in_errors, one_line
 from flashsloth.image_reading_flashsloth import UNREACHABLE_IMAGE, ImageError, read_image
 
 

@@ -12,12 +12,11 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from flashsloth.folders.errors import one_line
+from flashsloth.folders.errors import named_in_errors, one_line
 
 
 MAX_DIGITS = 100  # of a number; ids have 20 at most
@@ -233,15 +232,4 @@ def write_text(text: str, file: Path) -> None:
             unfinished.replace(file)
     except BaseException:
         unfinished.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def named_in_errors(file: Path) -> Iterator[None]:
-    """Errors of the system, while a file is written, name the file: a full disk does not say which it is."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None:
-            error.filename = error.filename or str(file)
         raise

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from flashsloth.assistant.options import answer_lengths
 from flashsloth.eval.questions import Question
 from flashsloth.image_reading_flashsloth import read_image
 
@@ -27,7 +28,7 @@ class GreedyModel:
     def __call__(self, questions: Sequence[Question]) -> list[str]:
         """
         Raises:
-            ValueError: If an image cannot be read, or a prompt is longer than the decoder.
+            ValueError: If an image cannot be read, or a prompt leaves no room for an answer.
         """
         chats = []
         for question in questions:
@@ -44,6 +45,9 @@ class GreedyModel:
             hd=self.hd,
             processor_kwargs={"padding": True},
         ).to(self.model.device, dtype=self.model.dtype)
-        output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-        texts = self.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        prompt_lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        lengths = answer_lengths(prompt_lengths, self.max_new_tokens, self.model.config)
+        output = self.model.generate(**inputs, max_new_tokens=max(lengths), do_sample=False, num_beams=1)
+        rows = zip(output[:, inputs["input_ids"].shape[1] :].tolist(), lengths, strict=True)
+        texts = self.processor.batch_decode([row[:longest] for row, longest in rows], skip_special_tokens=True)
         return [text.strip() for text in texts]

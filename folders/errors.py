@@ -6,6 +6,7 @@ raised then becomes one `ValueError` here, which says in one line what is wrong 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -89,3 +90,14 @@ def reading_errors(part: str, folder) -> Iterator[None]:
             raise
         reason = one_line(error) or type(error).__name__
         raise ValueError(f"The {part} in {folder} cannot be read: {reason}") from error
+
+
+@contextmanager
+def named_in_errors(file: Path) -> Iterator[None]:
+    """Errors of the system, while a file is written, name the file: a full disk does not say which it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = error.filename or str(file)
+        raise

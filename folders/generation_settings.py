@@ -5,22 +5,29 @@ transformers fails in the middle of an answer, or answers wrongly.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from numbers import Integral, Real
 
 
 SMALLEST = {  # of whole numbers
+    "encoder_no_repeat_ngram_size": 0,
     "max_length": 1,
+    "max_matching_ngram_size": 1,
     "max_new_tokens": 1,
     "min_length": 0,
     "min_new_tokens": 0,
     "no_repeat_ngram_size": 0,
     "num_beams": 1,
     "num_return_sequences": 1,
+    "prefill_chunk_size": 1,
+    "prompt_lookup_num_tokens": 1,
     "top_k": 0,
 }
-POSITIVE = ("max_time", "repetition_penalty", "temperature")
-PROBABILITIES = ("epsilon_cutoff", "eta_cutoff", "min_p", "top_p", "typical_p")
+NUMBERS = ("guidance_scale", "length_penalty")
+POSITIVE = ("encoder_repetition_penalty", "max_time", "repetition_penalty", "temperature")
+PROBABILITIES = ("epsilon_cutoff", "eta_cutoff", "min_p", "top_h", "top_p", "typical_p")
+FRACTIONS = (*NUMBERS, *POSITIVE, *PROBABILITIES)
 SWITCHES = (
     "do_sample",
     "output_attentions",
@@ -36,8 +43,9 @@ CHOICES = {
     "cache_implementation": ("dynamic", "static", "offloaded", "offloaded_static"),
     "early_stopping": (False, True, "never"),
 }
-ONE_TOKEN = ("bos_token_id", "eos_token_id", "pad_token_id")
-TOKENS = ("begin_suppress_tokens", "eos_token_id", "suppress_tokens")  # one end of an answer, or a list of them
+ONE_TOKEN = ("bos_token_id", "eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "pad_token_id")
+# Of the ends of an answer there is one, or a list of them.
+TOKENS = ("begin_suppress_tokens", "eos_token_id", "forced_eos_token_id", "suppress_tokens")
 
 
 def is_whole(value) -> bool:
@@ -45,6 +53,9 @@ def is_whole(value) -> bool:
 
 
 def is_finite(value) -> bool:
+    """Whether a value is a number that a float can hold."""
+    if is_whole(value):
+        return abs(int(value)) <= sys.float_info.max
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -70,11 +81,23 @@ RULES: dict[str, tuple[str, Callable[[object], bool]]] = {
         name: (f"one of {', '.join(map(repr, choices))}", lambda value, choices=choices: _is_one_of(value, choices))
         for name, choices in CHOICES.items()
     },
-    "length_penalty": ("a number", is_finite),
+    **dict.fromkeys(NUMBERS, ("a number", is_finite)),
     "stop_strings": ("a text that is not empty, or a list of them", _are_strings),
 }
 KNOWN = {*RULES, *ONE_TOKEN, *TOKENS}
-OF_A_CALL = ("stop_strings",)  # of them: `generate` takes a tokenizer beside it
+# Of them, what is no setting of a model: it goes with one call, or with a model of another kind.
+OF_A_CALL = (
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "guidance_scale",
+    "max_matching_ngram_size",
+    "prefill_chunk_size",
+    "prompt_lookup_num_tokens",
+    "stop_strings",
+    "top_h",
+)
 
 
 def expectation(name: str, value, vocab_size: int) -> str | None:
@@ -105,3 +128,15 @@ def expectation(name: str, value, vocab_size: int) -> str | None:
     if name not in TOKENS:
         return f"the id of a token, {ids}"
     return f"{'the id of a token, or ' * (name in ONE_TOKEN)}a list of ids of tokens, {ids}"
+
+
+def as_python(name: str, value):
+    """
+    A value that [`expectation`] finds nothing wrong with, as `generate` takes it: a float where it takes no whole
+    number, and no number of numpy's.
+    """
+    if name in FRACTIONS:
+        return float(value)
+    if name in SMALLEST or name in ONE_TOKEN and is_whole(value):
+        return int(value)
+    return list(map(int, value)) if name in TOKENS else value

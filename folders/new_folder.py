@@ -53,9 +53,10 @@ def _errors_about(dst: Path, unfinished: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        is_full = error.filename is None and error.errno in FULL
-        if is_full or error.filename is not None and str(error.filename).startswith(str(unfinished)):
-            error.filename = str(dst)
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        is_full = not names and error.errno in FULL
+        if is_full or any(name.startswith(str(unfinished)) for name in names):
+            error.filename, error.filename2 = str(dst), None  # a copy names the file that it reads first
         raise
 
 

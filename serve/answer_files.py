@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow
 
-from flashsloth.folders.errors import one_line
+from flashsloth.folders.errors import named_in_errors, one_line
 from flashsloth.folders.json_files import read_json, write_json
 from flashsloth.serve.answer_table import write_parquet
 
@@ -61,6 +61,7 @@ class Journal:
 
     def __init__(self, file: Path, num_rows: int | None = None):
         self._places = array("q")
+        self._name = file
         self._file = file.open("a+b")
         self._end = 0
         self.num_answered = 0
@@ -83,7 +84,8 @@ class Journal:
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        with named_in_errors(self._name):
+            self._file.close()  # which writes what an error has left
 
     def _note(self, answered: Answered) -> None:
         missing = answered.index + 1 - len(self._places)
@@ -103,11 +105,13 @@ class Journal:
             if answered.index < len(self._places) and self._places[answered.index] != UNANSWERED:
                 continue
             line = _encode(vars(answered))
-            self._file.write(line)
+            with named_in_errors(self._name):
+                self._file.write(line)
             self._note(answered)
             self._end += len(line)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with named_in_errors(self._name):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def read(self, index: int) -> Answered:
         """The answer to a row, which has to be there."""
@@ -207,10 +211,11 @@ def remove_leftovers(folder: Path) -> None:
 def _write_whole(file: Path, write) -> None:
     """Writes a file, which is there whole or not at all."""
     unfinished = file.with_name(f"{file.name}.new")
-    write(unfinished)
-    with unfinished.open("rb+") as content:
-        os.fsync(content.fileno())
-    unfinished.replace(file)
+    with named_in_errors(file):
+        write(unfinished)
+        with unfinished.open("rb+") as content:
+            os.fsync(content.fileno())
+        unfinished.replace(file)
 
 
 def _write_json_lines(rows: Iterable[dict], file: Path) -> None:

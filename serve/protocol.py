@@ -65,6 +65,7 @@ KNOWN = SUPPORTED | WITHOUT_EFFECT | NEUTRAL.keys()
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 HD_OF_DETAIL = {"auto": None, "low": False, "high": True}
+MAX_SHOWN = 100  # characters of a client's word in an error
 MAX_STOP = 4
 MAX_TOP_LOGPROBS = 20
 MAX_TEMPERATURE = 2
@@ -149,12 +150,12 @@ def parse_json(body: bytes) -> dict:
     """
     try:
         fields = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        if isinstance(fields, dict) and SURROGATE.search(body):
+            _check_characters(fields)
     except (ValueError, RecursionError) as error:  # nested too deep
         raise RequestError("The body of the request is not valid JSON: send one JSON object in UTF-8.") from error
     if not isinstance(fields, dict):
         raise RequestError("The body of the request is no JSON object: send one with model and messages.")
-    if SURROGATE.search(body):
-        _check_characters(fields)
     return fields
 
 
@@ -165,8 +166,8 @@ def _check_characters(fields: dict) -> None:
             json.dumps([name, value], ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
-            message = f"{ascii(name)} holds the lone surrogate {half}, half a character: take it out."
-            raise RequestError(message, name if name.isprintable() else None, "invalid_value") from error
+            message = f"'{_shown(name)}' holds the lone surrogate {half}, half a character: take it out."
+            raise RequestError(message, _shown(name), "invalid_value") from error
 
 
 def parse_request(fields: dict[str, Any]) -> ChatRequest:
@@ -209,7 +210,8 @@ def _refuse_constant(name: str):
 def _check_fields(fields: dict) -> None:
     for name, value in fields.items():
         if name not in KNOWN:
-            raise RequestError(f"Unrecognized request argument supplied: {_shown(name)}", name, "unknown_parameter")
+            shown = _shown(name)
+            raise RequestError(f"Unrecognized request argument supplied: {shown}", shown, "unknown_parameter")
         if name in NEUTRAL and not any(
             value == neutral and type(value) is type(neutral) or _is_zero(value, neutral) for neutral in NEUTRAL[name]
         ):
@@ -316,10 +318,8 @@ def _hd(fields: dict, details: set[bool]) -> bool | None:
 def _check_only(fields: dict, name: str, allowed: set[str]) -> None:
     unknown = [key for key, value in fields.items() if key not in allowed and value is not None]
     if unknown:
-        param = f"{name}.{unknown[0]}"
-        raise RequestError(
-            f"{_shown(param)} is not supported by this server: leave it out.", param, "unsupported_parameter"
-        )
+        param = _shown(f"{name}.{unknown[0]}")
+        raise RequestError(f"{param} is not supported by this server: leave it out.", param, "unsupported_parameter")
 
 
 def _messages(fields: dict) -> tuple[list[dict], list[str], set[bool]]:
@@ -389,5 +389,6 @@ def _image_part(part: dict, name: str, images: list[str], details: set[bool]) ->
 
 
 def _shown(name: str) -> str:
-    """A client's word in an error message."""
-    return name if len(name) <= 100 else f"{name[:100]}..."
+    """A client's word in an error: not too long, and with nothing in it that a terminal would obey."""
+    name = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}..."
+    return name if name.isprintable() else ascii(name)[1:-1]

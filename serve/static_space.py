@@ -97,7 +97,7 @@ def _model_files(model: Path) -> dict[str, Path]:
 
 
 def _index() -> str:
-    """The page, with libraries from the CDN."""
+    """The page, with libraries from the CDN: without hashes, as those of an import map do not hold in a worker."""
     text = (PAGE / INDEX_FILE).read_text(encoding="utf-8")
     packages = json.loads((PAGE / LOCK_FILE).read_text(encoding="utf-8"))["packages"]
     for name in (name for name in packages if name.startswith(LOCAL_LIBRARIES)):

@@ -206,6 +206,33 @@ def test_only_devices_of_onnxruntime_are_taken(monkeypatch):
     assert "no device 'tpu' here: take 'cpu'" in error_of(onnx_model.find_provider, "tpu")
 
 
+def test_onnxruntime_writes_no_lines_of_its_own(folder, capfd):
+    """The error that is raised says it all: here a number of four bytes that has three."""
+    model = onnx.load(folder / DECODER)
+    number = next(one for one in model.graph.initializer if len(one.raw_data) == 4)
+    number.raw_data = number.raw_data[:3]
+    replaced(folder, DECODER, model.SerializeToString())
+    capfd.readouterr()
+    assert "(4 bytes)" in error_of(flashsloth.load, folder, backend="onnxruntime")
+    written = capfd.readouterr()
+    assert (written.out, "onnxruntime" in written.err) == ("", False)
+
+
+def test_what_a_device_cannot_do_is_not_done_by_the_cpu(exported, monkeypatch, capfd):
+    options = onnx_model.session_options(None)
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"):  # onnxruntime's, without a GPU
+        message = error_of(onnx_model.open_graph, exported / DECODER, options, "CUDAExecutionProvider")
+    assert "cannot use CUDAExecutionProvider here, and would compute on the CPU" in message
+
+    def fail(*_):
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", fail)
+    message = error_of(onnx_model.open_graph, exported / DECODER, options, "CPUExecutionProvider")
+    assert "decoder_model_merged.onnx: the device is lost" in message
+    assert capfd.readouterr().out == ""  # onnxruntime would print that it falls back
+
+
 def test_only_the_wanted_graphs_come_from_the_hub(exported, hub):
     hub.add_repo("owner/name", exported)
     model = flashsloth.load("owner/name", backend="onnxruntime", dtype="int4")

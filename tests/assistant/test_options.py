@@ -4,15 +4,15 @@
 import numpy as np
 import pytest
 from model_folders import error_of
-from samples import make_config
 
 import flashsloth
+from flashsloth import FlashSlothConfig
 from flashsloth.assistant.options import chat_options, generation_options, streaming_options
 from flashsloth.loading import SHIPPED_CHECKPOINT
 
 
 SCENE = SHIPPED_CHECKPOINT.parent.parent / "examples" / "scene.png"
-CONFIG = make_config()
+CONFIG = FlashSlothConfig.from_pretrained(SHIPPED_CHECKPOINT)
 LAST = CONFIG.text_config.vocab_size - 1
 
 
@@ -31,12 +31,16 @@ BAD_OPTIONS = [
     ({"top_p": 0.7, "do_sample": False}, "top_p=0.7 has no effect"),
     ({"seed": 1}, "seed is no option of generate: call transformers.set_seed before"),
     ({"temperature": 1e-40, "do_sample": True}, "temperature=1e-40 is below 1e-30: leave out do_sample"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty is 1e-300: pass a number of 1e-30 or more"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ({"max_new_tokens": True}, "max_new_tokens is True"),
     ({"max_new_tokens": None}, "max_new_tokens is None"),
     ({"max_length": 80}, "max_length has no effect beside max_new_tokens"),
     ({"num_return_sequences": 2}, "num_return_sequences does not go with one answer"),
     ({"return_dict_in_generate": True}, "call model.model.generate"),
+    ({"decoder_start_token_id": 3}, "decoder_start_token_id has no effect on this model: leave it out"),
+    ({"penalty_alpha": 0.6}, "penalty_alpha is of a way to decode that transformers has no more: leave it out"),
+    ({"top_h": 0.5}, "top_h=0.5 has no effect without do_sample=True"),
 ]
 
 
@@ -64,7 +68,7 @@ def test_a_chat_keeps_one_cache():
     assert chat_options({"num_beams": 1, "use_cache": True}, CONFIG)["max_new_tokens"] == 256
 
 
-WRONG_NUMBERS = (-1.0, 0.0, float("nan"), float("inf"), True, "1", [1])
+WRONG_NUMBERS = (-1.0, 0.0, float("nan"), float("inf"), 10**400, True, "1", [1])
 WRONG_TOKENS = (-1, LAST + 1, 1.0, True, "a")
 BAD_VALUES = [
     *(("temperature", value, "a number above 0") for value in WRONG_NUMBERS),
@@ -84,6 +88,11 @@ BAD_VALUES = [
     *(("eos_token_id", value, "the id of a token, or a list of ids") for value in (*WRONG_TOKENS, [], [LAST + 1])),
     *(("suppress_tokens", value, "a list of ids of tokens") for value in (*WRONG_TOKENS, 3, [-1], [LAST + 1], ["a"])),
     *(("stop_strings", value, "a text that is not empty") for value in ("", [""], 5, [3], ["a", None])),
+    *(("guidance_scale", value, "a number") for value in (float("nan"), "2", True)),
+    *(("prompt_lookup_num_tokens", value, "a whole number of 1 or more") for value in (0, "2")),
+    *(("logits_processor", value, "a list of functions") for value in ("x", 5, [5])),
+    *(("stopping_criteria", value, "a list of functions") for value in (5, ["x"])),
+    ("prefix_allowed_tokens_fn", 5, "a function"),
 ]
 
 
@@ -91,28 +100,33 @@ BAD_VALUES = [
 def test_a_value_that_an_option_cannot_have_is_named(name, value, expected):
     options = {"do_sample": True, name: value}
     message = error_of(generation_options, options, CONFIG)
-    assert message.startswith(f"{name} is {value!r}: pass {expected}")
+    assert message.startswith(f"{name} is {repr(value)[:80]}: pass {expected}")
 
 
+# As they are given, and as transformers takes them.
 GOOD_VALUES = {
-    "temperature": 1,
-    "top_p": np.float32(0.5),
-    "top_k": np.int64(3),
-    "max_new_tokens": np.int64(4),
-    "length_penalty": -1.5,
-    "early_stopping": "never",
-    "eos_token_id": [0, LAST],
-    "suppress_tokens": [],
-    "stop_strings": ("a", "b"),
-    "max_time": 2.5,
-    "num_beams": None,
+    "temperature": (2, 2.0),
+    "repetition_penalty": (np.int64(2), 2.0),
+    "top_p": (np.float32(0.5), 0.5),
+    "top_k": (np.int64(3), 3),
+    "max_new_tokens": (np.int64(4), 4),
+    "length_penalty": (-1.5, -1.5),
+    "early_stopping": ("never", "never"),
+    "eos_token_id": ([0, np.int64(LAST)], [0, LAST]),
+    "pad_token_id": (np.int64(5), 5),
+    "suppress_tokens": ([], []),
+    "stop_strings": (("a", "b"), ("a", "b")),
+    "max_time": (2.5, 2.5),
+    "num_beams": (None, None),
+    "logits_processor": ([print], [print]),
 }
 
 
 @pytest.mark.parametrize("name", GOOD_VALUES)
 def test_other_values_are_passed_on(name):
-    value = GOOD_VALUES[name]
-    assert generation_options({"do_sample": True, name: value}, CONFIG)[name] is value
+    value, expected = GOOD_VALUES[name]
+    found = generation_options({"do_sample": True, name: value}, CONFIG)[name]
+    assert found == expected and type(found) is type(expected)
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime"])
@@ -123,11 +137,29 @@ def assistant(request):
 
 
 def test_values_are_checked_before_anything_is_computed(assistant):
-    last = assistant.model.config.text_config.vocab_size - 1
-    for ask in (assistant.ask, assistant.stream, assistant.chat().ask, assistant.chat().stream):
-        question = ["What?"] if ask in (assistant.chat().ask, assistant.chat().stream) else [None, "What?"]
-        message = error_of(ask, *question, suppress_tokens=[last + 1])
-        assert f"suppress_tokens is [{last + 1}]: pass a list of ids of tokens, from 0 to {last}" in message
+    chat = assistant.chat()
+    for ask, question in (
+        (assistant.ask, (None, "What?")),
+        (assistant.stream, (None, "What?")),
+        (chat.ask, ("What?",)),
+        (chat.stream, ("What?",)),
+    ):
+        message = error_of(ask, *question, suppress_tokens=[LAST + 1])
+        assert f"suppress_tokens is [{LAST + 1}]: pass a list of ids of tokens, from 0 to {LAST}" in message
+
+
+@pytest.mark.parametrize("name, value, expected", BAD_VALUES)
+def test_both_backends_refuse_the_same_values_in_the_same_words(assistant, name, value, expected):
+    message = error_of(assistant.ask, None, "What?", **{"do_sample": True, name: value})
+    assert message.startswith(f"{name} is {repr(value)[:80]}: pass {expected}")
+
+
+def test_both_backends_take_numbers_of_all_kinds(assistant):
+    """Those of numpy, and whole ones for fractions, of which transformers refuses some."""
+    options = {"temperature": 2, "top_p": np.float32(0.9), "top_k": np.int64(3), "repetition_penalty": np.float64(2)}
+    lengths = {"min_new_tokens": np.int64(2), "max_new_tokens": np.int64(3)}
+    answer = assistant.ask(SCENE, "What colour is the square?", do_sample=True, **options, **lengths)
+    assert 2 <= answer.num_tokens <= 3
 
 
 def test_padding_of_a_caller_is_no_part_of_an_answer(assistant):

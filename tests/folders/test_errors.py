@@ -10,7 +10,7 @@ from model_folders import error_of
 from safetensors import SafetensorError
 from tokenizers import Regex, normalizers
 
-from flashsloth.folders.errors import config_errors, one_line, reading_errors, weight_errors
+from flashsloth.folders.errors import config_errors, named_in_errors, one_line, reading_errors, weight_errors
 
 
 def fail(context, error: Exception) -> None:
@@ -82,3 +82,14 @@ def test_a_tokenizer_that_panics():
 def test_a_tokenizer():
     message = error_of(fail, reading_errors("tokenizer", "folder"), Exception())
     assert message == "The tokenizer in folder cannot be read: Exception"
+
+
+def test_errors_while_a_file_is_written_name_it(tmp_path):
+    for error, name in (
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), str(tmp_path)),
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "other"), "other"),
+        (OSError("of a library"), None),
+    ):
+        with pytest.raises(OSError) as caught:
+            fail(named_in_errors(tmp_path), error)
+        assert caught.value is error and error.filename == name

@@ -4,7 +4,7 @@
 import pytest
 from transformers import GenerationConfig
 
-from flashsloth.folders.generation_settings import KNOWN, expectation
+from flashsloth.folders.generation_settings import KNOWN, as_python, expectation
 
 
 def test_all_names_are_settings_of_transformers():
@@ -28,6 +28,7 @@ def test_defaults_of_transformers_are_right():
         ("early_stopping", 1, "one of False, True, 'never'"),
         ("num_beams", True, "a whole number of 1 or more"),
         ("max_time", float("inf"), "a number above 0"),
+        ("temperature", 10**400, "a number above 0"),
     ],
 )
 def test_what_a_wrong_value_must_be(name, value, expected):
@@ -35,4 +36,5 @@ def test_what_a_wrong_value_must_be(name, value, expected):
 
 
 def test_a_setting_that_is_not_known_is_left_to_transformers():
-    assert expectation("guidance_scale", "x", 2) is None
+    assert expectation("sequence_bias", "x", 2) is None
+    assert as_python("sequence_bias", "x") == "x"

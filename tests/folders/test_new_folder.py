@@ -52,12 +52,15 @@ def test_errors_name_the_folder_that_the_user_named(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it, without a name
     with pytest.raises(PermissionError) as hidden, new_folder(new) as folder:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder / "file"))
+    with pytest.raises(OSError) as copied, new_folder(new) as folder:  # as shutil.copyfile says it
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "source"), None, str(folder / "file"))
     with pytest.raises(OSError) as other, new_folder(new):
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
     with pytest.raises(FileNotFoundError) as source, new_folder(new):
         open(tmp_path / "source")
-    names = [caught.value.filename for caught in (full, hidden, other, source)]
-    assert names == [str(new), str(new), None, str(tmp_path / "source")]
+    names = [caught.value.filename for caught in (full, hidden, copied, other, source)]
+    assert names == [str(new), str(new), str(new), None, str(tmp_path / "source")]
+    assert copied.value.filename2 is None
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, into which nobody can write")

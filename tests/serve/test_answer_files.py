@@ -3,6 +3,9 @@
 
 import datetime
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 
 import pyarrow
@@ -30,6 +33,29 @@ def test_answers_come_back_by_their_rows(tmp_path):
         assert [journal.read(index) for index in range(3)] == sorted(ANSWERS, key=lambda answered: answered.index)
         assert (journal.num_answered, journal.num_errors) == (3, 1)
         assert list(journal.errors()) == [ANSWERS[1]]
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Files cannot grow, which the system says as it says that a disk is full: without the name of a file."""
+    resource = pytest.importorskip("resource", reason="the system does not limit the sizes of files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(OSError) as caught, Journal(tmp_path / "j") as journal, no_room():
+        journal.append(ANSWERS)
+    assert caught.value.filename == str(tmp_path / "j")
+    for file_format in answer_files.FORMATS:
+        rows = [{"question": "a" * 100, "answer": os.urandom(5000).hex()}]
+        with pytest.raises(OSError) as caught, no_room():
+            finish(tmp_path, rows, None, file_format, {})
+        assert caught.value.filename == str(tmp_path / f"answers.{file_format}")
 
 
 def test_half_a_line_is_cut_off_wherever_it_ends(tmp_path):

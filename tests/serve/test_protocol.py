@@ -2,6 +2,7 @@
 """Every field of OpenAI's API is supported, without effect on an answer, or refused by name; none is ignored."""
 
 import json
+import sys
 import typing
 
 import pytest
@@ -193,6 +194,24 @@ def test_json_object():
     assert parse_json(json.dumps(fields).encode()) == parse_json(json.dumps(fields).encode("utf-8-sig")) == fields
 
 
+def test_half_a_character_at_any_depth():
+    """Also where it can just be read, and no longer be written."""
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 100, limit):
+        with pytest.raises(RequestError):
+            parse_json(b'{"user": ' + b"[" * depth + rb'"\ud800"' + b"]" * depth + b"}")
+
+
+@pytest.mark.parametrize("name", ["x" * 1000, "\x1b[31m", "\u202e", "a\0"])
+def test_a_name_is_shown_shortly_and_without_what_a_terminal_obeys(name):
+    message = {"role": "user", "content": "Hello."}
+    for fields in ({name: 1}, {"stream": True, "stream_options": {name: 1}}, {"messages": [{**message, name: 1}]}):
+        with pytest.raises(RequestError) as caught:
+            parse_request({"model": "m", "messages": [message], **fields})
+        for text in (caught.value.message, caught.value.param):
+            assert text.isprintable() and len(text) < 200
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
@@ -204,7 +223,8 @@ def test_json_object():
             "'messages' holds",
         ),
         ({"stream_options": {"\ud800": 1}}, "stream_options", "'stream_options' holds"),
-        ({"a\ud800": 1}, None, r"'a\ud800' holds the lone surrogate"),
+        ({"a\ud800": 1}, r"a\ud800", r"'a\ud800' holds the lone surrogate"),
+        ({"a" * 1000: "\ud800"}, "a" * 100 + "...", "...' holds the lone surrogate"),
     ],
 )
 def test_half_a_character_is_refused_wherever_it_is(fields, param, says):
