@@ -54,7 +54,7 @@ def _run(argv: list[str] | None) -> int:
         args = parse(argv)
     except OSError:  # nobody reads the help
         raise
-    except Exception as error:
+    except Exception as error:  # options are made from packages, any of which may be missing or broken
         return _report_fault(error, argparse.Namespace(prog=PROG, traceback=False))
     try:
         with stop_signals():

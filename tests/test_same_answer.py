@@ -16,6 +16,8 @@ from openai_server import NAME, question, running_server_of
 
 import flashsloth
 from flashsloth import cli
+from flashsloth.eval.greedy import GreedyModel
+from flashsloth.eval.questions import Question
 from flashsloth.loading import SHIPPED_CHECKPOINT, load_model_and_processor
 from flashsloth.serve.demo import load_models, running
 
@@ -33,20 +35,9 @@ QUESTIONS = list(TRUE)
 @pytest.fixture(scope="module")
 def expected() -> list[str]:
     """The answers of plain `generate`, one question after the other."""
-    model, processor = load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype="float32")
-    answers = []
-    for text in QUESTIONS:
-        content = [{"type": "image", "path": str(SCENE)}, {"type": "text", "text": text}]
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        )
-        output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
-        answers.append(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
-    return answers
+    ask = GreedyModel(*load_model_and_processor(str(SHIPPED_CHECKPOINT), dtype="float32"), max_new_tokens=64)
+    questions = [Question(text, (text,), text, SCENE, SCENE.name, "") for text in QUESTIONS]
+    return [answer for question in questions for answer in ask([question])]
 
 
 @pytest.fixture(params=["torch", "onnxruntime"])

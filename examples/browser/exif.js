@@ -16,24 +16,24 @@ export function typeOf(bytes, named) {
 /** Whether a PNG or WebP is to be turned or mirrored before it is shown. */
 export function isTurned(bytes, type) {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const exif = type === "image/png" ? pngChunk(bytes, view, "eXIf") : type === "image/webp" ? riffChunk(bytes, view, "EXIF") : null;
+    const exif = { "image/png": exifInPng, "image/webp": exifInWebp }[type]?.(bytes, view) ?? null;
     return exif !== null && orientationIn(bytes, view, exif) !== UPRIGHT;
 }
 
-/** Where the content of a PNG's chunk begins; `null` if there is none. */
-function pngChunk(bytes, view, name) {
+/** Where the EXIF data of a PNG begin; `null` if there are none. */
+function exifInPng(bytes, view) {
     for (let place = 8; place + 12 <= bytes.length; place += 12 + view.getUint32(place)) {
-        if (textAt(bytes, place + 4, 4) === name) {
+        if (textAt(bytes, place + 4, 4) === "eXIf") {
             return place + 8;
         }
     }
     return null;
 }
 
-/** Where the content of a WebP's chunk begins; `null` if there is none. */
-function riffChunk(bytes, view, name) {
+/** Where the EXIF data of a WebP begin; `null` if there are none. */
+function exifInWebp(bytes, view) {
     for (let place = 12; place + 8 <= bytes.length; place += 8 + 2 * Math.ceil(view.getUint32(place + 4, true) / 2)) {
-        if (textAt(bytes, place, 4) === name) {
+        if (textAt(bytes, place, 4) === "EXIF") {
             return place + 8;
         }
     }
